@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package batch
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// mmsghdr is struct mmsghdr of linux/socket.h: one message of sendmmsg(2) and
+// recvmmsg(2), which x/sys/unix lacks.
+type mmsghdr struct {
+	hdr unix.Msghdr
+	n   uint32 // bytes sent or received
+	_   [4]byte
+}
+
+// 64 bytes on 64-bit Linux. If x/sys ever disagrees, the build stops here.
+var _ [64]byte = [unsafe.Sizeof(mmsghdr{})]byte{}
+
+// sendmmsg sends msgs and returns how many went. It does not block for long:
+// the scheduler is not told.
+func sendmmsg(fd int, msgs []mmsghdr) (int, unix.Errno) {
+	n, _, e := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), 0, 0, 0)
+	return int(n), e
+}
+
+// recvmmsg waits for a message and takes as many as are there.
+func recvmmsg(fd int, msgs []mmsghdr) (int, unix.Errno) {
+	n, _, e := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), unix.MSG_WAITFORONE, 0, 0)
+	return int(n), e
+}

@@ -1,0 +1,57 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# path.sh FRAME PPS [SECS]: one remote and one collector with its TAP, in two namespaces joined by a veth, and a traffic
+# source of PPS frames a second of FRAME bytes, all on this machine. Root. Prints one line:
+#
+#	frame 300 offered 900000 delivered 900000 remote_ns 240 collector_ns 900 busy_cores 1.20
+#
+# remote_ns and collector_ns are CPU (user and system) of the whole process for a frame delivered, in ns. busy_cores is all CPU of the
+# machine while the source ran, softirq included: cpus x time - idle. Flags for either side: REMOTE_FLAGS, COLLECTOR_FLAGS.
+set -eu
+cd "$(dirname "$0")/.."
+frame=$1 pps=$2 secs=${3:-3}
+t=$(mktemp -d) S=nts$$ C=ntc$$ pids=""
+trap 'kill $pids 2>/dev/null || true; wait 2>/dev/null || true; ip netns del $S; ip netns del $C; rm -rf "$t"' EXIT
+export CGO_ENABLED=0
+go build -o "$t/ntap" ./cmd/ntap
+go build -o "$t/gen" ./benchmarks/gen
+ip netns add $S
+ip netns add $C
+ip link add up0 netns $S type veth peer name up1 netns $C
+ip -n $S addr add 10.99.0.1/24 dev up0
+ip -n $C addr add 10.99.0.2/24 dev up1
+ip -n $S link set up0 up
+ip -n $C link set up1 up
+ip -n $S tuntap add dev cap0 mode tap
+ip netns exec $S sysctl -qw net.ipv6.conf.cap0.disable_ipv6=1
+ip -n $S link set cap0 up
+"$t/ntap" key new --out "$t/key" >/dev/null
+
+# cpu PID: user and system time so far, ns, all threads.
+hz=$(getconf CLK_TCK)
+cpu() { awk -v hz="$hz" '{sub(/.*\) /, ""); printf "%d", ($12 + $13) * 1e9 / hz}' "/proc/$1/stat"; }
+idle() { awk '/^cpu /{print $5 + $6}' /proc/stat; }
+
+ip netns exec $C "$t/ntap" collector -p 5678 --key-file "$t/key" -i ntap0 --state none ${COLLECTOR_FLAGS:-} >"$t/c.log" 2>&1 &
+c=$! pids="$c"
+for _ in $(seq 50); do ip -n $C link show ntap0 >/dev/null 2>&1 && break; sleep 0.1; done
+ip netns exec $S "$t/ntap" remote -i cap0 -c 10.99.0.2:5678 --key-file "$t/key" --tap 1 ${REMOTE_FLAGS:-} >"$t/r.log" 2>&1 &
+r=$! pids="$pids $r"
+sleep 1
+cr0=$(cpu $r) cc0=$(cpu $c) i0=$(idle) t0=$(date +%s%N)
+ip netns exec $S "$t/gen" -dev cap0 -size "$frame" -rate "$pps" -for "${secs}s" -cpu 0 >"$t/g"
+i1=$(idle) t1=$(date +%s%N)
+sleep 1
+cr1=$(cpu $r) cc1=$(cpu $c)
+delivered=$(ip netns exec $C cat /sys/class/net/ntap0/statistics/rx_packets)
+kill -INT $r
+wait $r || { cat "$t/r.log"; exit 1; }
+sleep 0.3
+kill -INT $c
+wait $c || { cat "$t/c.log"; exit 1; }
+pids=""
+[ -z "${VERBOSE:-}" ] || cat "$t/g" "$t/r.log" "$t/c.log"
+awk -v f="$frame" -v o="$(sed 's/offered \([0-9]*\).*/\1/' "$t/g")" -v d="$delivered" -v r=$((cr1 - cr0)) -v c=$((cc1 - cc0)) \
+	-v i=$((i1 - i0)) -v w=$((t1 - t0)) -v n="$(nproc)" -v hz="$hz" -v s="$secs" \
+	'BEGIN {printf "frame %d offered %d delivered %d remote_ns %d collector_ns %d busy_cores %.2f\n", f, o, d, r/d, c/d, (n*w/1e9 - i/hz)/s}'

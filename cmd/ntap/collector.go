@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ntap-project/ntap/collector"
+	"github.com/ntap-project/ntap/engine"
+)
+
+func newCollector() *cobra.Command {
+	var (
+		cfg                             collector.Config
+		log                             logFlags
+		port, keyFile, passphrase, cpus string
+		clear, noTAP                    bool
+	)
+	c := &cobra.Command{
+		Use:   "collector -p [HOST:]PORT --key-file FILE [-i NAME | --no-tap] [-w FILE] [flags]",
+		Short: "receive what remotes send, and give it back as live traffic and as pcapng",
+		Long: `Receive what remotes send, open it, put it in order and give it back: on a
+virtual Ethernet interface, and as pcapng.`,
+		Example: `  ntap collector -p 5678 --key-file master.key -i ntap0
+  ntap collector -p 5678 --key-file master.key -i ntap%t      # an interface for each tap ID
+  ntap collector -p 5678 --key-file master.key --no-tap -w - | tshark -r -`,
+		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) (err error) {
+			logger := log.logger(c.ErrOrStderr())
+			if port == "" {
+				return usagef("collector: no port: give -p PORT")
+			}
+			if cfg.Listen, err = listenAddress(port); err != nil {
+				return err
+			}
+			if noTAP {
+				if c.Flags().Changed("interface") {
+					return usagef("collector: -i and --no-tap exclude each other")
+				}
+				cfg.TAP = ""
+				if cfg.Write == "" {
+					return usagef("collector: --no-tap without -w: there is nowhere to give frames to")
+				}
+			}
+			if cfg.CPUs, err = engine.ParseCPUs(cpus); err != nil {
+				return usageError{err}
+			}
+			if passphrase != "" {
+				logger.Warn().Msg("a passphrase on the command line is seen by everybody who may run ps: use --key-file")
+			} else if clear && keyFile == "" && os.Getenv("NTAP_KEY_FILE") == "" {
+				passphrase = clearPassphrase
+			}
+			if cfg.Keys, err = loadKeys(keyFile, passphrase); err != nil {
+				return err
+			}
+			if cfg.AllowPlaintext = cfg.AllowPlaintext || clear; cfg.AllowPlaintext {
+				logger.Warn().Msg("datagrams in clear are taken: anybody can send them")
+			}
+			switch cfg.State {
+			case "none":
+				cfg.State = ""
+				logger.Warn().Msg("without a state file a recording played back after a restart is taken for new")
+			case "":
+				if cfg.State, err = statePath(cfg.Listen); err != nil {
+					return err
+				}
+			}
+			cfg.Out, cfg.Log = c.ErrOrStderr(), logger
+			_, err = collector.Run(c.Context(), cfg)
+			return err
+		},
+	}
+	f := c.Flags()
+	f.StringVarP(&port, "port", "p", "", "[HOST:]PORT to listen on")
+	f.StringVar(&keyFile, "key-file", "", "master key, or the key of the one tap to accept; default: $NTAP_KEY_FILE, or systemd's credential ntap.key")
+	f.StringVarP(&passphrase, "passphrase", "k", "", "passphrase instead of a key file, as nTap has it: everybody sees it in ps")
+	f.BoolVarP(&clear, "clear", "K", false, "the same as --allow-plaintext")
+	f.BoolVar(&cfg.AllowPlaintext, "allow-plaintext", false, "also take datagrams that nobody sealed")
+	f.StringVarP(&cfg.TAP, "interface", "i", "ntap0", "virtual interface to make; %t in it is the tap ID: one for each tap")
+	f.BoolVar(&noTAP, "no-tap", false, "make no virtual interface")
+	f.BoolVar(&cfg.Isolate, "isolate", true, "keep frames on the virtual interface from this host's own network stack")
+	f.StringVarP(&cfg.Write, "write", "w", "", "write pcapng to this file or FIFO; - is standard output")
+	f.IntVar(&cfg.Workers, "workers", 1, "sockets that share the port")
+	f.StringVar(&cpus, "cpus", "none", "pin workers to these CPUs in turn, as in 0-3,6; none: not pinned")
+	f.StringVar(&cfg.IO, "io", "auto", "how frames get to the virtual interface: auto, uring or write")
+	f.BoolVar(&cfg.Once, "once", false, "end when every tap that was heard has said bye")
+	f.StringVar(&cfg.State, "state", "", "file that keeps the newest session of each tap; none: keep it nowhere")
+	f.IntVar(&cfg.Reorder, "reorder", 64, "datagrams held while an earlier one is missing")
+	f.DurationVar(&cfg.ReorderWait, "reorder-wait", 10*time.Millisecond, "the longest that they are held")
+	f.IntVar(&cfg.ReceiveBuffer, "receive-buffer", 64<<20, "bytes of each socket's buffer")
+	f.BoolVar(&cfg.Stats, "stats", false, "print the account every second")
+	log.add(c)
+	return c
+}
+
+// listenAddress reads [HOST:]PORT.
+func listenAddress(s string) (string, error) {
+	port := s
+	if i := strings.LastIndexByte(s, ':'); i >= 0 {
+		port = s[i+1:]
+	} else {
+		s = ":" + s
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
+		return "", usagef("-p %q: want [HOST:]PORT, with a port from 1 to 65535", strings.TrimPrefix(s, ":"))
+	}
+	return s, nil
+}
+
+// statePath returns where the state file of a collector is by default: where
+// systemd says, or in the system's or the user's place for state; one for each
+// port.
+func statePath(listen string) (string, error) {
+	dir := os.Getenv("STATE_DIRECTORY")
+	if dir == "" && os.Geteuid() == 0 {
+		dir = "/var/lib/ntap"
+	}
+	if dir == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", usagef("collector: no place for the state file (%w): give --state FILE, or --state none", err)
+		}
+		dir = filepath.Join(home, ".local", "state", "ntap")
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", usagef("collector: state file: %w: give --state FILE, or --state none", err)
+	}
+	return filepath.Join(dir, "sessions-"+listen[strings.LastIndexByte(listen, ':')+1:]), nil
+}

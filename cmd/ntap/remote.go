@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"cmp"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ntap-project/ntap/crypto"
+	"github.com/ntap-project/ntap/engine"
+	"github.com/ntap-project/ntap/remote"
+)
+
+// defaultMark is a mark without the bits that common users of marks look at:
+// 0x4000 and 0x8000 (kube-proxy), 0x0f00 (Cilium), the high 16 (Calico,
+// Tailscale).
+const defaultMark = 0x3074
+
+func newRemote() *cobra.Command {
+	var (
+		cfg                                          remote.Config
+		log                                          logFlags
+		keyFile, passphrase, suite, pace, cpus, text string
+		bytecode                                     string
+		tap                                          int64
+		clear, noPromisc                             bool
+	)
+	c := &cobra.Command{
+		Use:   "remote (-i IFACE... | -r FILE) -c HOST:PORT --key-file FILE [flags] [FILTER EXPRESSION]",
+		Short: "capture where the traffic is, encrypt it and send it one way to a collector",
+		Long: `Capture frames, encrypt them and send them one way over UDP to a collector.
+The words after the flags are a filter in the language of tcpdump.`,
+		Example: `  ntap remote -i eth0 -c collector.example.org:5678 --key-file tap7.key
+  ntap remote -i eth0 -i eth1 -c 192.0.2.9:5678 --key-file tap7.key not port 22
+  ntap remote -r file.pcapng --pace max -c 192.0.2.9:5678 --key-file tap7.key`,
+		RunE: func(c *cobra.Command, args []string) (err error) {
+			logger := log.logger(c.ErrOrStderr())
+			if len(cfg.Interfaces) == 0 && cfg.File == "" {
+				return usagef("remote: nothing to capture: give an interface (-i) or a capture file (-r)")
+			}
+			if len(cfg.Interfaces) > 0 && cfg.File != "" {
+				return usagef("remote: -i and -r exclude each other")
+			}
+			if cfg.Collector == "" {
+				return usagef("remote: no collector: give -c HOST:PORT")
+			}
+			switch pace {
+			case "real":
+				cfg.Pace = remote.PaceReal
+			case "max":
+				cfg.Pace = remote.PaceMax
+			default:
+				return usagef("remote: --pace %q: real or max", pace)
+			}
+			if cfg.Suite, err = chooseSuite(suite, clear); err != nil {
+				return err
+			}
+			if cfg.CPUs, err = engine.ParseCPUs(cpus); err != nil {
+				return usageError{err}
+			}
+			if passphrase != "" {
+				logger.Warn().Msg("a passphrase on the command line is seen by everybody who may run ps: use --key-file")
+			} else if clear && keyFile == "" && os.Getenv("NTAP_KEY_FILE") == "" {
+				passphrase = clearPassphrase // nothing is sealed: any key will do
+			}
+			if cfg.Keys, err = loadKeys(keyFile, passphrase); err != nil {
+				return err
+			}
+			if cfg.Tap, err = tapOf(cfg.Keys, tap); err != nil {
+				return err
+			}
+			if text != "" && len(args) > 0 {
+				return usagef("remote: a filter after the flags and -f exclude each other")
+			}
+			cfg.FilterText = cmp.Or(text, strings.Join(args, " "))
+			if cfg.Filter, err = compileFilter(&cfg, bytecode); err != nil {
+				return err
+			}
+			cfg.Promiscuous = !noPromisc
+			cfg.Out, cfg.Log = c.ErrOrStderr(), logger
+			if cfg.Suite == crypto.Plaintext {
+				logger.Warn().Msg("what is captured is sent in clear")
+			}
+			_, err = remote.Run(c.Context(), cfg)
+			return err
+		},
+	}
+	f := c.Flags()
+	f.StringArrayVarP(&cfg.Interfaces, "interface", "i", nil, "interface to capture on; may be given again")
+	f.StringVarP(&cfg.File, "read", "r", "", "send this pcap or pcapng file instead; - is standard input")
+	f.StringVar(&pace, "pace", "real", "of the file: real, as captured, or max")
+	f.StringVarP(&cfg.Collector, "collector", "c", "", "HOST:PORT of the collector")
+	f.StringVar(&keyFile, "key-file", "", "key file of this tap; default: $NTAP_KEY_FILE, or systemd's credential ntap.key")
+	f.StringVarP(&passphrase, "passphrase", "k", "", "passphrase instead of a key file, as nTap has it: everybody sees it in ps")
+	f.BoolVarP(&clear, "clear", "K", false, "do not encrypt; the same as --suite plaintext")
+	f.StringVar(&suite, "suite", "auto", "auto, aes-256-gcm, chacha20-poly1305 or plaintext")
+	f.Int64Var(&tap, "tap", -1, "tap ID; default: that of the key file, or 1")
+	f.StringVar(&cfg.Name, "name", "", "name of the tap; default: the host's")
+	f.StringVarP(&text, "filter", "f", "", "filter expression, as nTap has it; the same as the words after the flags")
+	f.StringVar(&bytecode, "filter-bytecode", "", "file with the filter as tcpdump -ddd prints it")
+	f.IntVarP(&cfg.SnapLen, "snaplen", "s", 0, "bytes of each frame to capture; 0: all")
+	f.IntVar(&cfg.MTU, "mtu", 0, "IP MTU of the path to the collector; default: what the route says")
+	f.IntVar(&cfg.Workers, "workers", 1, "shards for each interface")
+	f.StringVar(&cpus, "cpus", "none", "pin shards to these CPUs in turn, as in 0-3,6; none: not pinned")
+	f.Uint32Var(&cfg.Mark, "mark", defaultMark, "SO_MARK of what is sent, by which it is not captured; 0: none")
+	f.BoolVarP(&noPromisc, "no-promiscuous", "p", false, "leave the interface out of promiscuous mode")
+	f.IntVar(&cfg.RingBytes, "ring", 64<<20, "bytes of ring memory for each shard")
+	f.IntVar(&cfg.BlockSize, "block", 256<<10, "bytes of a ring block: frames longer than that are cut")
+	f.DurationVar(&cfg.Retire, "retire", 5*time.Millisecond, "the longest that a frame waits in a block")
+	f.BoolVar(&cfg.Stats, "stats", false, "print the account every second")
+	log.add(c)
+	return c
+}
+
+// clearPassphrase makes the key where nothing is encrypted and none was given.
+const clearPassphrase = "ntap clear text"
+
+// chooseSuite returns the suite of that name; auto is what this CPU does best.
+func chooseSuite(name string, clear bool) (crypto.Suite, error) {
+	switch {
+	case clear && name != "auto" && name != crypto.Plaintext.String():
+		return 0, usagef("-K and --suite %s exclude each other", name)
+	case clear:
+		return crypto.Plaintext, nil
+	case name == "auto":
+		suite, _ := crypto.Pick()
+		return suite, nil
+	}
+	suite, err := crypto.ParseSuite(name)
+	if err != nil {
+		return 0, usageError{err}
+	}
+	return suite, nil
+}

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package collector
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ntap-project/ntap/perf"
+)
+
+// An Account says what became of every datagram that came and of every frame
+// that the remotes say they sealed. It is kept up to date while the collector
+// runs; once Run has returned it is final.
+type Account struct {
+	Workers []*WorkerAccount
+	Outputs []*OutputAccount
+
+	mu   sync.Mutex
+	taps map[uint32]*tap // written by workers when a tap is first heard
+}
+
+// A WorkerAccount counts datagrams for one worker: Received = Accepted +
+// all Drops.
+type WorkerAccount struct {
+	Received perf.Counter // datagrams of any kind
+	Bytes    perf.Counter // of those, UDP payload
+	Accepted perf.Counter // verified, new and in time
+	Drops    [NumDrops]perf.Counter
+	Socket   perf.Counter // dropped by the kernel before: the socket's buffer was full
+	Unpacked perf.Counter // frames given to the outputs
+	_        perf.Pad
+}
+
+// An OutputAccount names the counts of one output, one per worker.
+type OutputAccount struct {
+	Name string
+
+	mu      sync.Mutex
+	workers []*SinkCounts // a worker adds its own when it starts
+}
+
+func (o *OutputAccount) add(c *SinkCounts) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.workers = append(o.workers, c)
+}
+
+// A TapTotal is the account of one tap: frames from the remote's capture to
+// the outputs, over all its sessions that this collector saw.
+type TapTotal struct {
+	Tap      uint32
+	Name     string
+	Session  uint64 // the newest
+	Sessions int
+	Ended    bool // said bye
+
+	// As the remote's reports say.
+	Captured    uint64 // frames
+	KernelDrops uint64 // frames
+	TooLong     uint64 // frames
+	Unsent      uint64 // datagrams that left no trace on the wire
+	Sealed      uint64 // frames
+
+	// As this side counted.
+	Before        uint64 // frames sealed before the collector came
+	Unpacked      uint64 // frames given to the outputs
+	Unreported    uint64 // frames of those that no report has covered yet
+	Lost          uint64 // frames sealed that did not come
+	LostDatagrams uint64 // data datagrams that did not come
+	Datagrams     uint64 // data datagrams put in order
+
+	unexplained uint64 // of Unreported, in sessions that said bye
+}
+
+// Taps returns the account of every tap that was heard, by tap ID.
+func (a *Account) Taps() []TapTotal {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := make([]TapTotal, 0, len(a.taps))
+	for _, t := range a.taps {
+		out = append(out, t.total())
+	}
+	slices.SortFunc(out, func(x, y TapTotal) int { return int(int64(x.Tap) - int64(y.Tap)) })
+	return out
+}
+
+// Check returns an error if the account does not add up. It is meaningful once
+// Run has returned.
+func (a *Account) Check() error {
+	var unpacked uint64
+	for i, w := range a.Workers {
+		out := w.Accepted.Load()
+		for d := range w.Drops {
+			out += w.Drops[d].Load()
+		}
+		if in := w.Received.Load(); in != out {
+			return fmt.Errorf("collector: worker %d: %d datagrams received, but accepted and dropped make %d", i, in, out)
+		}
+		unpacked += w.Unpacked.Load()
+	}
+	var byTap uint64
+	for _, t := range a.Taps() {
+		byTap += t.Unpacked
+		if err := t.check(); err != nil {
+			return err
+		}
+	}
+	if byTap != unpacked {
+		return fmt.Errorf("collector: %d frames unpacked by the workers, but the taps' make %d", unpacked, byTap)
+	}
+	for _, o := range a.Outputs {
+		if s := o.Sum(); s.in() != unpacked {
+			return fmt.Errorf("collector: %s: %d frames given, but delivered and dropped make %d", o.Name, unpacked, s.in())
+		}
+	}
+	return nil
+}
+
+// check holds what the remote reported against what came. Before and Lost are
+// computed from the reports, so the test is that they stay possible: nothing
+// came that was not sealed, and nothing is missing where no datagram is.
+func (t TapTotal) check() error {
+	if covered := t.Unpacked - t.Unreported; t.Before+covered > t.Sealed || t.Before+covered+t.Lost != t.Sealed {
+		return fmt.Errorf("collector: tap %d: %d frames sealed, but %d before, %d unpacked and %d lost",
+			t.Tap, t.Sealed, t.Before, covered, t.Lost)
+	}
+	if t.Lost > 0 && t.LostDatagrams == 0 {
+		return fmt.Errorf("collector: tap %d: %d frames are missing though no datagram is", t.Tap, t.Lost)
+	}
+	if t.unexplained > 0 {
+		return fmt.Errorf("collector: tap %d: %d frames came that no report covers", t.Tap, t.unexplained)
+	}
+	return nil
+}
+
+// An OutputTotal is the sum of one output over workers, frames.
+type OutputTotal struct {
+	Name                                                  string
+	Delivered, DeliveredBytes, Refused, Full, NotEthernet uint64
+}
+
+func (t OutputTotal) in() uint64 { return t.Delivered + t.Refused + t.Full + t.NotEthernet }
+
+// Sum adds up the workers.
+func (o *OutputAccount) Sum() OutputTotal {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	t := OutputTotal{Name: o.Name}
+	for _, c := range o.workers {
+		t.Delivered += c.Delivered.Load()
+		t.DeliveredBytes += c.DeliveredBytes.Load()
+		t.Refused += c.Refused.Load()
+		t.Full += c.Full.Load()
+		t.NotEthernet += c.NotEthernet.Load()
+	}
+	return t
+}
+
+// Drops returns how many datagrams were dropped for reason d.
+func (a *Account) Drops(d Drop) uint64 {
+	var n uint64
+	for _, w := range a.Workers {
+		n += w.Drops[d].Load()
+	}
+	return n
+}
+
+// Received returns the datagrams that came, of any kind.
+func (a *Account) Received() uint64 {
+	var n uint64
+	for _, w := range a.Workers {
+		n += w.Received.Load()
+	}
+	return n
+}
+
+// SocketDrops returns the datagrams that the kernel dropped because a socket's
+// buffer was full.
+func (a *Account) SocketDrops() uint64 {
+	var n uint64
+	for _, w := range a.Workers {
+		n += w.Socket.Load()
+	}
+	return n
+}
+
+// Print writes the account in the manner of tcpdump.
+func (a *Account) Print(w io.Writer) {
+	for _, t := range a.Taps() {
+		state := "running"
+		if t.Ended {
+			state = "ended"
+		}
+		fmt.Fprintf(w, "tap %d %q, session %016x, %s\n", t.Tap, t.Name, t.Session, state)
+		fmt.Fprintf(w, "%10d frames captured by the remote, %d dropped by its kernel\n", t.Captured, t.KernelDrops)
+		fmt.Fprintf(w, "%10d frames sealed, %d of them before this collector listened\n", t.Sealed, t.Before)
+		fmt.Fprintf(w, "%10d frames lost in %d datagrams, %d of those never sent\n", t.Lost, t.LostDatagrams, t.Unsent)
+		fmt.Fprintf(w, "%10d frames delivered to the outputs\n", t.Unpacked)
+	}
+	for _, o := range a.Outputs {
+		s := o.Sum()
+		fmt.Fprintf(w, "%10d frames written to %s, %d refused, %d without room, %d not Ethernet\n",
+			s.Delivered, s.Name, s.Refused, s.Full, s.NotEthernet)
+	}
+	fmt.Fprintf(w, "%10d datagrams received, %d dropped by the kernel%s\n", a.Received(), a.SocketDrops(), a.dropText())
+}
+
+// printLine writes the account in one line.
+func (a *Account) printLine(w io.Writer, now time.Time) {
+	var t TapTotal
+	taps := a.Taps()
+	for _, x := range taps {
+		t.Unpacked += x.Unpacked
+		t.Lost += x.Lost
+		t.LostDatagrams += x.LostDatagrams
+	}
+	fmt.Fprintf(w, "%s %d taps %d datagrams %d frames %d lost in %d datagrams, %d dropped by the kernel%s",
+		now.Format(time.TimeOnly), len(taps), a.Received(), t.Unpacked, t.Lost, t.LostDatagrams, a.SocketDrops(), a.dropText())
+	for _, o := range a.Outputs {
+		s := o.Sum()
+		fmt.Fprintf(w, ", %s %d", s.Name, s.Delivered)
+	}
+	fmt.Fprintln(w)
+}
+
+// dropText lists the reasons that occurred, with their counts.
+func (a *Account) dropText() string {
+	var b strings.Builder
+	for d := range NumDrops {
+		if n := a.Drops(d); n > 0 {
+			fmt.Fprintf(&b, ", %d %s", n, d.text())
+		}
+	}
+	return b.String()
+}

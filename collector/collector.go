@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package collector
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/net/bpf"
+
+	"github.com/ntap-project/ntap/batch"
+	"github.com/ntap-project/ntap/engine"
+	"github.com/ntap-project/ntap/proto"
+)
+
+// Version of the software, as written files carry it. The linker may set it.
+var Version = "0.1.0"
+
+// Defaults, see Config.
+const (
+	defaultReorder = 64
+	defaultWait    = 10 * time.Millisecond
+	defaultReceive = 64 << 20
+)
+
+// Chosen.
+const (
+	assemblyLen = 2 << 20                // bytes a worker: more than a recvmmsg brings
+	watch       = 50 * time.Millisecond  // the monitor looks this often whether all taps ended
+	saveEvery   = 5 * time.Second        // the state file
+	silence     = 3 * time.Second        // three reports that did not come are an alarm
+	settleTime  = 100 * time.Millisecond // with Once, after the last tap ended
+)
+
+// shared is what the workers of one collector have in common. Nothing in it is
+// locked per frame or datagram.
+type shared struct {
+	cfg         Config
+	reorder     int
+	reorderWait time.Duration
+	taps        *taps
+	state       *state
+	log         zerolog.Logger
+}
+
+// taps finds taps by ID.
+type taps struct {
+	account *Account // which holds the map and its lock
+}
+
+// find returns tap id, or nil.
+func (t *taps) find(id uint32) *tap {
+	t.account.mu.Lock()
+	defer t.account.mu.Unlock()
+	return t.account.taps[id]
+}
+
+// get returns tap id, and makes it if it is new.
+func (t *taps) get(id uint32) *tap {
+	t.account.mu.Lock()
+	defer t.account.mu.Unlock()
+	p := t.account.taps[id]
+	if p == nil {
+		p = &tap{id: id, sessions: make(map[uint64]*session)}
+		t.account.taps[id] = p
+	}
+	return p
+}
+
+// all returns every tap.
+func (t *taps) all() []*tap {
+	t.account.mu.Lock()
+	defer t.account.mu.Unlock()
+	out := make([]*tap, 0, len(t.account.taps))
+	for _, p := range t.account.taps {
+		out = append(out, p)
+	}
+	return out
+}
+
+// Run receives until ctx is done or, with Once, until every tap that was heard
+// said bye. It ends in order: what was received is written, and the account
+// adds up. The account is returned with any error, unless the collector could
+// not start.
+func Run(ctx context.Context, cfg Config) (*Account, error) {
+	if cfg.Keys == nil {
+		return nil, errors.New("collector: no key: give a key file (ntap key new makes one)")
+	}
+	if cfg.Reorder < 0 || cfg.Reorder > 4096 {
+		return nil, fmt.Errorf("collector: reorder window of %d datagrams: 1 to 4096", cfg.Reorder)
+	}
+	cfg.Workers = max(cfg.Workers, 1)
+	st, err := openState(cfg.State)
+	if err != nil {
+		return nil, err
+	}
+	account := &Account{taps: make(map[uint32]*tap)}
+	sh := &shared{
+		cfg: cfg, reorder: cmp.Or(cfg.Reorder, defaultReorder), reorderWait: cmp.Or(cfg.ReorderWait, defaultWait),
+		taps: &taps{account}, state: st, log: cfg.Log,
+	}
+	in, err := batch.Listen(batch.ListenConfig{
+		Addr: cfg.Listen, Workers: cfg.Workers, Buffer: cmp.Or(cfg.ReceiveBuffer, defaultReceive), Poll: pollWait,
+		Steer: steering(cfg.Workers),
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		for _, r := range in {
+			r.Close()
+		}
+	}()
+	outs, err := openOutputs(ctx, sh)
+	if err != nil {
+		return nil, err
+	}
+	workers := make([]*worker, cfg.Workers)
+	for i := range workers {
+		mem, err := batch.NewArena(assemblyLen)
+		if err != nil {
+			return nil, errors.Join(err, outs.close())
+		}
+		defer mem.Close()
+		workers[i] = &worker{
+			shared: sh, number: i, in: in[i], asm: proto.NewAssembly(mem.Bytes()), streams: make(map[streamKey]*stream),
+			pool: holdPool{spare: holdBytes}, account: new(WorkerAccount),
+		}
+		account.Workers = append(account.Workers, workers[i].account)
+	}
+	account.Outputs = outs.counts
+	sh.log.Info().Stringer("address", in[0].Addr()).Int("workers", cfg.Workers).Int("buffer", in[0].Buffer()).
+		Bool("grouped", in[0].Grouped()).Msg("collector started")
+	if cfg.Ready != nil {
+		cfg.Ready(in[0].Addr(), account)
+	}
+
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var monitor sync.WaitGroup
+	monitor.Go(func() { sh.monitor(ctx, stop, account) })
+	err = engine.Run(ctx, engine.Place(cfg.Workers, cfg.CPUs), func(ctx context.Context, i int) error {
+		w := workers[i]
+		sinks, err := outs.open(i)
+		if err != nil {
+			return err
+		}
+		w.sinks = sinks
+		return w.run(ctx)
+	})
+	stop()
+	monitor.Wait()
+	if errors.Is(err, errOutputGone) {
+		sh.log.Info().Err(err).Msg("the collector ends: the reader of its output is gone")
+		err = nil
+	}
+	err = errors.Join(err, outs.close(), st.Save())
+	sh.log.Info().Msg("collector stopped")
+	if cfg.Out != nil {
+		account.Print(cfg.Out)
+	}
+	return account, errors.Join(err, account.Check())
+}
+
+// monitor does what happens by the clock: the state file, alarms for silent
+// taps, the account each second, and the end with Once.
+func (sh *shared) monitor(ctx context.Context, stop func(), a *Account) {
+	tick := time.NewTicker(watch)
+	defer tick.Stop()
+	nextSave, nextStats := time.Now().Add(saveEvery), time.Now().Add(second)
+	var doneSince time.Time
+	for {
+		var now time.Time
+		select {
+		case <-ctx.Done():
+			return
+		case now = <-tick.C:
+		}
+		all := sh.taps.all()
+		done := len(all) > 0
+		for _, t := range all {
+			sh.listen(t, now)
+			done = done && t.done()
+		}
+		if !done {
+			doneSince = now
+		} else if sh.cfg.Once && now.Sub(doneSince) >= settleTime {
+			stop()
+			return
+		}
+		if now.After(nextSave) {
+			nextSave = now.Add(saveEvery)
+			if err := sh.state.Save(); err != nil {
+				sh.log.Error().Err(err).Msg("the newest sessions are not kept: a recording could be replayed after a restart")
+			}
+		}
+		if now.After(nextStats) {
+			nextStats = nextStats.Add(second)
+			if sh.cfg.Stats && sh.cfg.Out != nil {
+				a.printLine(sh.cfg.Out, now)
+			}
+		}
+	}
+}
+
+// listen notes when a tap falls silent, and when it is heard again.
+func (sh *shared) listen(t *tap, now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.sessions[t.newest.Load()]
+	if s == nil {
+		return
+	}
+	silent := !s.bye.Load() && now.Sub(time.Unix(0, s.heard.Load())) > silence
+	if silent == t.silent {
+		return
+	}
+	t.silent = silent
+	if silent {
+		sh.log.Warn().Uint32("tap", t.id).Str("name", t.name).Time("heard", time.Unix(0, s.heard.Load())).Msg("the tap is silent")
+	} else {
+		sh.log.Info().Uint32("tap", t.id).Str("name", t.name).Msg("the tap is heard again, or has ended")
+	}
+}
+
+// steering returns the classic BPF program that picks a worker's socket by tap
+// ID and shard, so that a shard's datagrams always meet the same worker. The
+// program sees the UDP payload at offset 0 (reuseport_select_sock,
+// net/core/sock_reuseport.c); where that has no header it yields 0.
+func steering(workers int) []bpf.RawInstruction {
+	if workers < 2 {
+		return nil
+	}
+	raw, err := bpf.Assemble([]bpf.Instruction{
+		bpf.LoadAbsolute{Off: 2, Size: 2}, // shard
+		bpf.TAX{},
+		bpf.LoadAbsolute{Off: 4, Size: 4}, // tap ID
+		bpf.ALUOpX{Op: bpf.ALUOpAdd},
+		bpf.ALUOpConstant{Op: bpf.ALUOpMod, Val: uint32(workers)},
+		bpf.RetA{},
+	})
+	if err != nil {
+		panic("collector: steering: " + err.Error())
+	}
+	return raw
+}
+
+func hex64(n uint64) string { return fmt.Sprintf("%016x", n) }

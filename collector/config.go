@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package collector is the side of the tap where the traffic is wanted: it
+// receives datagrams, opens them, puts them in order and gives their frames
+// to its outputs. It never sends a byte back.
+package collector
+
+import (
+	"io"
+	"net/netip"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/ntap-project/ntap/crypto"
+)
+
+// A Config is all that a collector is told. The zero value of a field that has
+// a default means the default.
+type Config struct {
+	Listen         string          // [HOST]:PORT
+	Keys           *crypto.KeyFile // master key, or the key of the one tap to accept
+	AllowPlaintext bool            // also accept datagrams that nobody sealed
+
+	TAP     string    // virtual interface: a name, or a pattern with %t for the tap ID; "": none
+	Isolate bool      // the host's own stack never sees frames on the TAP
+	IO      string    // how TAPs are written: auto, uring or write
+	Write   string    // pcapng file or FIFO, "-" for Stdout; "": none
+	Stdout  io.Writer // nil: os.Stdout
+
+	Workers       int           // sockets sharing the port; 0: 1
+	CPUs          []int         // workers are pinned to these in turn; none: not pinned
+	Once          bool          // end when every tap that was heard said bye
+	State         string        // file that keeps the newest session of each tap; "": none
+	Reorder       int           // datagrams held while an earlier one is missing; 0: 64
+	ReorderWait   time.Duration // the longest they are held; 0: 10 ms
+	ReceiveBuffer int           // SO_RCVBUF, bytes; 0: 64 MiB
+
+	Stats bool      // print the account each second
+	Out   io.Writer // where accounts are printed; nil: nowhere
+	Log   zerolog.Logger
+
+	// Ready, if set, is called once when the collector listens, with the
+	// address and the account that is kept up to date from then on.
+	Ready func(netip.AddrPort, *Account)
+}

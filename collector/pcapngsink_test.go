@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package collector
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ntap-project/ntap/proto"
+)
+
+// A narrowWriter takes what there is room for.
+type narrowWriter struct {
+	bytes.Buffer
+	room int
+	err  error
+}
+
+func (w *narrowWriter) Write(b []byte) (int, error) {
+	n := min(w.room, len(b))
+	w.room -= n
+	w.Buffer.Write(b[:n])
+	if n < len(b) {
+		return n, &os.PathError{Op: "write", Path: "x", Err: w.err}
+	}
+	return n, nil
+}
+
+// However the room comes and goes, the file holds whole blocks, and exactly
+// the frames that were counted as delivered; the others count as full.
+func TestPcapngFull(t *testing.T) {
+	for seed := range uint64(300) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		out := &narrowWriter{room: 1000, err: []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EIO}[seed%3]}
+		f, warned := testFile(t, out)
+		o := origin(1, nil)
+		sinks := []*pcapngSink{f.sink(), f.sink()}
+		in := 0
+		for range 60 {
+			s := sinks[rng.IntN(2)]
+			for range rng.IntN(4) {
+				s.Write(o, &proto.Record{Data: make([]byte, rng.IntN(300)), Interface: rng.Uint32N(3), LinkType: 1})
+				in++
+			}
+			if err := s.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			out.room += rng.IntN(3) * rng.IntN(200)
+		}
+		if seed%2 == 0 {
+			out.room = 1 << 20
+		}
+		if err := errors.Join(sinks[0].Close(), sinks[1].Close(), f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		var delivered, full uint64
+		for _, s := range sinks {
+			delivered += s.Counts().Delivered.Load()
+			full += s.Counts().Full.Load()
+		}
+		b := out.Bytes()
+		if seed%2 == 1 {
+			b = b[:wholeBlocks(b)] // a bytes.Buffer cannot take a begun block back
+		}
+		_, packets, stats := blocks(t, b)
+		if len(packets) != int(delivered) || delivered+full != uint64(in) || full == 0 {
+			t.Fatalf("seed %d: %d packets in the file, %d delivered, %d full, %d in all", seed, len(packets), delivered, full, in)
+		}
+		if len(*warned) == 0 || !strings.Contains((*warned)[0], "frames are dropped until there is room") ||
+			len(*warned) > 1 && !strings.Contains((*warned)[1], "there is room again; ") {
+			t.Fatalf("warned %q", *warned)
+		}
+		for _, s := range stats {
+			for _, p := range packets {
+				if p.Interface == s.Interface {
+					s.Delivered--
+				}
+			}
+			if s.Delivered != 0 {
+				t.Fatalf("seed %d: statistics are off by %d", seed, int64(s.Delivered))
+			}
+		}
+	}
+}
+
+func wholeBlocks(b []byte) int {
+	n := 0
+	for len(b)-n >= 8 && blockLen(b[n:]) <= len(b)-n {
+		n += blockLen(b[n:])
+	}
+	return n
+}
+
+// When the reader of a pipe goes away, the collector has to end.
+func TestPcapngReaderGone(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, _ := testFile(t, w)
+	s, other, o := f.sink(), f.sink(), origin(1, nil)
+	s.Write(o, &proto.Record{Data: make([]byte, 100), LinkType: 1})
+	if err := s.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	for _, s := range []*pcapngSink{s, s, other} {
+		s.Write(o, &proto.Record{Data: make([]byte, 100), LinkType: 1})
+		if err := s.Flush(); !errors.Is(err, errOutputGone) || !errors.Is(err, syscall.EPIPE) {
+			t.Errorf("Flush: %v, want errOutputGone", err)
+		}
+	}
+	if err := f.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	if c := s.Counts(); c.Delivered.Load() != 1 || c.Refused.Load() != 2 || other.Counts().Refused.Load() != 1 {
+		t.Errorf("delivered %d, refused %d and %d; want 1, 2, 1", c.Delivered.Load(), c.Refused.Load(), other.Counts().Refused.Load())
+	}
+	if _, err := newPcapngFile(pcapngConfig{Path: "-", Stdout: w}); !errors.Is(err, errOutputGone) {
+		t.Errorf("opened without a reader: %v", err)
+	}
+}
+
+// The process used to be killed by SIGPIPE where standard output itself was
+// the pipe.
+func TestPcapngStdoutGone(t *testing.T) {
+	if os.Getenv("NTAP_TEST_STDOUT") != "" {
+		f, err := newPcapngFile(pcapngConfig{Path: "-", Stdout: os.Stdout})
+		if err != nil {
+			os.Exit(3)
+		}
+		s, o := f.sink(), origin(1, nil)
+		for err == nil {
+			s.Write(o, &proto.Record{Data: make([]byte, 1000), LinkType: 1})
+			err = s.Flush()
+		}
+		if !errors.Is(err, errOutputGone) {
+			os.Exit(4)
+		}
+		os.Exit(42)
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^TestPcapngStdoutGone$")
+	cmd.Env = append(os.Environ(), "NTAP_TEST_STDOUT=1")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	io.CopyN(io.Discard, out, 5000)
+	out.Close()
+	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 42 {
+		t.Errorf("the process ended with %v", err)
+	}
+}
+
+// A FIFO is waited for, and read as it is written.
+func TestPcapngFIFO(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "fifo")
+	if out, err := exec.Command("mkfifo", path).CombinedOutput(); err != nil {
+		t.Skipf("mkfifo: %v %s", err, out)
+	}
+	stop := make(chan struct{})
+	close(stop)
+	if _, err := newPcapngFile(pcapngConfig{Path: path, Stop: stop}); err == nil || !strings.Contains(err.Error(), "waiting for a reader") {
+		t.Errorf("stopped: %v", err)
+	}
+	reader := make(chan *os.File)
+	f, err := newPcapngFile(pcapngConfig{Path: path, Warn: func(error) {
+		go func() { // which the warning says is needed
+			r, _ := os.Open(path)
+			reader <- r
+		}()
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := <-reader
+	s := f.sink()
+	data := make([]byte, 200<<10) // more than a pipe holds
+	go func() {
+		s.Write(origin(1, nil), &proto.Record{Data: data, LinkType: 1})
+		s.Flush()
+		s.Close()
+		f.Close()
+	}()
+	b, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, packets, stats := blocks(t, b); len(packets) != 1 || len(packets[0].Data) != len(data) || len(stats) != 1 {
+		t.Errorf("%d packets", len(packets))
+	}
+}
+
+// A reader that sits on the pipe sees a frame as soon as it is flushed.
+func TestPcapngLive(t *testing.T) {
+	need(t, "tcpdump")
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("tcpdump", "-nn", "-l", "-r", "-")
+	cmd.Stdin = r
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	f, _ := testFile(t, w)
+	s, o := f.sink(), origin(1, nil)
+	line := make([]byte, 1000)
+	for range 3 {
+		s.Write(o, &proto.Record{Data: make([]byte, 60), OrigLen: 60, LinkType: 1})
+		if err := s.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := out.Read(line); n == 0 || err != nil { // waits for ever if it does not come
+			t.Fatalf("tcpdump printed nothing: %v", err)
+		}
+	}
+	s.Close()
+	f.Close()
+	w.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Workers write at once, and the frames of each stay in order.
+func TestPcapngWorkers(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "two")
+	f, err := newPcapngFile(pcapngConfig{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const workers, frames = 3, 20000
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			s, o := f.sink(), origin(uint32(w), nil)
+			data := make([]byte, 100+w)
+			for n := range frames {
+				s.Write(o, &proto.Record{Data: data, Time: int64(n), Interface: uint32(n % 5), LinkType: 1})
+				if n%64 == 0 && s.Flush() != nil {
+					t.Error("Flush failed")
+				}
+			}
+			if err := s.Close(); err != nil || s.Counts().Delivered.Load() != frames {
+				t.Error(err, s.Counts().Delivered.Load())
+			}
+		})
+	}
+	wg.Wait()
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ifs, packets, _ := blocks(t, b)
+	if len(packets) != workers*frames || len(ifs) != workers*5 {
+		t.Fatalf("%d packets, %d interfaces", len(packets), len(ifs))
+	}
+	next := make([]uint64, workers)
+	for _, p := range packets {
+		w := len(p.Data) - 100
+		want := fmt.Sprintf("if%d tap %d", next[w]%5, w)
+		if i := ifs[p.Interface]; p.Ticks != next[w] || i.Name+" "+i.Description != want {
+			t.Fatalf("worker %d: frame %d of %s %s, want %d of %s", w, p.Ticks, i.Name, i.Description, next[w], want)
+		}
+		next[w]++
+	}
+}
+
+// What cannot be written is told when the collector starts.
+func TestPcapngOpenErrors(t *testing.T) {
+	dir := t.TempDir()
+	for path, want := range map[string]error{
+		dir:                                syscall.EISDIR,
+		filepath.Join(dir, "none", "file"): os.ErrNotExist,
+		"/dev/full":                        syscall.ENOSPC,
+	} {
+		if _, err := newPcapngFile(pcapngConfig{Path: path}); !errors.Is(err, want) || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: %v, want %v", path, err, want)
+		}
+	}
+}
+
+func TestPcapngAllocations(t *testing.T) {
+	f, _ := testFile(t, io.Discard)
+	s := f.sink()
+	os := []*Origin{origin(1, &proto.Announce{Interfaces: make([]proto.Interface, 4)}), origin(2, nil)}
+	r := &proto.Record{Data: make([]byte, 700), LinkType: 1, Direction: proto.Outbound}
+	n := uint32(0)
+	run := func() {
+		r.Interface = n / 2 % 4
+		s.Write(os[n%2], r)
+		if n++; n%50 == 0 && s.Flush() != nil {
+			t.Error("Flush failed")
+		}
+	}
+	for range 100 {
+		run()
+	}
+	if a := testing.AllocsPerRun(2000, run); a != 0 {
+		t.Errorf("%v allocations per record", a)
+	}
+}
+
+// One operation is one frame, flushed in batches as recvmmsg brings them.
+func BenchmarkPcapngWrite(b *testing.B) {
+	for _, size := range []int{60, 300, 1300} {
+		for _, where := range []string{"/dev/null", "tmp"} {
+			b.Run(fmt.Sprintf("frame=%d/%s", size, filepath.Base(where)), func(b *testing.B) {
+				path := where
+				if where == "tmp" {
+					path = filepath.Join(b.TempDir(), "file")
+				}
+				f, err := newPcapngFile(pcapngConfig{Path: path})
+				if err != nil {
+					b.Fatal(err)
+				}
+				s, o := f.sink(), origin(1, nil)
+				r := &proto.Record{Data: make([]byte, size), OrigLen: uint32(size), LinkType: 1, Direction: proto.Inbound}
+				b.SetBytes(int64(size))
+				b.ReportAllocs()
+				n := 0
+				for b.Loop() {
+					r.Time = time.Hour.Nanoseconds()
+					s.Write(o, r)
+					if n++; n%2000 == 0 {
+						s.Flush()
+					}
+				}
+				s.Close()
+				f.Close()
+			})
+		}
+	}
+}

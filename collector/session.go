@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package collector
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ntap-project/ntap/crypto"
+	"github.com/ntap-project/ntap/perf"
+	"github.com/ntap-project/ntap/proto"
+)
+
+// A streamKey finds a stream: there is one for each shard of a tap, of the
+// newest session that the worker knows.
+type streamKey struct {
+	tap   uint32
+	shard uint16
+}
+
+// A stream is what a worker knows of one shard of one session.
+type stream struct {
+	origin  Origin
+	suite   uint8
+	key     crypto.Key // of the tap
+	tap     *tap
+	session *session
+	openers [proto.NumKinds]*crypto.Opener
+	at      time.Time // when something of it verified last
+
+	// Order: next is the counter of the data datagram to unpack next.
+	next    uint64
+	gap     bool // datagrams before it are missing
+	places  []held
+	held    int       // places taken
+	waiting bool      // in the worker's list
+	since   time.Time // when waiting began
+	records *proto.Unpacker
+
+	report  proto.Report // the newest
+	pending bool         // its account waits for the datagrams that it covers
+	late    bool         // joined in the middle, and no report seen since
+	fresh   bool         // no data datagram seen yet
+	joiner  proto.AnnounceJoiner
+	account *streamAccount
+}
+
+// A streamAccount is the part of a stream that others read.
+type streamAccount struct {
+	unpacked      perf.Counter // frames
+	lostDatagrams perf.Counter
+	datagrams     perf.Counter // data datagrams passed in order
+
+	// As of the newest report whose datagrams have all passed.
+	captured, kernelDrops, tooLong, unsent, sealed perf.Counter
+	covered                                        perf.Counter // unpacked by then
+	before                                         perf.Counter // sealed before the stream was joined
+	final                                          atomic.Bool  // that report was the last
+}
+
+// A session is one run of one remote, as all workers know it.
+type session struct {
+	id       uint64
+	announce atomic.Pointer[proto.Announce]
+	bye      atomic.Bool
+	heard    atomic.Int64            // ns since 1970, when something verified last
+	streams  map[*streamAccount]bool // guarded by tap.mu
+}
+
+// A tap is what all workers know of one tap ID.
+type tap struct {
+	id     uint32
+	newest atomic.Uint64 // session
+
+	mu       sync.Mutex // never taken per frame or datagram
+	sessions map[uint64]*session
+	seen     int
+	sealed   bool // the newest session is; none that is not comes after it
+	name     string
+	past     TapTotal // of streams that are gone
+	silent   bool     // the monitor's
+}
+
+// supersedes says why a new session may not take the place of the newest; nil
+// if it may. One that is sealed always may where that is not, and never the
+// other way round: what nobody sealed proves nothing.
+func (t *tap) supersedes(id uint64, plaintext bool) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case plaintext && t.sealed:
+		return DropSuite
+	case plaintext == t.sealed: // sealed after plaintext: both false
+		return nil
+	case id < t.newest.Load():
+		return DropSession
+	}
+	return nil
+}
+
+// joined returns the tap's session id, and makes it if it is new: then it is
+// the newest.
+func (t *tap) joined(id uint64, plaintext bool, a *streamAccount) *session {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !plaintext && !t.sealed {
+		t.sealed = true
+		t.newest.Store(id)
+	}
+	s := t.sessions[id]
+	if s == nil {
+		s = &session{id: id, streams: make(map[*streamAccount]bool)}
+		t.sessions[id] = s
+		t.seen++
+	}
+	if id > t.newest.Load() {
+		t.newest.Store(id)
+	}
+	s.streams[a] = true
+	return s
+}
+
+// fold adds the account of a stream that ends to the tap's past.
+func (t *tap) fold(s *session, a *streamAccount) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.past.add(a, s.bye.Load())
+	delete(s.streams, a)
+	if len(s.streams) == 0 && s.id != t.newest.Load() {
+		delete(t.sessions, s.id)
+	}
+}
+
+// total returns the account of the tap over all sessions.
+func (t *tap) total() TapTotal {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	sum := t.past
+	sum.Tap, sum.Session, sum.Sessions = t.id, t.newest.Load(), t.seen
+	for _, s := range t.sessions {
+		for a := range s.streams {
+			sum.add(a, s.bye.Load())
+		}
+		if s.id == sum.Session {
+			sum.Ended = s.bye.Load()
+			if a := s.announce.Load(); a != nil {
+				t.name = a.Name
+			}
+		}
+	}
+	sum.Name = t.name
+	return sum
+}
+
+// add adds the account of one stream; ended says that its session said bye.
+func (t *TapTotal) add(a *streamAccount, ended bool) {
+	covered, before, sealed := a.covered.Load(), a.before.Load(), a.sealed.Load()
+	t.Captured += a.captured.Load()
+	t.KernelDrops += a.kernelDrops.Load()
+	t.TooLong += a.tooLong.Load()
+	t.Unsent += a.unsent.Load()
+	t.Sealed += sealed
+	t.Before += before
+	t.Lost += sealed - before - covered
+	t.Unpacked += a.unpacked.Load()
+	t.LostDatagrams += a.lostDatagrams.Load()
+	t.Datagrams += a.datagrams.Load()
+	t.Unreported += a.unpacked.Load() - covered
+	if ended {
+		t.unexplained += a.unpacked.Load() - covered
+	}
+}
+
+// done says that the tap's newest session ended, and that all of its shards
+// gave their last account.
+func (t *tap) done() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.sessions[t.newest.Load()]
+	if s == nil || !s.bye.Load() {
+		return false
+	}
+	if time.Since(time.Unix(0, s.heard.Load())) > second {
+		return true // said bye a while ago: what is missing will not come
+	}
+	announce := s.announce.Load()
+	for a := range s.streams {
+		if !a.final.Load() {
+			return false
+		}
+	}
+	return announce != nil && len(s.streams) >= announce.Shards
+}
+
+// admit deals with a datagram of a stream that is not known: it costs a key
+// derivation, so there is a limit; and only if the tag verifies is anything
+// kept.
+func (w *worker) admit(h *proto.Header, d []byte) (s *stream, plaintext []byte, drop error) {
+	suite := crypto.Suite(h.Suite)
+	if suite == crypto.Plaintext && !w.cfg.AllowPlaintext || suite > crypto.ChaCha20Poly1305 {
+		return nil, nil, DropSuite
+	}
+	if t := w.taps.find(h.Tap); t != nil {
+		if drop := t.supersedes(h.Session, suite == crypto.Plaintext); drop != nil {
+			return nil, nil, drop
+		}
+	}
+	if h.Session < w.state.Newest(h.Tap) {
+		return nil, nil, DropSession
+	}
+	if id, only := w.cfg.Keys.Tap(); only && id != h.Tap {
+		return nil, nil, DropTap
+	}
+	// A counter that claims a late epoch claims work: it is charged for.
+	if !w.unknown.take(w.now, unknownRate, unknownBurst, 1+float64(h.Counter>>crypto.EpochBits)/16) {
+		return nil, nil, DropLimited
+	}
+	key, err := w.cfg.Keys.TapKey(h.Tap)
+	if err != nil {
+		return nil, nil, DropTap
+	}
+	o, drop := w.opener(key, h)
+	if drop != nil {
+		return nil, nil, drop
+	}
+	age := w.now.Unix() - proto.SessionStart(h.Session)
+	plaintext, err = o.Open(d, proto.HeaderLen, h.Counter, epochAt(age))
+	if err != nil {
+		return nil, nil, dropOf(err)
+	}
+	// What nobody sealed is not kept: a forged one would shut the tap out.
+	if suite != crypto.Plaintext && !w.state.Advance(h.Tap, h.Session) {
+		return nil, nil, DropSession
+	}
+	s = w.join(h, key, age)
+	s.openers[h.Kind] = o
+	return s, plaintext, nil
+}
+
+// epochAt returns the epoch that no counter of a session of that age, in
+// seconds, can have passed: an epoch of 2^24 datagrams takes a second at the
+// least, at any rate that a shard can have, and clocks may differ by an hour.
+func epochAt(age int64) uint64 { return uint64(max(age, 0)) + 3600 }
+
+// plausible returns the epoch that no counter of the stream can have passed by
+// now, so that a forged one buys no work: the next one, whose key the opener
+// keeps, and one more for each second without a word.
+func (s *stream) plausible(o *crypto.Opener, now time.Time) uint64 {
+	if o.Next() == 0 {
+		return epochAt(now.Unix() - proto.SessionStart(s.origin.Session))
+	}
+	return o.Next()>>crypto.EpochBits + 1 + uint64(max(now.Sub(s.at), 0)/time.Second)
+}
+
+// opener makes the opener for the kind of datagram that h heads. Counters that
+// a run before this one has seen stay refused.
+func (w *worker) opener(key crypto.Key, h *proto.Header) (*crypto.Opener, error) {
+	o, err := crypto.NewOpener(key, crypto.Stream{
+		Suite: crypto.Suite(h.Suite), Kind: uint8(h.Kind), Shard: h.Shard, Session: h.Session,
+	})
+	if err != nil {
+		return nil, DropSuite
+	}
+	if n := w.state.Counter(h.Tap, h.Session, h.Shard, uint8(h.Kind)); n > 0 {
+		o.Skip(n)
+	}
+	return o, nil
+}
+
+// join makes the stream that a verified datagram belongs to; age is that of
+// its session in seconds.
+func (w *worker) join(h *proto.Header, key crypto.Key, age int64) *stream {
+	k := streamKey{h.Tap, h.Shard}
+	if old := w.streams[k]; old != nil {
+		w.giveUp(old)
+		w.drop(k, old)
+	}
+	s := &stream{suite: h.Suite, key: key, tap: w.taps.get(h.Tap), records: proto.NewUnpacker(w.asm), account: new(streamAccount), at: w.now}
+	s.session = s.tap.joined(h.Session, h.Suite == uint8(crypto.Plaintext), s.account)
+	s.session.heard.Store(w.now.UnixNano())
+	s.origin = Origin{Tap: h.Tap, Session: h.Session, Shard: h.Shard, announce: &s.session.announce}
+	// A stream heard within seconds of its start is taken to be known from
+	// its start, and what did not come of it for lost. Any other is joined in
+	// the middle, at its first data datagram.
+	s.late = age > joinAge || age < -joinAge
+	if w.state.Counter(h.Tap, h.Session, h.Shard, uint8(proto.Data)) > 0 {
+		s.late = true
+	}
+	s.fresh = true
+	w.streams[k] = s
+	w.last = s
+	w.log.Info().Uint32("tap", h.Tap).Str("session", hex64(h.Session)).Uint16("shard", h.Shard).
+		Str("suite", crypto.Suite(h.Suite).String()).Stringer("from", w.in.From()).Bool("midway", s.late).Msg("stream")
+	return s
+}
+
+// Chosen: a session older than this, in seconds, was there before.
+const joinAge = 5
+
+// announced takes an announce.
+func (w *worker) announced(s *stream, plaintext []byte) error {
+	s.session.heard.Store(w.now.UnixNano())
+	a, err := s.joiner.Add(plaintext)
+	if err != nil {
+		return DropMalformed
+	}
+	if a != nil {
+		s.session.announce.Store(a)
+		if a.Bye {
+			s.session.bye.Store(true)
+		}
+	}
+	return nil
+}
+
+// reported takes a report. Its account holds as soon as the datagrams that it
+// covers have passed; those that do not come within the time for reordering
+// are given up.
+func (w *worker) reported(s *stream, plaintext []byte) error {
+	r, err := proto.ParseReport(plaintext)
+	if err != nil {
+		return DropMalformed
+	}
+	if r.NextData < s.report.NextData || r.Time < s.report.Time {
+		return nil // overtaken by a newer one
+	}
+	s.session.heard.Store(w.now.UnixNano())
+	if s.fresh && r.NextData > 0 {
+		s.first(r.NextData, s.late)
+	}
+	s.report, s.pending = r, r.NextData >= s.next
+	if r.NextData == s.next {
+		s.settle()
+	}
+	if s.behind() {
+		w.wait(s)
+	}
+	return nil
+}
+
+// first sets where the stream begins for this collector.
+func (s *stream) first(counter uint64, late bool) {
+	s.fresh = false
+	s.gap = true
+	if late {
+		s.next = counter
+	}
+	s.late = late && counter > 0
+}
+
+// behind says that datagrams are missing which a report covers.
+func (s *stream) behind() bool { return s.pending && s.report.NextData > s.next }
+
+// advance passes n datagrams in the order, and settles the account if a report
+// was made there.
+func (s *stream) advance(n uint64) {
+	if s.behind() && s.report.NextData-s.next <= n {
+		n -= s.report.NextData - s.next
+		s.next = s.report.NextData
+		s.settle()
+	}
+	s.next += n
+}
+
+// settle makes the account that of the newest report, which was made at this
+// place in the order.
+func (s *stream) settle() {
+	s.pending = false
+	a, r := s.account, &s.report
+	if s.late {
+		s.late = false
+		a.before.Set(r.Sealed - min(r.Sealed, a.unpacked.Load()))
+	}
+	a.captured.Set(r.Captured)
+	a.kernelDrops.Set(r.KernelDrops)
+	a.tooLong.Set(r.TooLong)
+	a.unsent.Set(r.Unsent)
+	a.covered.Set(a.unpacked.Load())
+	a.sealed.Set(r.Sealed)
+	if r.Final {
+		a.final.Store(true)
+	}
+}

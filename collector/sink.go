@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package collector
+
+import (
+	"sync/atomic"
+
+	"github.com/ntap-project/ntap/perf"
+	"github.com/ntap-project/ntap/proto"
+)
+
+// An Origin says where records come from: one tap's one session and shard. It
+// stays the same object for as long as the collector knows that shard, so that
+// a sink can keep what it looked up for an origin and compare pointers.
+type Origin struct {
+	Tap     uint32
+	Session uint64
+	Shard   uint16
+
+	announce *atomic.Pointer[proto.Announce] // shared by the shards of a session
+}
+
+// Announce returns what the tap last said of itself, or nil if nothing was
+// heard yet: data can come first.
+func (o *Origin) Announce() *proto.Announce { return o.announce.Load() }
+
+// A sink is one output as one worker sees it, and belongs to that worker.
+type sink interface {
+	// Write takes one record. r.Data is good until Flush returns, r itself
+	// only until Write returns. A frame that cannot be delivered is counted.
+	Write(o *Origin, r *proto.Record)
+
+	// Flush ends the batch: afterwards no record's memory is in use. An error
+	// means that the collector has to end, as when the reader of its standard
+	// output went away.
+	Flush() error
+
+	Counts() *SinkCounts
+	Close() error
+}
+
+// SinkCounts account for every record given to a sink, in frames:
+// written = Delivered + Refused + Full + NotEthernet once Flush returned.
+type SinkCounts struct {
+	Delivered      perf.Counter
+	DeliveredBytes perf.Counter
+	Refused        perf.Counter // the kernel refused the frame, as a TAP does one shorter than its header
+	Full           perf.Counter // no room: the disk is full
+	NotEthernet    perf.Counter // the output carries Ethernet only
+}

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !linux
+
+package collector
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+)
+
+// A tapSet is a set of TAP devices; only Linux has them.
+type tapSet struct{}
+
+func newTapSet(tapConfig) (*tapSet, error) {
+	return nil, fmt.Errorf("collector: TAP devices: %w", errors.ErrUnsupported)
+}
+
+func (*tapSet) perTap() bool                           { return false }
+func (*tapSet) queue(uint32, int) (int, string, error) { return -1, "", errors.ErrUnsupported }
+func (*tapSet) warn(error)                             {}
+func (*tapSet) refused(string, error)                  {}
+func (*tapSet) Close() error                           { return nil }
+
+func nonblock(int) {}
+
+func writeFrame(int, []byte) syscall.Errno { return syscall.ENOSYS }

@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package collector
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/ntap-project/ntap/proto"
+)
+
+// openSink returns worker's sink, which the test closes.
+func openSink(tb testing.TB, devs *tapSet, worker int, io string) *tapSink {
+	tb.Helper()
+	s, err := newTapSink(devs, worker, io)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { s.Close() })
+	return s
+}
+
+func ethernet(f []byte) *proto.Record {
+	return &proto.Record{Data: f, LinkType: proto.LinkTypeEthernet, OrigLen: uint32(len(f))}
+}
+
+// numbered returns a frame of size bytes with a number and a pattern in it, of
+// an EtherType for experiments (IEEE 802, local experimental 1).
+func numbered(size, number int) []byte {
+	f := make([]byte, max(size, 20))
+	for i := range f {
+		f[i] = byte(i*7 + number)
+	}
+	copy(f, []byte{2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5})
+	binary.BigEndian.PutUint32(f[16:], uint32(number))
+	return f[:size]
+}
+
+func number(f []byte) int { return int(binary.BigEndian.Uint32(f[16:])) }
+
+func TestTapSinkDeliversEveryByteInOrder(t *testing.T) {
+	for _, io := range []string{ioUring, ioWrite, ioAuto} {
+		for _, workers := range []int{1, 2} {
+			t.Run(fmt.Sprintf("%s/workers=%d", io, workers), func(t *testing.T) {
+				ownNet(t)
+				devs := openTaps(t, tapConfig{Name: "order0", Workers: workers, Isolate: true})
+				p := listen(t)
+				index := linkIndex(t, "order0")
+				sizes := []int{60, 61, 64, 65, 300, 1300, 1514, 1518, 4096, 9000, 65535, 65549, 20}
+				var want [][]byte
+				var bytesIn uint64
+				for worker := range workers {
+					s := openSink(t, devs, worker, io)
+					for i := range 200 {
+						f := numbered(sizes[i%len(sizes)], i)
+						s.Write(&Origin{}, ethernet(f))
+						want = append(want, f)
+						bytesIn += uint64(len(f))
+						if i%150 == 149 { // inside a batch, too
+							if err := s.Flush(); err != nil {
+								t.Fatal(err)
+							}
+						}
+					}
+					if err := s.Flush(); err != nil {
+						t.Fatal(err)
+					}
+					c := s.Counts()
+					if c.Delivered.Load() != 200 || c.Refused.Load() != 0 || c.DeliveredBytes.Load() != bytesIn {
+						t.Errorf("delivered %d of 200, refused %d, %d bytes of %d", c.Delivered.Load(), c.Refused.Load(), c.DeliveredBytes.Load(), bytesIn)
+					}
+					bytesIn = 0
+				}
+				for i, f := range want {
+					got := p.next(index, false, time.Second)
+					if !bytes.Equal(got, f) {
+						t.Fatalf("frame %d: %d bytes came, want %d; first %x, want %x", i, len(got), len(f), got[:min(40, len(got))], f[:20])
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestTapSinkCountsEveryRefusal(t *testing.T) {
+	for _, io := range []string{ioUring, ioWrite} {
+		t.Run(io, func(t *testing.T) {
+			ownNet(t)
+			var warnings []string
+			devs := openTaps(t, tapConfig{Name: "short0", Warn: func(err error) { warnings = append(warnings, err.Error()) }})
+			s := openSink(t, devs, 0, io)
+			c := s.Counts()
+			check := func(what string, delivered, refused, other uint64) {
+				t.Helper()
+				if err := s.Flush(); err != nil {
+					t.Fatal(err)
+				}
+				if c.Delivered.Load() != delivered || c.Refused.Load() != refused || c.NotEthernet.Load() != other || c.Full.Load() != 0 {
+					t.Fatalf("%s: delivered %d, refused %d, not Ethernet %d; want %d, %d, %d", what,
+						c.Delivered.Load(), c.Refused.Load(), c.NotEthernet.Load(), delivered, refused, other)
+				}
+			}
+			for size := range 21 { // 14 bytes, a header alone, is the least a TAP takes
+				s.Write(&Origin{}, ethernet(numbered(20, 0)[:size]))
+			}
+			s.Write(&Origin{}, ethernet(nil))
+			raw := ethernet(numbered(60, 0))
+			raw.LinkType = proto.LinkTypeRaw
+			s.Write(&Origin{}, raw)
+			check("short frames", 7, 15, 1)
+			if len(warnings) != 0 {
+				t.Errorf("short frames: warnings %q", warnings)
+			}
+			send := func(n int) {
+				for i := range n {
+					s.Write(&Origin{}, ethernet(numbered(100, i)))
+				}
+			}
+			l, err := netlink.LinkByName("short0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := netlink.LinkSetDown(l); err != nil {
+				t.Fatal(err)
+			}
+			send(130)
+			check("down", 7, 145, 1)
+			if len(warnings) != 1 || !strings.Contains(warnings[0], "ip link set short0 up") {
+				t.Errorf("down: warnings %q, want one with the cure", warnings)
+			}
+			if err := netlink.LinkSetUp(l); err != nil {
+				t.Fatal(err)
+			}
+			send(130)
+			check("up again", 137, 145, 1)
+			if err := netlink.LinkDel(l); err != nil {
+				t.Fatal(err)
+			}
+			send(130)
+			check("deleted", 137, 275, 1)
+			if len(warnings) != 2 || !strings.Contains(warnings[1], "deleted") {
+				t.Errorf("deleted: warnings %q, want two", warnings)
+			}
+		})
+	}
+}
+
+// denyUring makes the kernel refuse a system call of io_uring with EPERM on the
+// calling thread, as the seccomp filter of a container does.
+func denyUring(tb testing.TB, call uint32) {
+	tb.Helper()
+	runtime.LockOSThread() // never unlocked: the filter ends with the thread
+	prog := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}, // seccomp_data.nr
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: call, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		tb.Fatal(err)
+	}
+	f := &unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
+	if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(f)), 0, 0); err != nil {
+		tb.Skipf("no seccomp filters in this kernel: %v", err)
+	}
+}
+
+func TestTapSinkWithoutUring(t *testing.T) {
+	ownNet(t)
+	var warnings []string
+	devs := openTaps(t, tapConfig{Name: "denied0", Workers: 2, Warn: func(err error) { warnings = append(warnings, err.Error()) }})
+	denyUring(t, unix.SYS_IO_URING_SETUP)
+	if s, err := newTapSink(devs, 0, ioUring); err == nil {
+		s.Close()
+		t.Error("io uring: no error")
+	} else if !strings.Contains(err.Error(), "seccomp") || !strings.Contains(err.Error(), "--io write") {
+		t.Errorf("io uring: %v", err)
+	}
+	s := openSink(t, devs, 0, ioAuto)
+	if s.io != ioWrite || !strings.Contains(s.reason, "seccomp") {
+		t.Errorf("io auto: became %q because %q", s.io, s.reason)
+	}
+	openSink(t, devs, 1, ioAuto)
+	if len(warnings) != 1 || !strings.Contains(warnings[0], "seccomp") {
+		t.Errorf("warnings %q, want one for both workers", warnings)
+	}
+	s.Write(&Origin{}, ethernet(numbered(60, 0)))
+	if err := s.Flush(); err != nil || s.Counts().Delivered.Load() != 1 {
+		t.Errorf("delivered %d, %v", s.Counts().Delivered.Load(), err)
+	}
+	if _, err := newTapSink(devs, 0, "mmap"); err == nil || !strings.Contains(err.Error(), "auto, uring, write") {
+		t.Errorf("io mmap: %v", err)
+	}
+}
+
+// TestTapSinkAfterTheRingFailed takes io_uring_enter away under the sink.
+func TestTapSinkAfterTheRingFailed(t *testing.T) {
+	ownNet(t)
+	s := openSink(t, openTaps(t, tapConfig{Name: "broken0"}), 0, ioUring)
+	s.Write(&Origin{}, ethernet(numbered(60, 0)))
+	if err := s.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	denyUring(t, unix.SYS_IO_URING_ENTER)
+	for i := range 200 {
+		s.Write(&Origin{}, ethernet(numbered(60, i)))
+	}
+	if err := s.Flush(); err == nil {
+		t.Error("no error")
+	}
+	if d, r := s.Counts().Delivered.Load(), s.Counts().Refused.Load(); d != 1 || r != 200 {
+		t.Errorf("delivered %d, refused %d; want 1 and 200", d, r)
+	}
+}
+
+func TestTapSinkDoesNotAllocate(t *testing.T) {
+	for _, io := range []string{ioUring, ioWrite} {
+		for _, name := range []string{"alloc0", "alloc%t"} {
+			t.Run(io+"/"+name, func(t *testing.T) {
+				ownNet(t)
+				s := openSink(t, openTaps(t, tapConfig{Name: name, Isolate: true}), 0, io)
+				r, a, b := ethernet(numbered(300, 0)), &Origin{Tap: 1}, &Origin{Tap: 2}
+				if n := testing.AllocsPerRun(20, func() {
+					for range 100 {
+						s.Write(a, r)
+						s.Write(b, r)
+					}
+					if err := s.Flush(); err != nil {
+						t.Fatal(err)
+					}
+				}); n != 0 {
+					t.Errorf("%v allocations for 200 frames", n)
+				}
+			})
+		}
+	}
+}
+
+// BenchmarkTapSink writes frames that lie one behind the other, as records in
+// a receive buffer do, into an isolated TAP. One operation is one frame.
+func BenchmarkTapSink(b *testing.B) {
+	ownNet(b)
+	for _, workers := range []int{1, 2} {
+		devs := openTaps(b, tapConfig{Name: fmt.Sprintf("bench%d", workers), Workers: workers, Isolate: true})
+		for _, io := range []string{ioWrite, ioUring} {
+			for _, size := range []int{60, 300, 1300} { // bytes of a frame
+				b.Run(fmt.Sprintf("io=%s/queues=%d/frame=%d", io, workers, size), func(b *testing.B) {
+					s := openSink(b, devs, 0, io)
+					const frames = 512 // in a batch of the receiver's, a Flush behind it
+					arena := make([]byte, 0, frames*(size+6))
+					records := make([]*proto.Record, frames)
+					for i := range records {
+						arena = append(arena[:len(arena)+6], numbered(size, i)...)
+						records[i] = ethernet(arena[len(arena)-size:])
+					}
+					o := &Origin{}
+					b.SetBytes(int64(size))
+					b.ReportAllocs()
+					i := 0
+					for b.Loop() {
+						s.Write(o, records[i%frames])
+						if i++; i%frames == 0 {
+							if err := s.Flush(); err != nil {
+								b.Fatal(err)
+							}
+						}
+					}
+					if err := s.Flush(); err != nil || s.Counts().Delivered.Load() != uint64(i) {
+						b.Fatalf("delivered %d of %d, %v", s.Counts().Delivered.Load(), i, err)
+					}
+					b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "frames/s")
+				})
+			}
+		}
+	}
+}

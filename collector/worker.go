@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package collector
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/ntap-project/ntap/batch"
+	"github.com/ntap-project/ntap/crypto"
+	"github.com/ntap-project/ntap/proto"
+)
+
+// Chosen.
+const (
+	pollWait  = 20 * time.Millisecond // the longest Recv waits, and what is held waits longer than asked
+	second    = time.Second           // between a worker's rounds through its streams
+	drainTime = 2 * time.Second       // the longest that a collector told to stop goes on receiving
+
+	// Unknown sessions: each costs some ten microseconds of key derivation,
+	// so this is about two hundredths of a CPU.
+	unknownRate  = 2000 // a second
+	unknownBurst = 8192
+)
+
+// A worker is one socket with the streams that are steered to it, and its own
+// end of each output. One goroutine owns it while the collector runs.
+type worker struct {
+	*shared
+	number  int
+	in      *batch.Receiver
+	sinks   []sink
+	asm     *proto.Assembly
+	streams map[streamKey]*stream
+	last    *stream // most datagrams come in trains of one stream
+	waiting []*stream
+	pool    holdPool
+	unknown bucket
+	now     time.Time // of this batch
+	round   time.Time // when the next look at all streams is due
+	account *WorkerAccount
+}
+
+// run delivers until ctx is done, and then what has been received by then.
+func (w *worker) run(ctx context.Context) error {
+	for ctx.Err() == nil { // once per batch, never per frame
+		if _, err := w.deliver(); err != nil {
+			return w.end(err)
+		}
+	}
+	for stop := time.Now().Add(drainTime); time.Now().Before(stop); {
+		if n, err := w.deliver(); n == 0 || err != nil {
+			return w.end(err)
+		}
+	}
+	return w.end(nil)
+}
+
+// end gives up what is still awaited and closes the outputs.
+func (w *worker) end(err error) error {
+	for _, s := range w.streams {
+		w.giveUp(s)
+	}
+	err = errors.Join(err, w.flush())
+	w.look()
+	for _, s := range w.sinks {
+		err = errors.Join(err, s.Close())
+	}
+	return err
+}
+
+// begin starts a batch.
+func (w *worker) begin() {
+	w.now = time.Now()
+	if w.now.After(w.round) {
+		w.round = w.now.Add(second)
+		w.look()
+	}
+}
+
+// count counts a datagram under what became of it.
+func (w *worker) count(d []byte, drop error) {
+	w.account.Received.Add(1)
+	w.account.Bytes.Add(uint64(len(d)))
+	if drop == nil {
+		w.account.Accepted.Add(1)
+		return
+	}
+	w.account.Drops[drop.(Drop)].Add(1)
+}
+
+// flush ends a batch: the outputs are done with its records.
+func (w *worker) flush() error {
+	var err error
+	for _, s := range w.sinks {
+		if e := s.Flush(); e != nil {
+			err = errors.Join(err, e)
+		}
+	}
+	w.asm.Reset()
+	w.pool.recycle()
+	return err
+}
+
+// look goes through the streams once a second: their counters go to the state
+// file, and those of superseded sessions go.
+func (w *worker) look() {
+	w.account.Socket.Set(w.in.Stats().KernelDrops.Load())
+	for key, s := range w.streams {
+		for kind, o := range s.openers {
+			if o != nil && o.Next() > 0 {
+				w.state.Note(key.tap, s.session.id, key.shard, uint8(kind), o.Next())
+			}
+		}
+		if s.session.id != s.tap.newest.Load() {
+			w.giveUp(s)
+			w.drop(key, s)
+		}
+	}
+}
+
+// drop forgets a stream whose session is over.
+func (w *worker) drop(key streamKey, s *stream) {
+	s.tap.fold(s.session, s.account)
+	w.asm.Forget(s.records)
+	for _, o := range s.openers {
+		if o != nil {
+			o.Wipe()
+		}
+	}
+	delete(w.streams, key)
+	if w.last == s {
+		w.last = nil
+	}
+}
+
+// open checks, verifies and decrypts one datagram in place, and finds or makes
+// the stream it belongs to. What comes from the header is believed only after
+// the tag verified. The error is a Drop.
+func (w *worker) open(d []byte) (s *stream, kind proto.Kind, counter uint64, plaintext []byte, drop error) {
+	h, version, ok := proto.ParseHeader(d)
+	switch {
+	case !ok:
+		return nil, 0, 0, nil, DropShort
+	case version != proto.Version:
+		return nil, 0, 0, nil, DropVersion
+	case h.Kind > proto.Reporting:
+		return nil, 0, 0, nil, DropKind
+	}
+	s = w.last
+	if s == nil || s.origin.Tap != h.Tap || s.origin.Session != h.Session || s.origin.Shard != h.Shard {
+		if s = w.streams[streamKey{h.Tap, h.Shard}]; s == nil || s.origin.Session != h.Session {
+			s, plaintext, drop = w.admit(&h, d)
+			return s, h.Kind, h.Counter, plaintext, drop
+		}
+		w.last = s
+	}
+	if s.origin.Session != s.tap.newest.Load() {
+		return nil, 0, 0, nil, DropSession
+	}
+	if h.Suite != s.suite {
+		return nil, 0, 0, nil, DropSuite
+	}
+	o := s.openers[h.Kind]
+	if o == nil {
+		if o, drop = w.opener(s.key, &h); drop != nil {
+			return nil, 0, 0, nil, drop
+		}
+		s.openers[h.Kind] = o
+	}
+	plaintext, err := o.Open(d, proto.HeaderLen, h.Counter, s.plausible(o, w.now))
+	if err != nil {
+		return nil, 0, 0, nil, dropOf(err)
+	}
+	s.at = w.now
+	return s, h.Kind, h.Counter, plaintext, nil
+}
+
+// dropOf says under which reason an Opener's refusal is counted.
+func dropOf(err error) Drop {
+	switch err {
+	case crypto.ErrReplay:
+		return DropReplay
+	case crypto.ErrOld:
+		return DropLate
+	case crypto.ErrEpoch:
+		return DropEpoch
+	}
+	return DropForged
+}
+
+// A bucket is a token bucket.
+type bucket struct {
+	tokens float64
+	at     time.Time
+}
+
+// take takes n tokens if there are as many.
+func (b *bucket) take(now time.Time, rate, burst, n float64) bool {
+	if b.at.IsZero() {
+		b.tokens = burst
+	} else {
+		b.tokens = min(burst, b.tokens+rate*now.Sub(b.at).Seconds())
+	}
+	b.at = now
+	if b.tokens < n {
+		return false
+	}
+	b.tokens -= n
+	return true
+}

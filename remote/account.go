@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package remote
+
+import (
+	"fmt"
+	"io"
+	"net/netip"
+
+	"github.com/ntap-project/ntap/perf"
+)
+
+// An Account says what became of every frame that the kernel counted, or that
+// a capture file holds. It is kept up to date while the remote runs; once Run
+// has returned it is final.
+type Account struct {
+	Tap       uint32
+	Name      string
+	Session   uint64
+	Suite     string
+	Collector netip.AddrPort
+	Shards    []*ShardAccount
+}
+
+// A ShardAccount counts for one shard. Frames: Captured = KernelDrops + TooLong +
+// Sealed once the shard has ended.
+type ShardAccount struct {
+	Interface string // or the capture file's path
+
+	Captured    perf.Counter // frames that the kernel counted behind the filter, or that the file gave
+	KernelDrops perf.Counter // frames dropped by the kernel: the ring was full
+	Freezes     perf.Counter // times the ring was full
+	TooLong     perf.Counter // frames longer than a record can carry
+	Sealed      perf.Counter // frames in sealed datagrams
+	SealedBytes perf.Counter // bytes of those frames
+	Datagrams   perf.Counter // data datagrams sealed
+	Sent        perf.Counter // datagrams of all kinds that the kernel took
+	SentBytes   perf.Counter // UDP payload bytes of those
+	Unsent      perf.Counter // datagrams that the kernel did not take
+	Refused     perf.Counter // answers that nobody listens at the collector's port
+	_           perf.Pad
+}
+
+// A Total is the sum over shards.
+type Total struct {
+	Captured, KernelDrops, Freezes, TooLong, Sealed, SealedBytes uint64
+	Datagrams, Sent, SentBytes, Unsent, Refused                  uint64
+}
+
+// Total adds up the shards.
+func (a *Account) Total() Total {
+	var t Total
+	for _, s := range a.Shards {
+		t.Captured += s.Captured.Load()
+		t.KernelDrops += s.KernelDrops.Load()
+		t.Freezes += s.Freezes.Load()
+		t.TooLong += s.TooLong.Load()
+		t.Sealed += s.Sealed.Load()
+		t.SealedBytes += s.SealedBytes.Load()
+		t.Datagrams += s.Datagrams.Load()
+		t.Sent += s.Sent.Load()
+		t.SentBytes += s.SentBytes.Load()
+		t.Unsent += s.Unsent.Load()
+		t.Refused += s.Refused.Load()
+	}
+	return t
+}
+
+// Check returns an error if the account does not add up. It is meaningful once
+// Run has returned: before, frames are on their way.
+func (a *Account) Check() error {
+	for i, s := range a.Shards {
+		in := s.Captured.Load()
+		out := s.KernelDrops.Load() + s.TooLong.Load() + s.Sealed.Load()
+		if in != out {
+			return fmt.Errorf("remote: shard %d (%s): %d frames captured, but %d sealed, %d dropped by the kernel and %d too long make %d",
+				i, s.Interface, in, s.Sealed.Load(), s.KernelDrops.Load(), s.TooLong.Load(), out)
+		}
+	}
+	return nil
+}
+
+// Print writes the account in the manner of tcpdump.
+func (a *Account) Print(w io.Writer) {
+	fmt.Fprintf(w, "tap %d %q to %v, session %016x, %s\n", a.Tap, a.Name, a.Collector, a.Session, a.Suite)
+	for i, s := range a.Shards {
+		fmt.Fprintf(w, "%10d frames captured on %s by shard %d\n", s.Captured.Load(), s.Interface, i)
+	}
+	t := a.Total()
+	fmt.Fprintf(w, "%10d frames dropped by the kernel (ring full %d times)\n", t.KernelDrops, t.Freezes)
+	if t.TooLong > 0 {
+		fmt.Fprintf(w, "%10d frames too long for a record\n", t.TooLong)
+	}
+	fmt.Fprintf(w, "%10d frames, %d bytes, sealed in %d datagrams\n", t.Sealed, t.SealedBytes, t.Datagrams)
+	fmt.Fprintf(w, "%10d datagrams of all kinds sent, %d bytes; %d not taken by the kernel; %d times nobody listened\n",
+		t.Sent, t.SentBytes, t.Unsent, t.Refused)
+}

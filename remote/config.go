@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package remote is the side of the tap where the traffic is: it captures
+// frames, packs them into datagrams, seals those and sends them one way.
+package remote
+
+import (
+	"io"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/net/bpf"
+
+	"github.com/ntap-project/ntap/crypto"
+)
+
+// Pace says how fast a capture file is sent.
+type Pace uint8
+
+const (
+	PaceReal Pace = iota // as its timestamps say
+	PaceMax              // as fast as it goes
+)
+
+// A Config is all that a remote is told. The zero value of a field that has a
+// default means the default.
+type Config struct {
+	Interfaces []string // captured live; or
+	File       string   // a pcap or pcapng file to send instead, "-" for standard input
+	Pace       Pace     // of File
+
+	Collector string          // HOST:PORT
+	Keys      *crypto.KeyFile // master key or this tap's own
+	Tap       uint32          // tap ID
+	Name      string          // of the tap; default: the host's name
+	Suite     crypto.Suite    // what the datagrams are sealed with
+
+	SnapLen     int           // captured bytes of each frame; 0: all
+	MTU         int           // IP MTU of the path, bytes; 0: what the route says
+	Workers     int           // shards for each interface; 0: 1
+	CPUs        []int         // shards are pinned to these in turn; none: not pinned
+	Promiscuous bool          // the interface takes frames for other stations too
+	Mark        uint32        // SO_MARK of the sending socket; 0: none
+	RingBytes   int           // ring of each shard, bytes; 0: 64 MiB
+	BlockSize   int           // of the ring, bytes; 0: 256 KiB
+	Retire      time.Duration // the longest a frame waits in a block; 0: 5 ms
+	SendBuffer  int           // SO_SNDBUF, bytes; 0: 4 MiB
+
+	FilterText string               // as it was written, for the announce
+	Filter     []bpf.RawInstruction // nil: everything
+
+	Stats bool      // print the account each second
+	Out   io.Writer // where accounts are printed; nil: nowhere
+	Log   zerolog.Logger
+
+	// Started, if set, is called once when capture runs, with the account
+	// that is kept up to date from then on.
+	Started func(*Account)
+}

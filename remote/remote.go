@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package remote
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/ntap-project/ntap/batch"
+	"github.com/ntap-project/ntap/engine"
+	"github.com/ntap-project/ntap/proto"
+	"github.com/ntap-project/ntap/ring"
+)
+
+// Version of the software, as announces carry it. The linker may set it.
+var Version = "0.1.0"
+
+// Defaults, see Config.
+const (
+	defaultRing   = 64 << 20
+	defaultBlock  = 256 << 10
+	defaultRetire = 5 * time.Millisecond
+	defaultSend   = 4 << 20
+
+	// maxShards is what the wire can number.
+	maxShards = 1 << 16
+)
+
+// A tap is what the shards of one run share. Nothing in it changes while they
+// run, except as said.
+type tap struct {
+	cfg        Config
+	id         uint32
+	session    uint64
+	suite      uint8
+	started    time.Time
+	host       string
+	interfaces []proto.Interface // a file may add to them; then there is one shard
+	shards     int
+	revision   uint32 // of the announce; shard 0's
+	log        zerolog.Logger
+}
+
+// Run captures and sends until ctx is done, or until the capture file ends.
+// It ends in order: what was captured is sent, the collector is told, and the
+// account adds up. The account is returned with any error, unless the remote
+// could not start.
+func Run(ctx context.Context, cfg Config) (*Account, error) {
+	t, err := newTap(cfg)
+	if err != nil {
+		return nil, err
+	}
+	shards, closeAll, err := t.open()
+	defer closeAll()
+	if err != nil {
+		return nil, err
+	}
+	account := &Account{
+		Tap: t.id, Name: t.cfg.Name, Session: t.session, Suite: cfg.Suite.String(),
+		Collector: shards[0].out.Collector(),
+	}
+	for _, s := range shards {
+		account.Shards = append(account.Shards, s.account)
+	}
+	// Who speaks comes before what it says, where the network keeps the order.
+	if err := shards[0].announce(false); err != nil {
+		return nil, err
+	}
+	t.log.Info().Uint32("tap", t.id).Str("name", t.cfg.Name).Str("session", fmt.Sprintf("%016x", t.session)).
+		Str("suite", account.Suite).Stringer("collector", account.Collector).Int("shards", len(shards)).
+		Int("datagram", shards[0].out.Size()).Bool("segmented", shards[0].out.Segmented()).Msg("remote started")
+	if cfg.Started != nil {
+		cfg.Started(account)
+	}
+	stopStats := t.printStats(account)
+	err = engine.Run(ctx, engine.Place(len(shards), cfg.CPUs), func(ctx context.Context, i int) error {
+		if s := shards[i]; s.source != nil {
+			return s.replay(ctx)
+		} else {
+			return s.run(ctx)
+		}
+	})
+	stopStats()
+	err = errors.Join(err, t.goodbye(shards))
+	t.log.Info().Msg("remote stopped")
+	if cfg.Out != nil {
+		account.Print(cfg.Out)
+	}
+	return account, errors.Join(err, account.Check())
+}
+
+func newTap(cfg Config) (*tap, error) {
+	switch {
+	case cfg.Keys == nil:
+		return nil, errors.New("remote: no key: give a key file (ntap key tap --id N --key-file MASTER makes one)")
+	case len(cfg.Interfaces) == 0 && cfg.File == "":
+		return nil, errors.New("remote: nothing to capture: give an interface (-i) or a capture file (-r)")
+	case len(cfg.Interfaces) > 0 && cfg.File != "":
+		return nil, errors.New("remote: an interface (-i) and a capture file (-r) exclude each other")
+	case cfg.SnapLen < 0 || cfg.SnapLen > proto.MaxFrame:
+		return nil, fmt.Errorf("remote: snap length %d: 1 to %d bytes, or 0 for whole frames", cfg.SnapLen, proto.MaxFrame)
+	case cfg.Workers < 0 || max(cfg.Workers, 1)*max(len(cfg.Interfaces), 1) > maxShards:
+		return nil, fmt.Errorf("remote: %d workers on %d interfaces: at most %d shards in all", cfg.Workers, len(cfg.Interfaces), maxShards)
+	}
+	seen := make(map[string]bool)
+	for _, name := range cfg.Interfaces {
+		if seen[name] {
+			return nil, fmt.Errorf("remote: interface %s is named twice: its frames would be sent twice", name)
+		}
+		seen[name] = true
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	cfg.Name = cmp.Or(cfg.Name, host)
+	cfg.Workers = cmp.Or(cfg.Workers, 1)
+	cfg.RingBytes = cmp.Or(cfg.RingBytes, defaultRing)
+	cfg.BlockSize = cmp.Or(cfg.BlockSize, defaultBlock)
+	cfg.Retire = cmp.Or(cfg.Retire, defaultRetire)
+	cfg.SendBuffer = cmp.Or(cfg.SendBuffer, defaultSend)
+	var random [2]byte
+	rand.Read(random[:]) // never fails, crypto/rand
+	now := time.Now()
+	return &tap{
+		cfg:     cfg,
+		id:      cfg.Tap,
+		session: proto.NewSession(now.UnixNano(), binary.BigEndian.Uint16(random[:])),
+		suite:   uint8(cfg.Suite),
+		started: now,
+		host:    host,
+		log:     cfg.Log,
+	}, nil
+}
+
+// open opens everything that the shards need, on the calling goroutine: in its
+// network namespace. closeAll is never nil.
+func (t *tap) open() (shards []*shard, closeAll func(), err error) {
+	var closers []func()
+	closeAll = func() {
+		for i := len(closers) - 1; i >= 0; i-- {
+			closers[i]()
+		}
+	}
+	key, err := t.cfg.Keys.TapKey(t.id)
+	if err != nil {
+		return nil, closeAll, err
+	}
+	add := func(name string, c *capture, member, iface int) (*shard, error) {
+		s := &shard{number: uint16(len(shards)), tap: t, capture: c, member: member, account: &ShardAccount{Interface: name}}
+		s.rec = proto.Record{Interface: uint32(iface), LinkType: proto.LinkTypeEthernet}
+		var err error
+		if s.seal, err = newSealers(key, t.cfg.Suite, t.session, s.number); err != nil {
+			return nil, err
+		}
+		closers = append(closers, s.seal.wipe)
+		s.out, err = batch.NewSender(batch.SenderConfig{
+			To: t.cfg.Collector, MTU: t.cfg.MTU, Mark: t.cfg.Mark, SendBuffer: t.cfg.SendBuffer,
+		})
+		if err != nil {
+			return nil, err
+		}
+		closers = append(closers, func() { s.out.Close() })
+		shards = append(shards, s)
+		return s, nil
+	}
+	if t.cfg.File != "" {
+		f, err := openFile(t.cfg.File)
+		if err != nil {
+			return nil, closeAll, err
+		}
+		closers = append(closers, func() { f.Close() })
+		s, err := add(t.cfg.File, nil, 0, 0)
+		if err != nil {
+			return nil, closeAll, err
+		}
+		s.source = f
+		t.interfaces = f.Interfaces()
+	}
+	for i, name := range t.cfg.Interfaces {
+		var own []*shard
+		for member := range t.cfg.Workers {
+			s, err := add(name, nil, member, i)
+			if err != nil {
+				return nil, closeAll, err
+			}
+			own = append(own, s)
+		}
+		c, err := t.capture(name, own[0])
+		if err != nil {
+			return nil, closeAll, err
+		}
+		closers = append(closers, c.close)
+		for m, s := range own {
+			s.capture, s.ring = c, c.rings[m]
+			s.rec.LinkType = proto.LinkType(s.ring.Interface().LinkType)
+		}
+		t.interfaces = append(t.interfaces, describe(c.rings[0].Interface()))
+	}
+	t.shards = len(shards)
+	return shards, closeAll, nil
+}
+
+// capture opens the rings on one interface. The filter leaves out this run's
+// own datagrams, of all its shards, wherever they are seen.
+func (t *tap) capture(name string, s *shard) (*capture, error) {
+	iface, err := ring.LookUp(name)
+	if err != nil {
+		return nil, err
+	}
+	filter, err := ring.Exclude(t.cfg.Filter, ring.Own{
+		Mark: t.cfg.Mark, Collector: s.out.Collector(), Tap: t.id, Session: t.session, LinkType: iface.LinkType,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return openCapture(ring.Config{
+		Interface:   name,
+		Blocks:      max(t.cfg.RingBytes/t.cfg.BlockSize, 2),
+		BlockSize:   t.cfg.BlockSize,
+		Retire:      t.cfg.Retire,
+		SnapLen:     t.cfg.SnapLen,
+		Promiscuous: t.cfg.Promiscuous,
+		Filter:      filter,
+	}, t.cfg.Workers)
+}
+
+// describe says what the announce says of an interface.
+func describe(i ring.Interface) proto.Interface {
+	out := proto.Interface{Name: i.Name, LinkType: proto.LinkType(i.LinkType), Speed: i.Speed}
+	if i.MAC != nil {
+		out.MAC = i.MAC.String()
+	}
+	return out
+}
+
+// announce returns the plaintexts of the next announce, each at most size
+// bytes. Only shard 0 calls it.
+func (t *tap) announce(bye bool, size int) ([][]byte, error) {
+	t.revision++
+	a := proto.Announce{
+		Tap:        t.id,
+		Name:       t.cfg.Name,
+		Host:       t.host,
+		Software:   "ntap " + Version + " " + runtime.GOOS + "/" + runtime.GOARCH,
+		Started:    t.started.UnixNano(),
+		Interfaces: t.interfaces,
+		Filter:     t.cfg.FilterText,
+		SnapLen:    uint32(t.cfg.SnapLen),
+		Clock:      "kernel software",
+		Shards:     t.shards,
+		Bye:        bye,
+	}
+	if t.cfg.File != "" {
+		a.Clock = "capture file"
+	}
+	return a.Split(t.revision, size)
+}
+
+// goodbye tells the final account of every shard, and then that the tap ends:
+// more than once, since nobody can ask again.
+func (t *tap) goodbye(shards []*shard) error {
+	for i := range farewell {
+		if i > 0 {
+			time.Sleep(pause)
+		}
+		for _, s := range shards {
+			if err := errors.Join(s.count(), s.report(time.Now(), true)); err != nil {
+				return err
+			}
+		}
+		if err := shards[0].announce(true); err != nil {
+			return err
+		}
+	}
+	for _, s := range shards {
+		if err := s.count(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// printStats prints the account every second until the returned function is
+// called.
+func (t *tap) printStats(a *Account) (stop func()) {
+	if !t.cfg.Stats || t.cfg.Out == nil {
+		return func() {}
+	}
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(interval)
+		defer tick.Stop()
+		for {
+			select {
+			case <-quit:
+				return
+			case now := <-tick.C:
+				n := a.Total()
+				fmt.Fprintf(t.cfg.Out, "%s %d captured %d kernel drops %d sealed %d datagrams %d sent %d unsent %d refused\n",
+					now.Format(time.TimeOnly), n.Captured, n.KernelDrops, n.Sealed, n.Datagrams, n.Sent, n.Unsent, n.Refused)
+			}
+		}
+	}()
+	return func() { close(quit); <-done }
+}

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ntap-project/ntap/batch"
+	"github.com/ntap-project/ntap/crypto"
+	"github.com/ntap-project/ntap/proto"
+	"github.com/ntap-project/ntap/ring"
+)
+
+// Chosen.
+const (
+	poll     = 100 * time.Millisecond // an idle shard looks this often whether it has to stop
+	interval = time.Second            // between reports, and between announces
+	farewell = 3                      // times that the end is told: nobody can ask again
+	pause    = 20 * time.Millisecond  // between those
+	slack    = 50 * time.Millisecond  // beyond twice Retire, for the last block: timers have the granularity of jiffies
+)
+
+// A shard is one source of frames with its own keys and its own socket. One
+// goroutine owns it while the remote runs.
+type shard struct {
+	number    uint16
+	tap       *tap
+	capture   *capture    // nil: the source is a file
+	source    *fileReader // nil: the source is a ring
+	read      bool        // rec was read from source and is not yet packed
+	ring      *ring.Ring
+	member    int        // of the capture's fanout group
+	epoch     int        // of the capture, when ring was taken from it
+	base      ring.Stats // counts of earlier rings on the same interface
+	down      bool       // the interface is
+	pack      proto.Packer
+	seal      sealers
+	out       *batch.Sender
+	rec       proto.Record
+	frames    uint64 // sealed, or to be sealed when the flight ends
+	bytes     uint64
+	next      time.Time // when the next report is due
+	account   *ShardAccount
+	plaintext []byte // scratch for reports
+}
+
+// sealers are the keys of one shard, by kind of datagram.
+type sealers struct{ data, announce, report *crypto.Sealer }
+
+func newSealers(key crypto.Key, suite crypto.Suite, session uint64, shard uint16) (s sealers, err error) {
+	for kind, to := range map[proto.Kind]**crypto.Sealer{proto.Data: &s.data, proto.Announcing: &s.announce, proto.Reporting: &s.report} {
+		*to, err = crypto.NewSealer(key, crypto.Stream{Suite: suite, Kind: uint8(kind), Shard: shard, Session: session})
+		if err != nil {
+			return s, fmt.Errorf("remote: shard %d: %w", shard, err)
+		}
+	}
+	return s, nil
+}
+
+func (s sealers) wipe() {
+	s.data.Wipe()
+	s.announce.Wipe()
+	s.report.Wipe()
+}
+
+// queue writes the header of d, seals it in place and queues it. d lies at the
+// front of the slot.
+func (s *shard) queue(kind proto.Kind, with *crypto.Sealer, d []byte) {
+	h := proto.Header{
+		Kind:    kind,
+		Suite:   uint8(s.tap.suite),
+		Shard:   s.number,
+		Tap:     s.tap.id,
+		Session: s.tap.session,
+		Counter: with.Counter(),
+	}
+	h.Put(d)
+	with.Seal(d, proto.HeaderLen)
+	s.out.Queue(len(d))
+}
+
+// message seals plaintext as a datagram of its own and sends it.
+func (s *shard) message(kind proto.Kind, with *crypto.Sealer, plaintext []byte) error {
+	n := proto.Overhead + len(plaintext)
+	slot := s.out.Slot()
+	if n > len(slot) {
+		return fmt.Errorf("remote: a message of %d bytes does not fit a datagram of %d", n, len(slot))
+	}
+	copy(slot[proto.HeaderLen:], plaintext)
+	s.queue(kind, with, slot[:n:n])
+	return s.out.Flush()
+}
+
+// run takes blocks from the ring until ctx is done, and then what is left.
+func (s *shard) run(ctx context.Context) error {
+	for ctx.Err() == nil { // once per block, never per frame
+		b, err := s.ring.Take(poll)
+		if err == nil && b != nil {
+			s.up()
+			err = s.forward(b)
+		} else if err != nil {
+			err = s.trouble(ctx, err)
+		}
+		if err == nil {
+			err = s.tick(time.Now())
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return s.drain()
+}
+
+// drain stops the capture and forwards what it has caught.
+func (s *shard) drain() error {
+	if err := s.ring.Quiesce(); err != nil && !errors.Is(err, ring.ErrGone) {
+		return err
+	}
+	for {
+		b, err := s.ring.Take(2*s.tap.cfg.Retire + slack)
+		if b == nil || err != nil {
+			return s.count() // a ring that fails now has nothing more to give
+		}
+		if err := s.forward(b); err != nil {
+			return err
+		}
+	}
+}
+
+// tick sends what is due: a report, and from shard 0 the announce. It is
+// called between blocks, when no datagram is being packed.
+func (s *shard) tick(now time.Time) error {
+	if now.Before(s.next) {
+		return nil
+	}
+	s.next = now.Add(interval)
+	if err := s.count(); err != nil {
+		return err
+	}
+	if err := s.report(now, false); err != nil {
+		return err
+	}
+	if s.number == 0 {
+		return s.announce(false)
+	}
+	return nil
+}
+
+// count brings the account up to date with the kernel's counts.
+func (s *shard) count() error {
+	a, o := s.account, s.out.Stats()
+	if s.ring != nil {
+		k, err := s.ring.Stats()
+		if err != nil {
+			return err
+		}
+		a.Captured.Set(s.base.Packets + k.Packets)
+		a.KernelDrops.Set(s.base.Drops + k.Drops)
+		a.Freezes.Set(s.base.Freezes + k.Freezes)
+	}
+	a.Sealed.Set(s.frames)
+	a.SealedBytes.Set(s.bytes)
+	a.Datagrams.Set(s.seal.data.Counter())
+	a.Sent.Set(o.Datagrams.Load())
+	a.SentBytes.Set(o.Bytes.Load())
+	a.Unsent.Set(o.Unsent.Load())
+	a.Refused.Set(o.Refused.Load())
+	return nil
+}
+
+// report sends the shard's account.
+func (s *shard) report(now time.Time, final bool) error {
+	a := s.account
+	r := proto.Report{
+		Final:       final,
+		Interface:   s.rec.Interface,
+		Time:        now.UnixNano(),
+		Captured:    a.Captured.Load(),
+		KernelDrops: a.KernelDrops.Load(),
+		Freezes:     a.Freezes.Load(),
+		TooLong:     a.TooLong.Load(),
+		Sealed:      s.frames,
+		SealedBytes: s.bytes,
+		NextData:    s.seal.data.Counter(),
+		Sent:        a.Sent.Load(),
+		Unsent:      a.Unsent.Load(),
+		Refused:     a.Refused.Load(),
+	}
+	s.plaintext = r.Append(s.plaintext[:0])
+	return s.message(proto.Reporting, s.seal.report, s.plaintext)
+}
+
+// announce tells who the tap is. Only shard 0 does.
+func (s *shard) announce(bye bool) error {
+	parts, err := s.tap.announce(bye, s.out.Size()-proto.Overhead)
+	if err != nil {
+		return err
+	}
+	for _, p := range parts {
+		if err := s.message(proto.Announcing, s.seal.announce, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// up notes that frames come again.
+func (s *shard) up() {
+	if s.down {
+		s.down = false
+		s.tap.log.Info().Str("interface", s.account.Interface).Uint16("shard", s.number).Msg("capture goes on")
+	}
+}
+
+// trouble deals with an interface that went down, which needs patience, or was
+// deleted, which needs a new ring once there is one of its name again.
+func (s *shard) trouble(ctx context.Context, err error) error {
+	log := s.tap.log.With().Str("interface", s.account.Interface).Uint16("shard", s.number).Logger()
+	switch {
+	case errors.Is(err, ring.ErrDown):
+		s.down = true
+		log.Warn().Msg("the interface is down: waiting for it to come up")
+		return nil
+	case errors.Is(err, ring.ErrGone):
+		s.down = true
+		log.Warn().Msg("the interface is gone: waiting for one of its name")
+		if err := s.drain(); err != nil {
+			return err
+		}
+		return s.reopen(ctx)
+	}
+	return err
+}
+
+// reopen waits for an interface of the same name and captures there. The
+// reports go on meanwhile.
+func (s *shard) reopen(ctx context.Context) error {
+	k, err := s.ring.Stats()
+	if err != nil {
+		return err
+	}
+	for ctx.Err() == nil {
+		r, epoch, err := s.capture.reopen(s.member, s.epoch)
+		if err == nil {
+			s.ring.Close()
+			s.ring, s.epoch = r, epoch
+			s.base.Packets += k.Packets
+			s.base.Drops += k.Drops
+			s.base.Freezes += k.Freezes
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(interval):
+		}
+		if err := s.tick(time.Now()); err != nil {
+			return err
+		}
+	}
+	return nil
+}

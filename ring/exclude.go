@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ring
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/net/bpf"
+)
+
+// Own says how a remote knows its own datagrams.
+type Own struct {
+	Mark      uint32         // SO_MARK of its sockets; 0: none
+	Collector netip.AddrPort // where they go
+	Tap       uint32
+	Session   uint64
+	LinkType  uint16 // of the interface; on others than Ethernet (1) and raw IP (101) only the mark is looked at
+}
+
+// Where the clear header of a datagram has tap ID and session, bytes of UDP
+// payload (WIRE.md, section 2).
+const (
+	ownTap     = 4
+	ownSession = 8
+)
+
+// Exclude returns the filter user with a part before it that drops the
+// remote's own datagrams, and nothing else: by their mark and, where marks do
+// not get to (another network namespace, a bridge port, behind a NAT of the
+// source), as UDP datagrams to the collector's address and port that carry
+// this tap ID and session in their clear header. Nil for user stands for the
+// filter that takes everything.
+//
+// Seen are frames without a VLAN tag, those whose tag the kernel has taken
+// out, and those with one tag in the payload; IPv4 with any options, and IPv6
+// without extension headers, which is how a remote sends.
+func Exclude(user []bpf.RawInstruction, own Own) ([]bpf.RawInstruction, error) {
+	if len(user) == 0 {
+		user = []bpf.RawInstruction{{Op: bpfReturn, K: 1<<32 - 1}}
+	}
+	var b builder
+	if own.Mark != 0 {
+		b.load(bpf.LoadExtension{Num: extMark})
+		b.drop(own.Mark)
+	}
+	switch own.LinkType {
+	case 1:
+		b.ethernet(own)
+	case 101:
+		b.ip(0, own, own.Collector.Addr().Is4())
+	}
+	raw, err := b.assemble()
+	if err != nil {
+		return nil, fmt.Errorf("ring: self-exclusion: %w", err)
+	}
+	return append(raw, user...), nil
+}
+
+// bpfReturn is BPF_RET | BPF_K, linux/bpf_common.h.
+const bpfReturn = 0x06
+
+// extMark is SKF_AD_MARK, linux/filter.h; package bpf has no name for it.
+const extMark bpf.Extension = 20
+
+// Where a jump of a builder leads when what it tests does not hold: to the end
+// of the part, which is the user's program.
+const toUser = 255
+
+// A builder collects instructions whose failing tests all lead to the user's
+// program, behind its last instruction.
+type builder struct{ ins []bpf.Instruction }
+
+func (b *builder) load(i bpf.Instruction) { b.ins = append(b.ins, i) }
+
+// want goes on if the accumulator is v, and to the user's program if not.
+func (b *builder) want(v uint32) {
+	b.ins = append(b.ins, bpf.JumpIf{Cond: bpf.JumpEqual, Val: v, SkipFalse: toUser})
+}
+
+// atLeast goes on if the accumulator is n or more, and to the user's program if
+// not.
+func (b *builder) atLeast(n uint32) {
+	b.ins = append(b.ins, bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: n, SkipFalse: toUser})
+}
+
+// drop drops the frame if the accumulator is v, and goes on if not.
+func (b *builder) drop(v uint32) {
+	b.ins = append(b.ins, bpf.JumpIf{Cond: bpf.JumpEqual, Val: v, SkipFalse: 1}, bpf.RetConstant{Val: 0})
+}
+
+// ethernet tests a frame with an Ethernet header. A tag in the payload moves
+// all by four bytes: that is a second copy of the tests.
+func (b *builder) ethernet(own Own) {
+	etherType := uint32(0x0800)
+	if own.Collector.Addr().Is6() {
+		etherType = 0x86DD
+	}
+	var plain, tagged builder
+	tagged.load(bpf.LoadExtension{Num: bpf.ExtLen})
+	tagged.atLeast(18)
+	plain.load(bpf.LoadAbsolute{Off: 12, Size: 2})
+	plain.want(etherType)
+	plain.ip(14, own, etherType == 0x0800)
+	tagged.load(bpf.LoadAbsolute{Off: 16, Size: 2})
+	tagged.want(etherType)
+	tagged.ip(18, own, etherType == 0x0800)
+
+	b.load(bpf.LoadExtension{Num: bpf.ExtLen})
+	b.atLeast(14)
+	b.load(bpf.LoadAbsolute{Off: 12, Size: 2})
+	b.ins = append(b.ins,
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0x8100, SkipTrue: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0x88A8, SkipTrue: uint8(len(tagged.ins))})
+	b.ins = append(b.ins, tagged.ins...)
+	b.ins = append(b.ins, plain.ins...)
+}
+
+// ip tests an IP packet at offset at: UDP, not a fragment, to the collector,
+// with this tap and session; such a one is dropped. A load beyond the frame's
+// end would end the program and drop the frame whatever it is, so there are
+// tests for the length.
+func (b *builder) ip(at uint32, own Own, v4 bool) {
+	header := uint32(40)
+	if v4 {
+		header = 20
+	}
+	b.load(bpf.LoadExtension{Num: bpf.ExtLen})
+	b.atLeast(at + header + 8 + ownSession + 8)
+	words := func(off uint32, bytes []byte) {
+		for i := 0; i < len(bytes); i += 4 {
+			b.load(bpf.LoadAbsolute{Off: off + uint32(i), Size: 4})
+			b.want(binary.BigEndian.Uint32(bytes[i:]))
+		}
+	}
+	// X is the length of the IP header.
+	if v4 {
+		b.load(bpf.LoadAbsolute{Off: at, Size: 1})
+		b.load(bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 0xF0})
+		b.want(0x40)
+		b.load(bpf.LoadAbsolute{Off: at + 9, Size: 1})
+		b.want(17)
+		b.load(bpf.LoadAbsolute{Off: at + 6, Size: 2})
+		b.load(bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 0x3FFF}) // more fragments, and offset
+		b.want(0)
+		a := own.Collector.Addr().As4()
+		words(at+16, a[:])
+		b.load(bpf.LoadMemShift{Off: at}) // X = 4 × IHL
+		b.load(bpf.LoadExtension{Num: bpf.ExtLen})
+		b.load(bpf.ALUOpX{Op: bpf.ALUOpSub})
+		b.atLeast(at + 8 + ownSession + 8)
+	} else {
+		b.load(bpf.LoadAbsolute{Off: at, Size: 1})
+		b.load(bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 0xF0})
+		b.want(0x60)
+		b.load(bpf.LoadAbsolute{Off: at + 6, Size: 1})
+		b.want(17)
+		a := own.Collector.Addr().As16()
+		words(at+24, a[:])
+		b.load(bpf.LoadConstant{Dst: bpf.RegX, Val: header})
+	}
+	field := func(off, size int, v uint32) {
+		b.load(bpf.LoadIndirect{Off: at + uint32(off), Size: size})
+		b.want(v)
+	}
+	field(2, 2, uint32(own.Collector.Port()))
+	field(8+ownTap, 4, own.Tap)
+	field(8+ownSession, 4, uint32(own.Session>>32))
+	field(8+ownSession+4, 4, uint32(own.Session))
+	b.load(bpf.RetConstant{Val: 0})
+}
+
+// assemble resolves the jumps to the user's program.
+func (b *builder) assemble() ([]bpf.RawInstruction, error) {
+	for i, in := range b.ins {
+		if j, ok := in.(bpf.JumpIf); ok && j.SkipFalse == toUser {
+			j.SkipFalse = uint8(len(b.ins) - i - 1)
+			b.ins[i] = j
+		}
+	}
+	return bpf.Assemble(b.ins)
+}

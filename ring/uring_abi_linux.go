@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ring
+
+import "unsafe"
+
+// What x/sys/unix lacks of include/uapi/linux/io_uring.h, in kernel spelling
+// where the kernel reads it.
+
+// An SQE is one request: struct io_uring_sqe.
+type SQE struct {
+	Opcode      uint8
+	Flags       uint8 // SQE*
+	Ioprio      uint16
+	Fd          int32  // descriptor, or index of a registered file with SQEFixedFile
+	Off         uint64 // file offset, bytes; 0 for a TAP, which has none
+	Addr        uint64 // of the bytes, or of the iovecs
+	Len         uint32 // bytes, or iovecs
+	OpFlags     uint32
+	UserData    uint64 // comes back in the CQE
+	BufIndex    uint16 // of a registered buffer
+	Personality uint16
+	SpliceFdIn  int32
+	Addr3       uint64
+	_           uint64
+}
+
+// A CQE is one completed request: struct io_uring_cqe.
+type CQE struct {
+	UserData uint64
+	Res      int32 // what the system call would have returned, or -errno
+	Flags    uint32
+}
+
+// Opcodes: enum io_uring_op.
+const (
+	OpNop        uint8 = 0
+	OpWritev     uint8 = 2
+	OpWriteFixed uint8 = 5
+	OpWrite      uint8 = 23 // Linux 5.6
+)
+
+// Flags of an SQE: IOSQE_*.
+const SQEFixedFile uint8 = 1 << 0
+
+// IORING_SETUP_*
+const (
+	setupSubmitAll    = 1 << 7  // 5.18: a request that fails to be prepared does not stop the ones behind it
+	setupSingleIssuer = 1 << 12 // 6.0: one thread submits
+	setupDeferTaskrun = 1 << 13 // 6.1: completion work runs in io_uring_enter, not at any system call
+	setupNoSQArray    = 1 << 16 // 6.6: no array of indices between the ring and the SQEs
+)
+
+// IORING_FEAT_*
+const (
+	featSingleMmap = 1 << 0 // 5.4
+	featNoDrop     = 1 << 1 // 5.5: completions are never lost
+)
+
+const enterGetEvents = 1 << 0 // IORING_ENTER_GETEVENTS
+
+// IORING_REGISTER_*
+const (
+	registerBuffers     = 0
+	registerFiles       = 2
+	unregisterFiles     = 3
+	registerFilesUpdate = 6
+	registerProbe       = 8
+)
+
+// Offsets for mmap: IORING_OFF_*
+const (
+	offSQRing = 0
+	offSQEs   = 0x10000000
+)
+
+type sqringOffsets struct { // struct io_sqring_offsets
+	head, tail, ringMask, ringEntries, flags, dropped, array, _ uint32
+	userAddr                                                    uint64
+}
+
+type cqringOffsets struct { // struct io_cqring_offsets
+	head, tail, ringMask, ringEntries, overflow, cqes, flags, _ uint32
+	userAddr                                                    uint64
+}
+
+type uringParams struct { // struct io_uring_params
+	sqEntries, cqEntries, flags, sqThreadCPU, sqThreadIdle, features, wqFd uint32
+	_                                                                      [3]uint32
+	sqOff                                                                  sqringOffsets
+	cqOff                                                                  cqringOffsets
+}
+
+type filesUpdate struct { // struct io_uring_files_update
+	offset, _ uint32
+	fds       uint64
+}
+
+const probeOps = 256
+
+type uringProbe struct { // struct io_uring_probe
+	lastOp, opsLen uint8
+	_              uint16
+	_              [3]uint32
+	ops            [probeOps]struct { // struct io_uring_probe_op
+		op, _ uint8
+		flags uint16 // bit 0: IO_URING_OP_SUPPORTED
+		_     uint32
+	}
+}
+
+// Sizes the kernel fixed with Linux 5.1 and 5.6.
+var (
+	_ [64]byte              = [unsafe.Sizeof(SQE{})]byte{}
+	_ [16]byte              = [unsafe.Sizeof(CQE{})]byte{}
+	_ [120]byte             = [unsafe.Sizeof(uringParams{})]byte{}
+	_ [16]byte              = [unsafe.Sizeof(filesUpdate{})]byte{}
+	_ [16 + 8*probeOps]byte = [unsafe.Sizeof(uringProbe{})]byte{}
+	_ [32]byte              = [unsafe.Offsetof(SQE{}.UserData)]byte{}
+	_ [40]byte              = [unsafe.Offsetof(SQE{}.BufIndex)]byte{}
+	_ [40]byte              = [unsafe.Offsetof(uringParams{}.sqOff)]byte{}
+)
