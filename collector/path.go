@@ -35,7 +35,7 @@ func (w *worker) take(s *stream, kind proto.Kind, counter uint64, plaintext []by
 	case kind == proto.Reporting:
 		return w.reported(s, plaintext)
 	case s.fresh:
-		s.first(counter, s.late || counter > uint64(w.reorder))
+		s.first(counter)
 	}
 	if counter == s.next {
 		return w.pass(s, plaintext)

@@ -327,7 +327,7 @@ func (w *worker) reported(s *stream, plaintext []byte) error {
 	}
 	s.session.heard.Store(w.now.UnixNano())
 	if s.fresh && r.NextData > 0 {
-		s.first(r.NextData, s.late)
+		s.first(r.NextData)
 	}
 	s.report, s.pending = r, r.NextData >= s.next
 	if r.NextData == s.next {
@@ -340,13 +340,13 @@ func (w *worker) reported(s *stream, plaintext []byte) error {
 }
 
 // first sets where the stream begins for this collector.
-func (s *stream) first(counter uint64, late bool) {
+func (s *stream) first(counter uint64) {
 	s.fresh = false
 	s.gap = true
-	if late {
+	if s.late {
 		s.next = counter
 	}
-	s.late = late && counter > 0
+	s.late = s.late && counter > 0
 }
 
 // behind says that datagrams are missing which a report covers.

@@ -69,13 +69,16 @@ func mixedFrames() (frames [][]byte) {
 // What tcpdump records on the collector's TAP is byte for byte what it records
 // on the tapped interface, and no datagram between is an IP fragment.
 func TestTapEqualsTappedInterface(t *testing.T) {
-	for _, v := range []struct{ name, collector string }{{"IPv4", "10.99.0.2:5678"}, {"IPv6", "[fd99::2]:5678"}} {
+	for _, v := range []struct{ name, host, collector string }{
+		{"IPv4", "10.99.0.2", "10.99.0.2:5678"}, {"IPv6", "fd99::2", "[fd99::2]:5678"},
+	} {
 		t.Run(v.name, func(t *testing.T) {
 			w := newWorld(t)
 			for ns, iface := range map[string]string{w.sender: "t0", w.peer: "p0"} {
 				w.in(ns, "ip", "link", "set", iface, "mtu", "9000")
 				w.in(ns, "ethtool", "-K", iface, "gro", "off", "gso", "off", "tso", "off", "tx", "off", "rx", "off")
 			}
+			w.in(w.sender, "ping", "-q", "-c", "1", "-w", "5", v.host) // the neighbour is known then
 			c := w.startCollector("-i", "ntap0")
 			tapFile, wireFile, outerFile := filepath.Join(w.dir, "tap.pcap"), filepath.Join(w.dir, "wire.pcap"), filepath.Join(w.dir, "outer.pcap")
 			onTap := w.startTcpdump(w.collector, "ntap0", tapFile)
@@ -95,10 +98,10 @@ func TestTapEqualsTappedInterface(t *testing.T) {
 			onWire.until("the end was captured", func() bool { return fileHas(wireFile, marker("end")) })
 			onTap.until("the end came out", func() bool { return fileHas(tapFile, marker("end")) })
 			rText := r.stop()
-			cText := c.stop()
 			onWire.stop()
-			onTap.end() // its interface went away, which ends tcpdump with 0 or 1
+			onTap.stop()
 			outer.stop()
+			cText := c.stop()
 
 			want, got := between(t, wireFile), between(t, tapFile)
 			kinds := map[string]int{}
@@ -246,6 +249,7 @@ func (w *world) tapItself(t *testing.T, ns, iface, tapFile string, onTap *proc) 
 	}
 	w.inject(ns, iface, marker("end"))
 	onTap.until("the end came out", func() bool { return fileHas(tapFile, marker("end")) })
+	onTap.stop()
 }
 
 func checkNotItself(t *testing.T, rText, cText, tapFile string) {
