@@ -18,6 +18,7 @@ import (
 const (
 	poll     = 100 * time.Millisecond // an idle shard looks this often whether it has to stop
 	interval = time.Second            // between reports, and between announces
+	recount  = interval / 5           // between looks at the kernel's counts
 	farewell = 3                      // times that the end is told: nobody can ask again
 	pause    = 20 * time.Millisecond  // between those
 	slack    = 50 * time.Millisecond  // beyond twice Retire, for the last block: timers have the granularity of jiffies
@@ -42,7 +43,8 @@ type shard struct {
 	rec       proto.Record
 	frames    uint64 // sealed, or to be sealed when the flight ends
 	bytes     uint64
-	next      time.Time // when the next report is due
+	recount   time.Time // when the account is to be brought up to date,
+	next      time.Time // and when the next report is due
 	account   *ShardAccount
 	plaintext []byte // scratch for reports
 }
@@ -133,13 +135,14 @@ func (s *shard) drain() error {
 // tick sends what is due: a report, and from shard 0 the announce. It is
 // called between blocks, when no datagram is being packed.
 func (s *shard) tick(now time.Time) error {
-	if now.Before(s.next) {
+	if now.Before(s.recount) {
 		return nil
 	}
-	s.next = now.Add(interval)
-	if err := s.count(); err != nil {
+	s.recount = now.Add(recount)
+	if err := s.count(); err != nil || now.Before(s.next) {
 		return err
 	}
+	s.next = now.Add(interval)
 	if err := s.report(now, false); err != nil {
 		return err
 	}

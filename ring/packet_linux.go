@@ -34,8 +34,6 @@ type Ring struct {
 	next   int // block that the kernel fills next
 	block  Block
 	stats  Stats
-	down   bool
-	gone   bool
 	events []unix.PollFd
 }
 

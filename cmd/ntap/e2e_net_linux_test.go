@@ -282,7 +282,7 @@ func checkNotItself(t *testing.T, rText, cText, tapFile string) {
 // that doctor gives, and its ARP by a permanent entry.
 func TestOneWay(t *testing.T) {
 	w := newWorld(t)
-	needTools(t, "nft")
+	testnet.RequireTool(t, "nft", "ping")
 	mac := strings.TrimSpace(w.in(w.collector, "cat", "/sys/class/net/up1/address"))
 	w.in(w.collector, "sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/up1/disable_ipv6")
 	w.in(w.collector, "ip", "link", "set", "up1", "arp", "off")

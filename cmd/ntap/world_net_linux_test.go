@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ntap-project/ntap/internal/testnet"
 )
 
 // A world is what the whole-binary tests run in, made of namespaces of their
@@ -41,8 +43,8 @@ var worlds atomic.Int64
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	needRoot(t)
-	needTools(t, "ip", "tcpdump")
+	testnet.RequireRoot(t)
+	testnet.RequireTool(t, "ip", "tcpdump")
 	id := fmt.Sprintf("%d-%d", os.Getpid(), worlds.Add(1))
 	w := &world{t: t, dir: t.TempDir(), peer: "ntp" + id, sender: "nts" + id, collector: "ntc" + id}
 	for _, ns := range []string{w.peer, w.sender, w.collector} {
@@ -290,31 +292,4 @@ func TestMain(m *testing.M) {
 	status := m.Run()
 	os.RemoveAll(dir)
 	os.Exit(status)
-}
-
-// needRoot skips a test for plain users, and fails it where it has to run.
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		lacking(t, "network namespaces need root; run: sudo make test")
-	}
-}
-
-// needTools skips a test that lacks a program, and fails it where it has to
-// run.
-func needTools(t *testing.T, names ...string) {
-	t.Helper()
-	for _, name := range names {
-		if _, err := exec.LookPath(name); err != nil {
-			lacking(t, name+" is not installed; run: sudo make test, which installs it")
-		}
-	}
-}
-
-func lacking(t *testing.T, what string) {
-	t.Helper()
-	if os.Getenv("CI") == "true" {
-		t.Fatal(what)
-	}
-	t.Skip(what)
 }

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package testnet is what tests share: network namespaces of their own, links,
+// numbered frames, and readers of capture files that are independent of ntap's.
 package testnet
 
 import (

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# make demo and make test do all their set-up themselves, on a machine with Go and make. Tests with real interfaces and real
+# peers need root, and the programs below; as root, make test installs what is missing.
+
+export CGO_ENABLED := 0
+GO       ?= go
+FUZZTIME ?= 10s
+TOOLS    := ip:iproute2 tcpdump:tcpdump tshark:tshark ethtool:ethtool nft:nftables ping:iputils-ping
+
+.PHONY: build demo test test-net check race fuzz bench tools clean
+
+build: ## the binary, bin/ntap, and its links with nTap's names
+	$(GO) build -trimpath -o bin/ntap ./cmd/ntap
+	ln -sf ntap bin/ntap_remote
+	ln -sf ntap bin/ntap_collector
+
+demo: build ## remote and collector on this machine, live (as root)
+	bin/ntap demo
+
+test: tools ## all tests
+	$(GO) test -timeout 15m ./...
+
+test-net: tools ## all tests, and a test that would be skipped fails
+	CI=true $(GO) test -timeout 15m ./...
+
+tools: ## as root on Debian: installs what the tests need and is missing
+	@missing=""; for t in $(TOOLS); do command -v $${t%%:*} >/dev/null 2>&1 || missing="$$missing $${t##*:}"; done; \
+	if [ -n "$$missing" ]; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+			echo "installing$$missing"; \
+			apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y $$missing >/dev/null; \
+		else echo "not installed:$$missing: tests that need them are skipped (as root, make test installs them)"; fi; fi
+
+check: ## what has to be clean: format, vet, staticcheck, modules, other systems
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not gofmt-clean:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	$(GO) mod tidy -diff
+	GOARCH=arm64 $(GO) build -o /dev/null ./cmd/ntap
+	GOARCH=arm64 $(GO) vet ./...
+	GOOS=darwin $(GO) vet ./...
+
+race: ## tests with the race detector, which needs cgo
+	CGO_ENABLED=1 $(GO) test -race -timeout 30m ./...
+
+fuzz: ## every fuzzer for FUZZTIME
+	@set -e; for p in $$($(GO) list ./...); do \
+		for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
+			echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p; done; done
+
+bench: build ## CPU per frame of each side, as benchmarks/README.md has it (as root)
+	for size in 60 300 1300; do benchmarks/path.sh $$size 300000; done
+
+clean:
+	rm -rf bin

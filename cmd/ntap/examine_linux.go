@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+
+	"github.com/klauspost/cpuid/v2"
+
+	"github.com/ntap-project/ntap/batch"
+	"github.com/ntap-project/ntap/crypto"
+	"github.com/ntap-project/ntap/engine"
+	"github.com/ntap-project/ntap/ring"
+)
+
+// Bits of a capability set, linux/capability.h.
+const (
+	capNetAdmin = 12
+	capNetRaw   = 13
+)
+
+// wantBuffer is what a collector asks for by default, bytes.
+const wantBuffer = 64 << 20
+
+// examine looks at everything. It changes nothing, and needs no rights.
+func examine() []finding {
+	all := []finding{rights("capture", capNetRaw, "CAP_NET_RAW"), rights("virtual interfaces", capNetAdmin, "CAP_NET_ADMIN"), tun(),
+		limit("receive buffers", "net.core.rmem_max"), limit("send buffers", "net.core.wmem_max")}
+	all = append(all, offload()...)
+	all = append(all, uring(), cpu(), cpus(), clock(), portUnreachable())
+	return append(all, interfaces()...)
+}
+
+// rights looks for a capability in the effective set (proc(5), CapEff).
+func rights(check string, bit int, name string) finding {
+	mend := "run as root, or: setcap cap_net_raw,cap_net_admin+ep " + self()
+	text, err := os.ReadFile("/proc/thread-self/status")
+	if err != nil {
+		return finding{check, stateWarn, err.Error(), mend}
+	}
+	for line := range strings.Lines(string(text)) {
+		if v, ok := strings.CutPrefix(line, "CapEff:"); ok {
+			if set, err := strconv.ParseUint(strings.TrimSpace(v), 16, 64); err == nil && set>>bit&1 == 1 {
+				return finding{check, stateOK, name + " is there", ""}
+			}
+		}
+	}
+	return finding{check, stateFail, name + " is missing", mend}
+}
+
+func self() string {
+	if path, err := os.Executable(); err == nil {
+		return path
+	}
+	return "ntap"
+}
+
+func tun() finding {
+	const check = "/dev/net/tun"
+	f, err := os.OpenFile(check, os.O_RDWR, 0)
+	if err != nil {
+		return finding{check, stateFail, err.Error(), "modprobe tun; in a container: give it the device /dev/net/tun. Without: collector --no-tap -w FILE"}
+	}
+	f.Close()
+	return finding{check, stateOK, "can be opened", ""}
+}
+
+// sysctl reads a kernel setting, as "net.core.rmem_max".
+func sysctl(name string) (string, error) {
+	b, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(name, ".", "/"))
+	return strings.TrimSpace(string(b)), err
+}
+
+// limit looks at a limit of socket buffers. With CAP_NET_ADMIN ntap goes
+// beyond it (SO_RCVBUFFORCE, SO_SNDBUFFORCE), so it is only advice.
+func limit(check, name string) finding {
+	text, err := sysctl(name)
+	if err != nil {
+		return finding{check, stateWarn, err.Error(), ""}
+	}
+	n, _ := strconv.Atoi(text)
+	found := fmt.Sprintf("%s is %d bytes", name, n)
+	if n >= wantBuffer {
+		return finding{check, stateOK, found, ""}
+	}
+	return finding{check, stateWarn, found + "; with CAP_NET_ADMIN ntap goes beyond it, without it bursts are lost",
+		fmt.Sprintf("sysctl -w %s=%d", name, wantBuffer)}
+}
+
+// offload really sets the options that make batches of datagrams, on loopback.
+func offload() []finding {
+	segment := finding{"UDP_SEGMENT", stateOK, "flights of datagrams go with one call", ""}
+	group := finding{"UDP_GRO", stateOK, "trains of datagrams come with one call", ""}
+	old := "a kernel of 5.0 or newer has it; without, ntap needs several times the CPU"
+	in, err := batch.Listen(batch.ListenConfig{Addr: "127.0.0.1:0"})
+	if err != nil {
+		segment.State, segment.Found = stateFail, err.Error()
+		return []finding{segment}
+	}
+	defer in[0].Close()
+	if !in[0].Grouped() {
+		group.State, group.Found, group.Mend = stateWarn, "the kernel does not have it", old
+	}
+	out, err := batch.NewSender(batch.SenderConfig{To: in[0].Addr().String(), MTU: 1500})
+	if err != nil {
+		segment.State, segment.Found = stateFail, err.Error()
+		return []finding{segment, group}
+	}
+	defer out.Close()
+	if !out.Segmented() {
+		segment.State, segment.Found, segment.Mend = stateWarn, "the kernel does not have it", old
+	}
+	return []finding{segment, group}
+}
+
+func uring() finding {
+	ok, why := ring.UringSupported()
+	if ok {
+		return finding{"io_uring", stateOK, "can be used for virtual interfaces", ""}
+	}
+	return finding{"io_uring", stateWarn, why + "; virtual interfaces are written with write(2)", "sysctl -w kernel.io_uring_disabled=0; in a container: a seccomp profile that allows io_uring"}
+}
+
+func cpu() finding {
+	suite, why := crypto.Pick()
+	var has []string
+	for _, f := range []cpuid.FeatureID{cpuid.AESNI, cpuid.CLMUL, cpuid.AVX2, cpuid.VAES, cpuid.VPCLMULQDQ, cpuid.AVX512F, cpuid.AESARM, cpuid.PMULL} {
+		if cpuid.CPU.Supports(f) {
+			has = append(has, f.String())
+		}
+	}
+	return finding{"CPU", stateOK, fmt.Sprintf("%s; has %s; remotes seal with %s: %s",
+		strings.TrimSpace(cpuid.CPU.BrandName), strings.Join(has, " "), suite, why), ""}
+}
+
+func cpus() finding {
+	list, err := engine.CPUs()
+	if err != nil {
+		return finding{"CPUs", stateWarn, err.Error(), ""}
+	}
+	return finding{"CPUs", stateOK, fmt.Sprintf("%d may be used", len(list)), ""}
+}
+
+// portUnreachable tells about what is not ntap's to do.
+func portUnreachable() finding {
+	return finding{"one way", stateOK, "ntap's collector sends nothing; while none runs, this host's kernel answers remotes with ICMP port unreachable",
+		"to be silent then too: nft add rule inet filter output icmp code port-unreachable drop"}
+}
+
+// interfaces looks at what the offloads of each interface mean for a tap.
+func interfaces() (out []finding) {
+	all, err := net.Interfaces()
+	if err != nil {
+		return []finding{{"interfaces", stateWarn, err.Error(), ""}}
+	}
+	const most = 32
+	for n, i := range all {
+		if n == most {
+			return append(out, finding{"interfaces", stateOK, fmt.Sprintf("%d more, not looked at", len(all)-most), ""})
+		}
+		f := finding{"interface " + i.Name, stateOK, fmt.Sprintf("MTU %d", i.MTU), ""}
+		if i.Flags&net.FlagUp == 0 {
+			f.Found += ", down"
+		}
+		if _, err := ring.LookUp(i.Name); err != nil {
+			f.State, f.Found = stateWarn, err.Error()
+		} else if on := offloads(i.Name); len(on) > 0 && i.Flags&net.FlagLoopback == 0 {
+			f.Found += ", " + strings.Join(on, " ") + " on: the tap sees frames before they are cut to wire size, or after they are joined"
+			f.Mend = fmt.Sprintf("to see them as on the wire: ethtool -K %s %s off", i.Name, strings.Join(on, " off "))
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// offloads returns which of the offloads that change what a tap sees are on,
+// by ethtool's names; none if ethtool is not there.
+func offloads(name string) (on []string) {
+	out, err := exec.Command("ethtool", "-k", name).Output()
+	if err != nil {
+		return nil
+	}
+	short := map[string]string{
+		"tcp-segmentation-offload": "tso", "generic-segmentation-offload": "gso",
+		"generic-receive-offload": "gro", "large-receive-offload": "lro",
+	}
+	for line := range strings.Lines(string(out)) {
+		long, state, _ := strings.Cut(strings.TrimSpace(line), ":")
+		if s, ok := short[long]; ok && strings.HasPrefix(strings.TrimSpace(state), "on") {
+			on = append(on, s)
+		}
+	}
+	return on
+}

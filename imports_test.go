@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ntap
+
+import (
+	"bytes"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/ntap-project/ntap/"
+
+// mayImport is the picture of CONTRIBUTING.md: the packages of ours that each
+// package may import. Tests may import internal/testnet besides.
+var mayImport = map[string][]string{
+	".":                {},
+	"perf":             {},
+	"proto":            {},
+	"crypto":           {},
+	"ring":             {"perf"},
+	"batch":            {"perf"},
+	"engine":           {"perf"},
+	"remote":           {"ring", "batch", "engine", "crypto", "proto", "perf"},
+	"collector":        {"ring", "batch", "engine", "crypto", "proto", "perf"},
+	"internal/testnet": {},
+	"cmd/ntap":         {"remote", "collector", "ring", "batch", "engine", "crypto", "proto", "perf"},
+	"benchmarks/gen":   {"remote", "collector", "ring", "batch", "engine", "crypto", "proto", "perf"},
+}
+
+// nearKernel are the packages and files that may use unsafe and x/sys/unix.
+var nearKernel = []string{"ring/", "batch/", "engine/", "crypto/", "collector/tap_", "internal/testnet/", "benchmarks/"}
+
+// long are files over 500 lines, with the reason.
+var long = map[string]string{
+	"remote/file_test.go": "one table of formats and what is wrong with them",
+}
+
+// goFiles calls f with the path and text of every Go file.
+func goFiles(t *testing.T, f func(file string, text []byte)) {
+	t.Helper()
+	n := 0
+	err := filepath.WalkDir(".", func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (d.Name() == "testdata" || strings.HasPrefix(d.Name(), ".") && p != ".") {
+			return fs.SkipDir
+		}
+		if strings.HasSuffix(p, ".go") {
+			text, err := os.ReadFile(p)
+			if err != nil {
+				return err
+			}
+			n++
+			f(filepath.ToSlash(p), text)
+		}
+		return nil
+	})
+	if err != nil || n < 20 {
+		t.Fatalf("%d Go files, %v", n, err)
+	}
+}
+
+func TestImportPicture(t *testing.T) {
+	seen := map[string]bool{}
+	goFiles(t, func(file string, text []byte) {
+		dir := path.Dir(file)
+		allowed, known := mayImport[dir]
+		if !known {
+			t.Errorf("%s: folder %s is not in the picture", file, dir)
+			return
+		}
+		seen[dir] = true
+		test := strings.HasSuffix(file, "_test.go")
+		parsed, err := parser.ParseFile(token.NewFileSet(), file, text, parser.ImportsOnly)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name := parsed.Name.Name; name == "util" || name == "common" || name == "helpers" {
+			t.Errorf("%s: a package named %s says nothing", file, name)
+		}
+		for _, i := range parsed.Imports {
+			p, _ := strconv.Unquote(i.Path.Value)
+			if (p == "unsafe" || p == "golang.org/x/sys/unix") && !test &&
+				!slices.ContainsFunc(nearKernel, func(s string) bool { return strings.HasPrefix(file, s) }) {
+				t.Errorf("%s imports %s, which is for %v", file, p, nearKernel)
+			}
+			ours, ok := strings.CutPrefix(p, module)
+			if !ok || slices.Contains(allowed, ours) || test && (ours == dir || ours == "internal/testnet") {
+				continue
+			}
+			t.Errorf("%s imports %s; package %s may import %v", file, ours, dir, allowed)
+		}
+	})
+	for dir := range mayImport {
+		if !seen[dir] {
+			t.Errorf("the picture has %s, the code has not", dir)
+		}
+	}
+}
+
+func TestFilesSayTheirLicence(t *testing.T) {
+	goFiles(t, func(file string, text []byte) {
+		if !bytes.HasPrefix(text, []byte("// SPDX-License-Identifier: Apache-2.0\n")) {
+			t.Errorf("%s: the first line is not its SPDX line", file)
+		}
+	})
+}
+
+func TestFilesAreShort(t *testing.T) {
+	goFiles(t, func(file string, text []byte) {
+		if n := bytes.Count(text, []byte("\n")); n > 520 && long[file] == "" {
+			t.Errorf("%s has %d lines: over about 500 a file needs a reason", file, n)
+		}
+	})
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package testnet
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Numbered frames: destination and source (locally administered), an
+// experimental EtherType (IEEE 802, 0x88B5), a magic word, the number (4 bytes,
+// big-endian), and bytes that follow from the number.
+const (
+	numberedType  = 0x88B5
+	numberedMagic = "ntap"
+	numberedMin   = 14 + len(numberedMagic) + 4
+)
+
+var numberedHead = []byte{2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, numberedType >> 8, numberedType & 0xFF, 'n', 't', 'a', 'p'}
+
+// Numbered returns numbered frame n, of size bytes: 22 or more.
+func Numbered(n, size int) []byte {
+	f := make([]byte, size)
+	number(f, n)
+	return f
+}
+
+// number makes f numbered frame n.
+func number(f []byte, n int) {
+	if len(f) < numberedMin {
+		panic(fmt.Sprintf("testnet: a numbered frame of %d bytes; it takes %d", len(f), numberedMin))
+	}
+	copy(f, numberedHead)
+	binary.BigEndian.PutUint32(f[numberedMin-4:], uint32(n))
+	for i := numberedMin; i < len(f); i++ {
+		f[i] = byte(i*7 + n)
+	}
+}
+
+// Number returns the number of a frame that Send sent. ours is false if it is
+// of other making, or if a byte of it has changed.
+func Number(f []byte) (n int, ours bool) {
+	if len(f) < numberedMin || !bytes.Equal(f[:len(numberedHead)], numberedHead) {
+		return 0, false
+	}
+	n = int(binary.BigEndian.Uint32(f[numberedMin-4:]))
+	for i := numberedMin; i < len(f); i++ {
+		if f[i] != byte(i*7+n) {
+			return 0, false
+		}
+	}
+	return n, true
+}
+
+// Send sends count numbered frames of size bytes out of an interface of the
+// calling thread's namespace, with numbers from 0.
+func Send(t testing.TB, ifname string, count, size int) {
+	t.Helper()
+	SendFrom(t, ifname, 0, count, size)
+}
+
+// SendFrom is Send with numbers from first.
+func SendFrom(t testing.TB, ifname string, first, count, size int) {
+	t.Helper()
+	f := make([]byte, size)
+	i := 0
+	send(t, ifname, func() []byte {
+		if i == count {
+			return nil
+		}
+		number(f, first+i)
+		i++
+		return f
+	})
+}
+
+// SendFrames sends raw frames out of an interface of the calling thread's
+// namespace.
+func SendFrames(t testing.TB, ifname string, frames ...[]byte) {
+	t.Helper()
+	send(t, ifname, func() []byte {
+		if len(frames) == 0 {
+			return nil
+		}
+		f := frames[0]
+		frames = frames[1:]
+		return f
+	})
+}
+
+// send sends what next returns until that is nil.
+func send(t testing.TB, ifname string, next func() []byte) {
+	t.Helper()
+	if err := sendAll(ifname, next); err != nil {
+		t.Errorf("send on %s: %v", ifname, err) // not Fatal: Do may have called
+	}
+}
+
+func sendAll(ifname string, next func() []byte) error {
+	iface, err := net.InterfaceByName(ifname)
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	to := &unix.SockaddrLinklayer{Ifindex: iface.Index}
+	for n := 0; ; n++ {
+		f := next()
+		if f == nil {
+			return nil
+		}
+		err := unix.Sendto(fd, f, 0, to)
+		for tries := 0; errors.Is(err, unix.ENOBUFS) && tries < 1000; tries++ {
+			time.Sleep(time.Millisecond)
+			err = unix.Sendto(fd, f, 0, to)
+		}
+		if err != nil {
+			return fmt.Errorf("frame %d of %d bytes: %w", n, len(f), err)
+		}
+	}
+}

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package testnet
+
+import (
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Veth moves the calling test into a new network namespace with one veth pair,
+// both ends up. Sockets stay in the namespace they
+// were opened in: open them on the test's goroutine, use them anywhere.
+func Veth(t testing.TB) (a, b string) {
+	t.Helper()
+	Namespace(t)
+	Run(t, "ip link add va type veth peer name vb")
+	for _, name := range []string{"va", "vb"} {
+		Run(t, "ip link set "+name+" addrgenmode none") // no IPv6, and none of its noise
+		Run(t, "ip link set "+name+" up")
+	}
+	return "va", "vb"
+}
+
+// Namespace moves the calling test into a new network namespace, which ends
+// with the test.
+func Namespace(t testing.TB) {
+	t.Helper()
+	RequireRoot(t)
+	runtime.LockOSThread() // never unlocked: thread and namespace end with the test's goroutine
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		missing(t, "no network namespace: "+err.Error()+"; run: sudo make test")
+	}
+	Run(t, "ip link set lo up")
+}
+
+// Run runs a command line, without quotes, in the namespace of the calling
+// thread, and returns what it prints.
+func Run(t testing.TB, line string) string {
+	t.Helper()
+	words := strings.Fields(line)
+	out, err := exec.Command(words[0], words[1:]...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", line, err, out)
+	}
+	return string(out)
+}
