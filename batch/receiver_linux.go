@@ -14,10 +14,7 @@ import (
 	"time"
 	"unsafe"
 
-	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
-
-	"github.com/ntap-project/ntap/perf"
 )
 
 // Chosen.
@@ -26,26 +23,6 @@ const (
 	recvBuffer   = 1 << 16 // bytes: the longest train, and the longest datagram
 	recvControl  = 64      // bytes for UDP_GRO and SO_RXQ_OVFL
 )
-
-// A ListenConfig says where datagrams come in.
-type ListenConfig struct {
-	Addr    string        // [HOST]:PORT; no host: any address, IPv4 and IPv6
-	Workers int           // sockets that share the port; 0: 1
-	Buffer  int           // SO_RCVBUF of each, bytes; 0: the system's default
-	Poll    time.Duration // the longest a Recv waits
-	// Steer picks the socket of a datagram (SO_ATTACH_REUSEPORT_CBPF): it
-	// sees the UDP payload at offset 0 and returns an index. Nil: by flow hash.
-	Steer []bpf.RawInstruction
-}
-
-// ReceiverStats count since Listen. One goroutine writes them.
-type ReceiverStats struct {
-	Datagrams   perf.Counter
-	Bytes       perf.Counter // UDP payload
-	Calls       perf.Counter // recvmmsg that brought something
-	KernelDrops perf.Counter // datagrams that found the socket's buffer full (SO_RXQ_OVFL)
-	Truncated   perf.Counter // trains longer than a buffer: cannot happen on Linux
-}
 
 // A Receiver is one socket. It never sends: there is no method for it. It
 // belongs to one goroutine.

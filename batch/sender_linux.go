@@ -13,8 +13,6 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/ntap-project/ntap/perf"
 )
 
 // Sizes that IP and UDP fix, bytes.
@@ -40,27 +38,6 @@ const (
 // maxSegments bounds a flight: UDP_MAX_SEGMENTS is 64 before Linux 6.10 and
 // 128 since (include/linux/udp.h).
 const maxSegments = 64
-
-// A SenderConfig says where datagrams go.
-type SenderConfig struct {
-	To         string // HOST:PORT
-	Datagram   int    // bytes of UDP payload; 0: as much as the path's MTU allows
-	MTU        int    // IP MTU of the path, bytes; 0: what the route says
-	Mark       uint32 // SO_MARK; 0: none
-	SendBuffer int    // SO_SNDBUF, bytes; 0: the system's default
-}
-
-// SenderStats count since the Sender was made. One goroutine writes them.
-type SenderStats struct {
-	Datagrams perf.Counter // that the kernel took
-	Bytes     perf.Counter // UDP payload of those
-	Calls     perf.Counter // system calls that took something
-	Refused   perf.Counter // ECONNREFUSED: nobody listened for an earlier one. This one was sent again
-	NoBuffers perf.Counter // ENOBUFS: tried again
-	TooBig    perf.Counter // the path's MTU fell; datagrams are smaller since
-	Unsent    perf.Counter // datagrams given up
-	Resolved  perf.Counter // the host's name was looked up again, and its address used
-}
 
 // A Sender packs datagrams of equal size into flights and sends each flight
 // with one system call. It belongs to one goroutine.

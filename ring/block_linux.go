@@ -25,14 +25,6 @@ const (
 	macLen      = 12     // destination and source address, in front of a tag
 )
 
-// A Frame is one captured frame, on loan with its block.
-type Frame struct {
-	Data     []byte // from the link-layer header; the VLAN tag is in its place
-	Time     int64  // ns since 1970 UTC
-	WireLen  uint32 // bytes on the wire, with the VLAN tag
-	Outgoing bool   // sent by this host
-}
-
 // A Block is one TPACKET_V3 block, on loan from the kernel.
 //
 // Frames alias the block: they are good until Release, which hands the memory

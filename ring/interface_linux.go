@@ -14,18 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An Interface is what can be captured on.
-type Interface struct {
-	Name     string
-	Index    int
-	MAC      net.HardwareAddr // nil: it has none
-	MTU      int              // bytes
-	LinkType uint16           // LINKTYPE_ of pcap files, https://www.tcpdump.org/linktypes.html
-	Speed    uint64           // bit/s; 0: not known
-	Loopback bool
-	Up       bool
-}
-
 // linkTypes says what a packet socket of type SOCK_RAW gives on interfaces of a
 // hardware type (ARPHRD_, linux/if_arp.h), as libpcap's map_arphrd_to_dlt does.
 var linkTypes = map[uint16]uint16{

@@ -14,17 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Config says what to capture, and into how much memory.
-type Config struct {
-	Interface   string
-	Blocks      int           // of the ring
-	BlockSize   int           // bytes: a multiple of the page size; longer frames are cut
-	Retire      time.Duration // the longest that a frame waits in a block that is not full
-	SnapLen     int           // bytes of each frame; 0: all
-	Promiscuous bool
-	Filter      []bpf.RawInstruction // classic BPF; nil: everything
-}
-
 // A Ring is one TPACKET_V3 ring on one interface. It belongs to one goroutine.
 type Ring struct {
 	cfg    Config
@@ -36,22 +25,6 @@ type Ring struct {
 	stats  Stats
 	events []unix.PollFd
 }
-
-// Stats are the kernel's counts since Open.
-type Stats struct {
-	Packets uint64 // frames that passed the filter, also those that were dropped
-	Drops   uint64 // frames of those that found the ring full
-	Freezes uint64 // times that the ring was full
-}
-
-var (
-	// ErrDown says that the interface went down. The ring waits for it: Take
-	// goes on when it is up.
-	ErrDown = errors.New("ring: the interface is down")
-	// ErrGone says that the interface was deleted. The ring gives what it has
-	// and then nothing more.
-	ErrGone = errors.New("ring: the interface was deleted")
-)
 
 // Open opens a ring that is not part of a group.
 func Open(cfg Config) (*Ring, error) {

@@ -1,9 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package batch moves many datagrams in one system call: flights of equal
-// datagrams out with UDP_SEGMENT, trains of them in with UDP_GRO, and
-// sendmmsg and recvmmsg around both. It knows sockets and memory, and nothing
-// of what a datagram holds.
 package batch
 
 import (

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !linux
+
+package batch
+
+import (
+	"errors"
+	"net/netip"
+)
+
+type Arena struct{}
+
+func NewArena(int) (*Arena, error) { return nil, errors.ErrUnsupported }
+func (*Arena) Bytes() []byte       { return nil }
+func (*Arena) Close() error        { return nil }
+
+type Sender struct{ stats SenderStats }
+
+func NewSender(SenderConfig) (*Sender, error) { return nil, errors.ErrUnsupported }
+func (*Sender) Slot() []byte                  { return nil }
+func (*Sender) Size() int                     { return 0 }
+func (*Sender) Queue(int)                     {}
+func (*Sender) Flush() error                  { return errors.ErrUnsupported }
+func (s *Sender) Stats() *SenderStats         { return &s.stats }
+func (*Sender) Collector() netip.AddrPort     { return netip.AddrPort{} }
+func (*Sender) Segmented() bool               { return false }
+func (*Sender) Marked() bool                  { return false }
+func (*Sender) Close() error                  { return nil }
+
+type Receiver struct{ stats ReceiverStats }
+
+func Listen(ListenConfig) ([]*Receiver, error) { return nil, errors.ErrUnsupported }
+func (*Receiver) Recv() (int, error)           { return 0, errors.ErrUnsupported }
+func (*Receiver) Next() ([]byte, bool)         { return nil, false }
+func (*Receiver) From() netip.AddrPort         { return netip.AddrPort{} }
+func (*Receiver) Memory() []byte               { return nil }
+func (r *Receiver) Stats() *ReceiverStats      { return &r.stats }
+func (*Receiver) Addr() netip.AddrPort         { return netip.AddrPort{} }
+func (*Receiver) Buffer() int                  { return 0 }
+func (*Receiver) Grouped() bool                { return false }
+func (*Receiver) Close() error                 { return nil }
