@@ -51,6 +51,6 @@ type ReceiverStats struct {
 	Datagrams   perf.Counter
 	Bytes       perf.Counter // UDP payload
 	Calls       perf.Counter // recvmmsg that brought something
-	KernelDrops perf.Counter // datagrams that found the socket's buffer full (SO_RXQ_OVFL)
+	KernelDrops perf.Counter // datagrams, or trains of them, that found the socket's buffer full (SO_RXQ_OVFL)
 	Truncated   perf.Counter // trains longer than a buffer: cannot happen on Linux
 }

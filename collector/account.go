@@ -31,7 +31,7 @@ type WorkerAccount struct {
 	Bytes    perf.Counter // of those, UDP payload
 	Accepted perf.Counter // verified, new and in time
 	Drops    [NumDrops]perf.Counter
-	Socket   perf.Counter // dropped by the kernel before: the socket's buffer was full
+	Socket   perf.Counter // datagrams, or trains of them, for which the socket's buffer had no room
 	Unpacked perf.Counter // frames given to the outputs
 	_        perf.Pad
 }
@@ -179,8 +179,9 @@ func (a *Account) Received() uint64 {
 	return n
 }
 
-// SocketDrops returns the datagrams that the kernel dropped because a socket's
-// buffer was full.
+// SocketDrops returns how often the kernel dropped a datagram, or a train of
+// them, because a socket's buffer was full. How many datagrams that were, the
+// taps' LostDatagrams say.
 func (a *Account) SocketDrops() uint64 {
 	var n uint64
 	for _, w := range a.Workers {
@@ -207,7 +208,7 @@ func (a *Account) Print(w io.Writer) {
 		fmt.Fprintf(w, "%10d frames written to %s, %d refused, %d without room, %d not Ethernet\n",
 			s.Delivered, s.Name, s.Refused, s.Full, s.NotEthernet)
 	}
-	fmt.Fprintf(w, "%10d datagrams received, %d dropped by the kernel%s\n", a.Received(), a.SocketDrops(), a.dropText())
+	fmt.Fprintf(w, "%10d datagrams received%s; the socket was full %d times\n", a.Received(), a.dropText(), a.SocketDrops())
 }
 
 // printLine writes the account in one line.
@@ -219,7 +220,7 @@ func (a *Account) printLine(w io.Writer, now time.Time) {
 		t.Lost += x.Lost
 		t.LostDatagrams += x.LostDatagrams
 	}
-	fmt.Fprintf(w, "%s %d taps %d datagrams %d frames %d lost in %d datagrams, %d dropped by the kernel%s",
+	fmt.Fprintf(w, "%s %d taps %d datagrams %d frames %d lost in %d datagrams, socket full %d times%s",
 		now.Format(time.TimeOnly), len(taps), a.Received(), t.Unpacked, t.Lost, t.LostDatagrams, a.SocketDrops(), a.dropText())
 	for _, o := range a.Outputs {
 		s := o.Sum()

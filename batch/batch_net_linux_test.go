@@ -1,0 +1,423 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package batch
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/ntap-project/ntap/internal/testnet"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func listen(t testing.TB, cfg ListenConfig) []*Receiver {
+	t.Helper()
+	if cfg.Poll == 0 {
+		cfg.Poll = 200 * time.Millisecond
+	}
+	cfg.Buffer = 16 << 20
+	rs, err := Listen(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for _, r := range rs {
+			r.Close()
+		}
+	})
+	return rs
+}
+
+func sender(t testing.TB, cfg SenderConfig) *Sender {
+	t.Helper()
+	s, err := NewSender(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// fill queues datagram n of size bytes.
+func fill(s *Sender, n, size int) {
+	d := s.Slot()
+	binary.BigEndian.PutUint32(d, uint32(n))
+	for i := 4; i < size; i++ {
+		d[i] = byte(n + i)
+	}
+	s.Queue(size)
+}
+
+// drain receives until nothing comes, and checks each datagram.
+func drain(t testing.TB, r *Receiver, f func(n int, d []byte)) (total int) {
+	t.Helper()
+	for {
+		k, err := r.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if k == 0 {
+			return total
+		}
+		for d, ok := r.Next(); ok; d, ok = r.Next() {
+			total++
+			n := int(binary.BigEndian.Uint32(d))
+			for i := 4; i < len(d); i++ {
+				if d[i] != byte(n+i) {
+					t.Fatalf("datagram %d, byte %d of %d", n, i, len(d))
+				}
+			}
+			f(n, d)
+		}
+	}
+}
+
+// Datagrams of every size go in flights and come whole, in order, with
+// segmentation and without it.
+func TestFlights(t *testing.T) {
+	for _, to := range []string{"127.0.0.1", "::1"} {
+		for _, size := range []int{508, 548, 1000, 1472, 8972, 32000, 65507} {
+			for _, segmented := range []bool{true, false} {
+				if to == "::1" && size == 65507 {
+					size = 65487
+				}
+				t.Run(fmt.Sprintf("%s/%d/%v", to, size, segmented), func(t *testing.T) {
+					r := listen(t, ListenConfig{Addr: net.JoinHostPort(to, "0")})[0]
+					s := sender(t, SenderConfig{To: r.Addr().String(), Datagram: size})
+					if s.Size() != size {
+						t.Fatalf("size %d, want %d", s.Size(), size)
+					}
+					if s.Segmented() != (maxGSO/size > 1) {
+						t.Fatalf("segmented %v", s.Segmented())
+					}
+					if !segmented {
+						s.segmented = false
+						unix.SetsockoptInt(s.fd, unix.SOL_UDP, unix.UDP_SEGMENT, 0)
+					}
+					sizes := map[int]int{}
+					for n := range 300 {
+						sizes[n] = size
+						if n%70 == 69 || n == 299 {
+							sizes[n] = 4 + n%400 // ends a flight
+						}
+						fill(s, n, sizes[n])
+						if n%50 == 0 {
+							s.Flush()
+						}
+					}
+					if err := s.Flush(); err != nil {
+						t.Fatal(err)
+					}
+					want := 0
+					if got := drain(t, r, func(n int, d []byte) {
+						if n != want || len(d) != sizes[n] {
+							t.Fatalf("datagram %d of %d bytes, want %d of %d", n, len(d), want, sizes[want])
+						}
+						want++
+					}); got != 300 {
+						t.Errorf("%d datagrams of 300", got)
+					}
+					if s.Stats().Datagrams.Load() != 300 || s.Stats().Unsent.Load() != 0 || r.Stats().Datagrams.Load() != 300 || r.Stats().Bytes.Load() != s.Stats().Bytes.Load() {
+						t.Errorf("sent %d, %d bytes, %d unsent; received %d, %d bytes", s.Stats().Datagrams.Load(), s.Stats().Bytes.Load(), s.Stats().Unsent.Load(), r.Stats().Datagrams.Load(), r.Stats().Bytes.Load())
+					}
+					if segmented && size == 1472 && s.Stats().Calls.Load() > 20 {
+						t.Errorf("%d calls for 300 datagrams", s.Stats().Calls.Load())
+					}
+				})
+			}
+		}
+	}
+}
+
+// A device that cannot finish checksums refuses segments with EIO: the flight
+// at hand goes datagram by datagram, and so do all after it. Nothing is lost.
+func TestSegmentsRefused(t *testing.T) {
+	testnet.RequireTool(t, "ethtool")
+	testnet.Veth(t)
+	testnet.Run(t, "ip addr add 10.90.0.1/24 dev va")
+	testnet.Run(t, "ip neigh add 10.90.0.2 lladdr 02:00:00:00:00:01 dev va nud permanent")
+	testnet.Run(t, "ethtool -K va tx off")
+	s := sender(t, SenderConfig{To: "10.90.0.2:5678"})
+	for n := range 100 {
+		fill(s, n, s.Size())
+	}
+	fill(s, 100, 50)
+	s.Flush()
+	if n := s.Stats().Datagrams.Load(); n != 101 || s.Stats().Unsent.Load() != 0 {
+		t.Errorf("%d of 101 sent, %d unsent, segmented %v", n, s.Stats().Unsent.Load(), s.Segmented())
+	}
+}
+
+// Nobody listens: the kernel says so with a later datagram, which goes all the
+// same.
+func TestRefused(t *testing.T) {
+	r := listen(t, ListenConfig{Addr: "127.0.0.1:0"})[0]
+	to := r.Addr().String()
+	r.Close()
+	s := sender(t, SenderConfig{To: to, MTU: 1500})
+	for n := range 50 {
+		fill(s, n, 100)
+	}
+	if err := s.Flush(); err != nil {
+		t.Fatalf("fatal: %v", err)
+	}
+	if st := s.Stats(); st.Refused.Load() == 0 || st.Datagrams.Load() != 50 || st.Unsent.Load() != 0 {
+		t.Errorf("%d refused, %d sent, %d unsent", st.Refused.Load(), st.Datagrams.Load(), st.Unsent.Load())
+	}
+	r2 := listen(t, ListenConfig{Addr: to})[0]
+	fill(s, 7, 100)
+	if got := drain(t, r2, func(int, []byte) {}); got != 1 {
+		t.Errorf("when somebody listens again: %d", got)
+	}
+}
+
+// When the path's MTU falls, what does not fit is counted, and datagrams are
+// smaller from then on.
+func TestMTUFalls(t *testing.T) {
+	for _, segmented := range []bool{true, false} {
+		testnet.Veth(t)
+		testnet.Run(t, "ip addr add 10.90.0.1/24 dev va")
+		testnet.Run(t, "ip neigh add 10.90.0.2 lladdr 02:00:00:00:00:01 dev va nud permanent")
+		s := sender(t, SenderConfig{To: "10.90.0.2:5678"})
+		s.segmented = s.segmented && segmented
+		if !segmented {
+			unix.SetsockoptInt(s.fd, unix.SOL_UDP, unix.UDP_SEGMENT, 0)
+		}
+		if s.Size() != 1472 {
+			t.Fatalf("size %d", s.Size())
+		}
+		for n := range 44 {
+			fill(s, n, s.Size())
+		}
+		testnet.Run(t, "ip link set va mtu 1300")
+		for n := range 10 {
+			fill(s, n, s.Size())
+		}
+		s.Flush()
+		if s.Size() != 1272 || s.Stats().TooBig.Load() == 0 || s.Stats().Unsent.Load() == 0 {
+			t.Errorf("segmented %v: size %d, %d times too big, %d unsent", segmented, s.Size(), s.Stats().TooBig.Load(), s.Stats().Unsent.Load())
+		}
+		sent, unsent := s.Stats().Datagrams.Load(), s.Stats().Unsent.Load()
+		for n := range 100 {
+			fill(s, n, s.Size())
+		}
+		s.Flush()
+		if st := s.Stats(); st.Datagrams.Load() != sent+100 || st.Unsent.Load() != unsent {
+			t.Errorf("segmented %v: then %d of 100 sent", segmented, st.Datagrams.Load()-sent)
+		}
+	}
+}
+
+// A firewall, a lost route, an interface that is down: counted, never fatal,
+// and sending goes on when it is over.
+func TestTroubleIsCounted(t *testing.T) {
+	testnet.RequireTool(t, "nft")
+	testnet.Veth(t)
+	testnet.Run(t, "ip addr add 10.90.0.1/24 dev va")
+	testnet.Run(t, "ip neigh add 10.90.0.2 lladdr 02:00:00:00:00:01 dev va nud permanent")
+	s := sender(t, SenderConfig{To: "10.90.0.2:5678"})
+	send := func() (sent, unsent uint64) {
+		a, b := s.Stats().Datagrams.Load(), s.Stats().Unsent.Load()
+		for n := range 10 {
+			fill(s, n, s.Size())
+		}
+		if err := s.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		return s.Stats().Datagrams.Load() - a, s.Stats().Unsent.Load() - b
+	}
+	for _, c := range [][2]string{
+		{"nft add table ip f", "nft delete table ip f"},
+		{"ip addr del 10.90.0.1/24 dev va", "ip addr add 10.90.0.1/24 dev va"},
+	} {
+		testnet.Run(t, c[0])
+		if strings.HasPrefix(c[0], "nft") {
+			testnet.Run(t, "nft add chain ip f o { type filter hook output priority 0 ; policy drop ; }")
+		}
+		if sent, unsent := send(); sent+unsent != 10 || unsent == 0 {
+			t.Errorf("%s: %d sent, %d unsent", c[0], sent, unsent)
+		}
+		testnet.Run(t, c[1])
+		testnet.Run(t, "ip neigh replace 10.90.0.2 lladdr 02:00:00:00:00:01 dev va nud permanent")
+		if sent, _ := send(); sent != 10 {
+			t.Errorf("after %s: %d of 10 sent", c[1], sent)
+		}
+	}
+}
+
+// After failing for long the name is resolved again, aside, and a new socket
+// used: the old one is bound to a local address that may be gone.
+func TestResolvedAgain(t *testing.T) {
+	r := listen(t, ListenConfig{Addr: "127.0.0.1:0"})[0]
+	s := sender(t, SenderConfig{To: fmt.Sprintf("localhost:%d", r.Addr().Port()), MTU: 1500})
+	s.failing = time.Now().Add(-resolveAfter - time.Second)
+	s.consider(1)
+	for deadline := time.Now().Add(10 * time.Second); s.found.Load() == nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("not resolved")
+		}
+	}
+	old := s.fd
+	s.consider(0)
+	if s.Stats().Resolved.Load() != 1 || s.fd == old && s.looking {
+		t.Errorf("resolved %d", s.Stats().Resolved.Load())
+	}
+	fill(s, 1, 100)
+	if n := drain(t, r, func(int, []byte) {}); n != 1 && s.Collector().Addr().Is4() {
+		t.Errorf("%d datagrams came", n)
+	}
+}
+
+// The program picks the socket by bytes of the payload, for whole trains too.
+func TestSteering(t *testing.T) {
+	raw, err := bpf.Assemble([]bpf.Instruction{bpf.LoadAbsolute{Off: 4, Size: 1}, bpf.ALUOpConstant{Op: bpf.ALUOpMod, Val: 3}, bpf.RetA{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rs := listen(t, ListenConfig{Addr: "127.0.0.1:0", Workers: 3, Steer: raw})
+	for i := range 9 {
+		s := sender(t, SenderConfig{To: rs[0].Addr().String(), Datagram: 1000})
+		for range 100 {
+			fill(s, i, 1000) // byte 4 is i+4
+		}
+		s.Flush()
+	}
+	for k, r := range rs {
+		n := drain(t, r, func(n int, _ []byte) {
+			if (n+4)%3 != k {
+				t.Fatalf("worker %d has a datagram of %d", k, n)
+			}
+		})
+		if n != 300 {
+			t.Errorf("worker %d has %d datagrams of 300", k, n)
+		}
+	}
+}
+
+// The path's MTU is found, or given; a wrong one is refused with the reason.
+func TestSizes(t *testing.T) {
+	testnet.Veth(t)
+	testnet.Run(t, "ip addr add 10.90.0.1/24 dev va")
+	testnet.Run(t, "ip addr add fd90::1/64 dev va nodad")
+	testnet.Run(t, "ip link set va mtu 1400")
+	for _, c := range []struct {
+		cfg  SenderConfig
+		want int
+		err  string
+	}{
+		{SenderConfig{To: "10.90.0.2:1"}, 1372, ""},
+		{SenderConfig{To: "[fd90::2]:1"}, 1352, ""},
+		{SenderConfig{To: "10.90.0.2:1", MTU: 576}, 548, ""},
+		{SenderConfig{To: "127.0.0.1:1"}, likelyMTU - 28, ""},
+		{SenderConfig{To: "127.0.0.1:1", MTU: 65535}, 65507, ""},
+		{SenderConfig{To: "10.90.0.2:1", MTU: 1500}, 0, "the route has 1400"},
+		{SenderConfig{To: "10.90.0.2:1", MTU: 500}, 0, "576 to 65535"},
+		{SenderConfig{To: "[fd90::2]:1", MTU: 1000}, 0, "1280 to 65535"},
+		{SenderConfig{To: "10.90.0.2:1", Datagram: 70000}, 0, "508 to 65507"},
+		{SenderConfig{To: "10.90.0.2"}, 0, "want HOST:PORT"},
+		{SenderConfig{To: ":5678"}, 0, "host and port are both needed"},
+		{SenderConfig{To: "10.90.0.2:99999"}, 0, "invalid port"},
+		{SenderConfig{To: "192.0.2.1:5678"}, 0, "network is unreachable"},
+	} {
+		s, err := NewSender(c.cfg)
+		if err != nil {
+			if c.err == "" || !strings.Contains(err.Error(), c.err) {
+				t.Errorf("%+v: %v; want %q", c.cfg, err, c.err)
+			}
+			continue
+		}
+		if c.err != "" || s.Size() != c.want {
+			t.Errorf("%+v: size %d, want %d %s", c.cfg, s.Size(), c.want, c.err)
+		}
+		s.Close()
+	}
+}
+
+// A port that somebody has is an error, also where both would share it by
+// SO_REUSEPORT: then each would have had half of the datagrams.
+func TestPortTaken(t *testing.T) {
+	first := listen(t, ListenConfig{Addr: "127.0.0.1:0", Workers: 2})
+	_, err := Listen(ListenConfig{Addr: first[0].Addr().String(), Workers: 2})
+	if err == nil || !strings.Contains(err.Error(), "taken by another program") || !strings.Contains(err.Error(), "ss -ulpn") {
+		t.Errorf("%v", err)
+	}
+}
+
+// What the socket's buffer has no room for is counted: the kernel counts a
+// train of datagrams once.
+func TestSocketDrops(t *testing.T) {
+	r, err := Listen(ListenConfig{Addr: "127.0.0.1:0", Buffer: 1 << 16, Poll: 100 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r[0].Close()
+	s := sender(t, SenderConfig{To: r[0].Addr().String(), Datagram: 1400})
+	for n := range 3000 {
+		fill(s, n, 1400)
+	}
+	s.Flush()
+	got := drain(t, r[0], func(int, []byte) {})
+	fill(s, 9, 100) // the count comes with the next datagram that is taken
+	got += drain(t, r[0], func(int, []byte) {})
+	if drops := r[0].Stats().KernelDrops.Load(); drops < 3000/maxSegments-2 || uint64(got)+drops > 3001 {
+		t.Errorf("%d came, %d drops, of 3001", got, drops)
+	}
+}
+
+func TestFrom(t *testing.T) {
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		r := listen(t, ListenConfig{Addr: ":0"})[0]
+		c, err := net.Dial("udp", net.JoinHostPort(host, fmt.Sprint(r.Addr().Port())))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.Write([]byte("hello"))
+		c.Write(nil)
+		if n, err := r.Recv(); n == 0 || err != nil {
+			t.Fatal(n, err)
+		}
+		d, ok := r.Next()
+		if !ok || !bytes.Equal(d, []byte("hello")) || r.From().String() != c.LocalAddr().String() {
+			t.Errorf("%q from %v, sent from %v", d, r.From(), c.LocalAddr())
+		}
+	}
+}
+
+func TestAllocations(t *testing.T) {
+	r := listen(t, ListenConfig{Addr: "127.0.0.1:0"})[0]
+	s := sender(t, SenderConfig{To: r.Addr().String(), Datagram: 1472})
+	if n := testing.AllocsPerRun(100, func() {
+		for n := range 44 {
+			fill(s, n, 1472)
+		}
+		s.Flush()
+		if n, err := r.Recv(); n == 0 || err != nil {
+			t.Fatal(n, err)
+		}
+		for _, ok := r.Next(); ok; _, ok = r.Next() {
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations a flight", n)
+	}
+}
+
+func BenchmarkSend(b *testing.B) {
+	r := listen(b, ListenConfig{Addr: "127.0.0.1:0"})[0]
+	s := sender(b, SenderConfig{To: r.Addr().String(), Datagram: 1472})
+	b.SetBytes(1472)
+	b.ReportAllocs()
+	for b.Loop() {
+		s.Queue(1472) // most find the buffer full: sending is what is measured
+	}
+}
