@@ -112,22 +112,22 @@ func (r *relay) check(t *testing.T, a *collector.Account, s collector.TapTotal) 
 	if got, want := a.Received(), r.came.Load()-r.lost.Load()+r.duplicated.Load(); got != want {
 		t.Errorf("%d datagrams received, %d left the relay", got, want)
 	}
-	if s.LostDatagrams != r.lostData.Load() {
-		t.Errorf("%d data datagrams lost, the relay spoilt %d", s.LostDatagrams, r.lostData.Load())
-	}
-	if r.lostData.Load() == 0 && s.Lost > 0 {
-		t.Errorf("%d frames lost, but no datagram", s.Lost)
-	}
-	if got, want := a.Drops(collector.DropReplay)+a.Drops(collector.DropLate), r.duplicated.Load(); got != want {
-		t.Errorf("%d replayed and late, the relay doubled %d", got, want)
-	}
 	bad := uint64(0)
 	for _, d := range []collector.Drop{collector.DropForged, collector.DropVersion, collector.DropKind, collector.DropSuite, collector.DropTap,
 		collector.DropSession, collector.DropLimited, collector.DropEpoch} {
 		bad += a.Drops(d)
 	}
-	if bad != r.corrupted.Load() {
-		t.Errorf("%d forged or strange, the relay damaged %d", bad, r.corrupted.Load())
+	// What is left are doubles; those damaged into a counter that was seen; and,
+	// on a busy machine, those that the relay held back for longer than the
+	// collector waits: they are lost, and late when they come.
+	again := a.Drops(collector.DropReplay) + a.Drops(collector.DropLate)
+	late := bad + again - r.corrupted.Load() - r.duplicated.Load()
+	if bad > r.corrupted.Load() || bad+again < r.corrupted.Load()+r.duplicated.Load() || s.LostDatagrams != r.lostData.Load()+late {
+		t.Errorf("%d data datagrams lost, the relay spoilt %d; %d forged or strange, it damaged %d; %d replayed or late, it doubled %d",
+			s.LostDatagrams, r.lostData.Load(), bad, r.corrupted.Load(), again, r.duplicated.Load())
+	}
+	if r.lostData.Load() == 0 && s.LostDatagrams == 0 && s.Lost > 0 {
+		t.Errorf("%d frames lost, but no datagram", s.Lost)
 	}
 	t.Logf("came %d, lost %d, doubled %d, overtaken %d, damaged %d", r.came.Load(), r.lost.Load(), r.duplicated.Load(), r.reordered.Load(), r.corrupted.Load())
 }
