@@ -71,13 +71,24 @@ func (p *Packer) Add(r *Record) (rest []byte) {
 	if room < maxRecordHeader && room < p.headerLen(r) {
 		return p.postpone(r)
 	}
-	p.putHeader(r)
+	if p.from == noRecord {
+		p.begin(r)
+	}
+	p.at += p.putHeader(r)
 	n := copy(p.buf[p.at:p.end], r.Data)
 	p.at += n
 	if n < len(r.Data) {
 		return r.Data[n:]
 	}
 	return nil
+}
+
+// begin notes that the first record of this datagram starts here.
+func (p *Packer) begin(r *Record) {
+	p.from = p.at - HeaderLen
+	if p.at == HeaderLen+prologueLen {
+		p.base, p.time = r.Time, r.Time
+	}
 }
 
 // Continue goes on with the rest of a record in a new datagram, and returns
@@ -150,19 +161,44 @@ func (p *Packer) previous(r *Record) int64 {
 	return p.time
 }
 
-// putHeader writes the header of r. There is room for it.
-func (p *Packer) putHeader(r *Record) {
-	if p.from == noRecord {
-		p.from = p.at - HeaderLen
-		if p.at == HeaderLen+prologueLen {
-			p.base, p.time = r.Time, r.Time
-		}
-	}
+// putHeader writes the header of r and returns its length. There is room for
+// it. Most records are of Ethernet, whole, on the first interface, and shorter
+// than 16,384 bytes: their flags, length and time go without a loop.
+func (p *Packer) putHeader(r *Record) int {
 	b := p.buf[p.at:p.end]
-	flags := flagRecord | byte(r.Direction)<<directionShift
-	n := 1 + putUvarint(b[1:], uint64(len(r.Data)))
-	n += putUvarint(b[n:], zigzag(r.Time-p.time))
+	length, delta := uint(len(r.Data)), zigzag(r.Time-p.time)
 	p.time = r.Time
+	flags := flagRecord | byte(r.Direction)<<directionShift
+	if len(b) < maxRecordHeader || length >= 1<<14 || delta >= 1<<21 || !r.plain() {
+		return putAll(b, flags, delta, r)
+	}
+	b[0] = flags
+	n := 1
+	if length >= 1<<7 {
+		b[1] = byte(length) | 0x80
+		length >>= 7
+		n = 2
+	}
+	b[n&3] = byte(length)
+	n++
+	for delta >= 0x80 {
+		b[n&7] = byte(delta) | 0x80
+		delta >>= 7
+		n++
+	}
+	b[n&7] = byte(delta)
+	return n + 1
+}
+
+// plain says that r needs no optional field.
+func (r *Record) plain() bool {
+	return r.Interface == 0 && r.LinkType == LinkTypeEthernet && int(r.OrigLen) == len(r.Data) && !r.NeedsCsum && r.GSOType == 0
+}
+
+// putAll writes the header of any record.
+func putAll(b []byte, flags byte, delta uint64, r *Record) int {
+	n := 1 + putUvarint(b[1:], uint64(len(r.Data)))
+	n += putUvarint(b[n:], delta)
 	if r.Interface != 0 {
 		flags |= flagInterface
 		n += putUvarint(b[n:], uint64(r.Interface))
@@ -186,5 +222,5 @@ func (p *Packer) putHeader(r *Record) {
 		n += 1 + putUvarint(b[n+1:], uint64(r.GSOSize))
 	}
 	b[0] = flags
-	p.at += n
+	return n
 }

@@ -48,7 +48,7 @@ func (s *shard) emit() {
 
 // record says in the words of the wire what the ring says of a frame. The
 // result is the shard's own, good until the next call.
-func (s *shard) record(f ring.Frame) *proto.Record {
+func (s *shard) record(f *ring.Frame) *proto.Record {
 	r := &s.rec
 	r.Data, r.Time, r.OrigLen = f.Data, f.Time, f.WireLen
 	r.Direction = proto.Inbound

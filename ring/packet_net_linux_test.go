@@ -41,7 +41,7 @@ func take(t *testing.T, r *Ring, n int, f func(Frame)) {
 			t.Fatalf("%d frames of %d, then nothing (%v)", got, n, err)
 		}
 		for fr, ok := b.Next(); ok; fr, ok = b.Next() {
-			f(fr)
+			f(*fr)
 			got++
 		}
 		b.Release()

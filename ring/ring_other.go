@@ -24,8 +24,8 @@ func (*Ring) Close() error                         { return nil }
 
 type Block struct{}
 
-func (*Block) Len() int            { return 0 }
-func (*Block) Next() (Frame, bool) { return Frame{}, false }
-func (*Block) Release()            {}
+func (*Block) Len() int             { return 0 }
+func (*Block) Next() (*Frame, bool) { return nil, false }
+func (*Block) Release()             {}
 
 func LookUp(string) (Interface, error) { return Interface{}, errors.ErrUnsupported }
