@@ -217,6 +217,7 @@ func TestInterfaceDownUpGone(t *testing.T) {
 		}
 	}
 	testnet.Run(t, "ip link set "+iface+" up")
+	testnet.WaitUp(t, peer)
 	testnet.Send(t, peer, 5, 100)
 	take(t, r, 5, func(Frame) {})
 	testnet.Run(t, "ip link del "+iface)

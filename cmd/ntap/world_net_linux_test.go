@@ -72,6 +72,20 @@ func (w *world) link(a, ifA, b, ifB, net string) {
 		w.in(end[0], "ip", "addr", "add", "fd"+net+"::"+host+"/64", "dev", end[1], "nodad")
 		w.in(end[0], "ip", "link", "set", end[1], "up")
 	}
+	w.waitUp(a, ifA)
+	w.waitUp(b, ifB)
+}
+
+// waitUp waits until an interface carries, see testnet.WaitUp.
+func (w *world) waitUp(ns, iface string) {
+	w.t.Helper()
+	for range 500 {
+		if strings.Contains(w.in(ns, "ip", "-o", "link", "show", iface), "state UP") {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	w.t.Fatalf("%s does not come up in 5 s", iface)
 }
 
 func (w *world) must(name string, args ...string) string {

@@ -7,13 +7,14 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // Veth moves the calling test into a new network namespace with one veth pair,
-// both ends up. Sockets stay in the namespace they
-// were opened in: open them on the test's goroutine, use them anywhere.
+// both ends up. Sockets stay in the namespace that they were opened in: open
+// them on the test's goroutine, use them anywhere.
 func Veth(t testing.TB) (a, b string) {
 	t.Helper()
 	Namespace(t)
@@ -22,7 +23,22 @@ func Veth(t testing.TB) (a, b string) {
 		Run(t, "ip link set "+name+" addrgenmode none") // no IPv6, and none of its noise
 		Run(t, "ip link set "+name+" up")
 	}
+	WaitUp(t, "va")
+	WaitUp(t, "vb")
 	return "va", "vb"
+}
+
+// WaitUp waits until an interface carries: the kernel activates its queue some
+// time after it was set up, and drops what is sent before (net/core/link_watch.c).
+func WaitUp(t testing.TB, iface string) {
+	t.Helper()
+	for range 500 {
+		if strings.Contains(Run(t, "ip -o link show "+iface), "state UP") {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("%s does not come up in 5 s", iface)
 }
 
 // Namespace moves the calling test into a new network namespace, which ends
