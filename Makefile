@@ -8,7 +8,7 @@ GO       ?= go
 FUZZTIME ?= 10s
 TOOLS    := ip:iproute2 tcpdump:tcpdump tshark:tshark ethtool:ethtool nft:nftables ping:iputils-ping
 
-.PHONY: build demo test test-net check race fuzz bench tools clean
+.PHONY: build demo test test-net check cross race fuzz bench tools clean
 
 build: ## the binary, bin/ntap, and its links with nTap's names
 	$(GO) build -trimpath -o bin/ntap ./cmd/ntap
@@ -29,14 +29,18 @@ tools: ## as root on Debian: installs what the tests need and is missing
 	if [ -n "$$missing" ]; then \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
 			echo "installing$$missing"; \
-			apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y $$missing >/dev/null; \
+			{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y $$missing >/dev/null; } || \
+				echo "could not install$$missing: tests that need them are skipped, or fail where CI=true"; \
 		else echo "not installed:$$missing: tests that need them are skipped (as root, make test installs them)"; fi; fi
 
-check: ## what has to be clean: format, vet, staticcheck, modules, other systems
-	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not gofmt-clean:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
+check: cross ## what has to be clean: format, the import picture, licence lines, vet, staticcheck, modules, other systems
+	@bad="$$($$($(GO) env GOROOT)/bin/gofmt -l .)"; test -z "$$bad" || { echo "not gofmt-clean:"; echo "$$bad"; exit 1; }
+	$(GO) test .
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
 	$(GO) mod tidy -diff
+
+cross: ## builds for arm64, and what other systems see is in order
 	GOARCH=arm64 $(GO) build -o /dev/null ./cmd/ntap
 	GOARCH=arm64 $(GO) vet ./...
 	GOOS=darwin $(GO) vet ./...

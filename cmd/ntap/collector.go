@@ -39,6 +39,9 @@ virtual Ethernet interface, and as pcapng.`,
 			if cfg.Listen, err = listenAddress(port); err != nil {
 				return err
 			}
+			if err := checkCollector(&cfg); err != nil {
+				return err
+			}
 			if noTAP {
 				if c.Flags().Changed("interface") {
 					return usagef("collector: -i and --no-tap exclude each other")

@@ -62,8 +62,17 @@ func (d *demo) run(ctx context.Context) error {
 		return d.replay(ctx, keys, suite)
 	}
 	defer hosts.close()
-	return d.live(ctx, hosts, keys, suite)
+	err = d.live(ctx, hosts, keys, suite)
+	if no := (noDevice{}); errors.As(err, &no) {
+		fmt.Fprintf(d.out, "No virtual interfaces here (%v): a made-up capture over loopback instead.\n", no)
+		return d.replay(ctx, keys, suite)
+	}
+	return err
 }
+
+// noDevice is why the collector of the live demo did not start: in a container
+// there may be no /dev/net/tun.
+type noDevice struct{ error }
 
 // A session of the demo: a collector and a remote, each with its account.
 type pair struct {
@@ -92,7 +101,7 @@ func (d *demo) live(ctx context.Context, hosts *hosts, keys *crypto.KeyFile, sui
 	select {
 	case <-ready:
 	case err := <-p.ended:
-		return err
+		return noDevice{err}
 	}
 	capturing, stop := context.WithCancel(ctx)
 	defer stop()

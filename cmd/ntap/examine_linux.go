@@ -3,7 +3,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -63,7 +65,9 @@ func self() string {
 func tun() finding {
 	const check = "/dev/net/tun"
 	f, err := os.OpenFile(check, os.O_RDWR, 0)
-	if err != nil {
+	if errors.Is(err, fs.ErrPermission) {
+		return finding{check, stateFail, err.Error(), "run as root, or: chmod 0666 /dev/net/tun (making interfaces still takes CAP_NET_ADMIN). Without: collector --no-tap -w FILE"}
+	} else if err != nil {
 		return finding{check, stateFail, err.Error(), "modprobe tun; in a container: give it the device /dev/net/tun. Without: collector --no-tap -w FILE"}
 	}
 	f.Close()
@@ -146,10 +150,16 @@ func cpus() finding {
 	return finding{"CPUs", stateOK, fmt.Sprintf("%d may be used", len(list)), ""}
 }
 
+// silence keeps a host from answering datagrams to closed ports, by both
+// families of IP. It is a table of its own: what else is there stays.
+const silence = "nft 'table inet ntap { chain output { type filter hook output priority 0; " +
+	"icmp type destination-unreachable icmp code port-unreachable drop; " +
+	"icmpv6 type destination-unreachable icmpv6 code port-unreachable drop; }; }'"
+
 // portUnreachable tells about what is not ntap's to do.
 func portUnreachable() finding {
 	return finding{"one way", stateOK, "ntap's collector sends nothing; while none runs, this host's kernel answers remotes with ICMP port unreachable",
-		"to be silent then too: nft add rule inet filter output icmp code port-unreachable drop"}
+		"to be silent then too: " + silence}
 }
 
 // interfaces looks at what the offloads of each interface mean for a tap.

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/net/bpf"
 
 	"github.com/ntap-project/ntap/remote"
+	"github.com/ntap-project/ntap/ring"
 )
 
 // maxFilter is BPF_MAXINSNS, linux/bpf_common.h.
@@ -38,16 +39,42 @@ func compileFilter(cfg *remote.Config, bytecode string) ([]bpf.RawInstruction, e
 	case cfg.File != "":
 		return nil, usagef("a filter is for live capture (-i); for a file: tcpdump -r FILE -w - 'EXPRESSION' | ntap remote -r - …")
 	}
-	out, err := exec.Command("tcpdump", "-i", cfg.Interfaces[0], "-ddd", cfg.FilterText).Output()
+	if err := sameLinkType(cfg.Interfaces); err != nil {
+		return nil, err
+	}
+	// After -- an expression that begins with a dash is no flag.
+	out, err := exec.Command("tcpdump", "-i", cfg.Interfaces[0], "-ddd", "--", cfg.FilterText).Output()
 	var exit *exec.ExitError
 	if errors.Is(err, exec.ErrNotFound) {
 		return nil, errors.New("filter: expressions are compiled by tcpdump, which is not installed: apt-get install tcpdump; or give --filter-bytecode a file made by tcpdump -ddd elsewhere")
+	} else if errors.As(err, &exit) && bytes.Contains(exit.Stderr, []byte("permission")) {
+		return nil, fmt.Errorf("filter: tcpdump, which compiles it, may not look at %s (%s): run as root, or give --filter-bytecode a file made by tcpdump -ddd as root",
+			cfg.Interfaces[0], bytes.TrimSpace(exit.Stderr))
 	} else if errors.As(err, &exit) {
 		return nil, usagef("filter %q: %s", cfg.FilterText, bytes.TrimSpace(exit.Stderr))
 	} else if err != nil {
 		return nil, fmt.Errorf("filter: tcpdump: %w", err)
 	}
 	return parseBytecode("tcpdump -ddd", string(out))
+}
+
+// sameLinkType refuses one program for interfaces whose frames begin
+// differently.
+func sameLinkType(names []string) error {
+	var first ring.Interface
+	for i, name := range names {
+		iface, err := ring.LookUp(name)
+		if err != nil {
+			return err
+		}
+		if i == 0 {
+			first = iface
+		} else if iface.LinkType != first.LinkType {
+			return usagef("filter: %s and %s have different link types (%d and %d), so no one program fits both: start a remote for each, with --tap IDs of their own",
+				first.Name, iface.Name, first.LinkType, iface.LinkType)
+		}
+	}
+	return nil
 }
 
 // parseBytecode reads what tcpdump -ddd prints: the number of instructions,

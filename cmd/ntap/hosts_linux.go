@@ -53,11 +53,11 @@ func (h host) do(f func() error) error {
 type hosts struct{ a, b host }
 
 // newHosts makes two hosts and a link between them.
-func newHosts() (h *hosts, err error) {
+func newHosts() (_ *hosts, err error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("not root")
 	}
-	h = &hosts{a: host{netns.None()}, b: host{netns.None()}}
+	h := &hosts{a: host{netns.None()}, b: host{netns.None()}}
 	defer func() {
 		if err != nil {
 			h.close()

@@ -48,6 +48,9 @@ The words after the flags are a filter in the language of tcpdump.`,
 			if cfg.Collector == "" {
 				return usagef("remote: no collector: give -c HOST:PORT")
 			}
+			if err := checkRemote(&cfg); err != nil {
+				return err
+			}
 			switch pace {
 			case "real":
 				cfg.Pace = remote.PaceReal

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ntap-project/ntap/internal/testnet"
+)
+
+// What doctor finds has a state of the three, words, and a cure where
+// something is wrong; and every part of a host is looked at.
+func TestDoctorLooksAtEverything(t *testing.T) {
+	all := examine()
+	byCheck := map[string]finding{}
+	for _, f := range all {
+		byCheck[f.Check] = f
+		if f.State != stateOK && f.State != stateWarn && f.State != stateFail || f.Found == "" {
+			t.Errorf("%+v", f)
+		}
+		if f.State == stateFail && f.Mend == "" {
+			t.Errorf("no cure: %+v", f)
+		}
+	}
+	for _, check := range []string{"capture", "virtual interfaces", "/dev/net/tun", "receive buffers", "send buffers", "UDP_SEGMENT", "UDP_GRO",
+		"io_uring", "CPU", "CPUs", "clock", "one way", "interface lo"} {
+		if byCheck[check].State == "" {
+			t.Errorf("not looked at: %s", check)
+		}
+	}
+	if os.Geteuid() != 0 {
+		return
+	}
+	if s := byCheck["UDP_SEGMENT"].State; s != stateOK {
+		t.Errorf("UDP_SEGMENT: %s on a kernel that has it", s)
+	}
+}
+
+// Offloads that are on are told with the line that turns them off, and that
+// line does so.
+func TestDoctorTellsOffloads(t *testing.T) {
+	testnet.RequireTool(t, "ethtool")
+	a, _ := testnet.Veth(t)
+	look := func() (f finding) {
+		for _, f = range interfaces() {
+			if f.Check == "interface "+a {
+				return f
+			}
+		}
+		t.Fatalf("no interface %s among %v", a, interfaces())
+		return f
+	}
+	_, line, ok := strings.Cut(look().Mend, "as on the wire: ")
+	if !ok {
+		t.Fatalf("a veth has offloads on, and doctor says %+v", look())
+	}
+	testnet.Run(t, line)
+	if f := look(); f.Mend != "" || !strings.Contains(f.Found, "MTU 1500") {
+		t.Errorf("after %q: %+v", line, f)
+	}
+}
+
+// The firewall line that doctor gives works on a host without a firewall, and
+// keeps it from answering datagrams to closed ports; ping is still answered.
+func TestDoctorFirewallLineSilences(t *testing.T) {
+	testnet.RequireTool(t, "nft", "ping")
+	testnet.Namespace(t)
+	refused := func(addr string) bool {
+		c, err := net.Dial("udp", addr)
+		if err != nil {
+			t.Skip(err) // no IPv6 here
+		}
+		defer c.Close()
+		if _, err := c.Write([]byte{0}); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		_, err = c.Read(make([]byte, 1))
+		return errors.Is(err, syscall.ECONNREFUSED)
+	}
+	addrs := []string{"127.0.0.1:5678", "[::1]:5678"}
+	for _, a := range addrs {
+		if !refused(a) {
+			t.Fatalf("%s: no answer even without a firewall", a)
+		}
+	}
+	_, line, _ := strings.Cut(portUnreachable().Mend, ": ")
+	if out, err := exec.Command("sh", "-c", line).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", line, err, out)
+	}
+	for _, a := range addrs {
+		if refused(a) {
+			t.Errorf("%s: still answered", a)
+		}
+	}
+	testnet.Run(t, "ping -q -c 1 -w 5 127.0.0.1")
+}
