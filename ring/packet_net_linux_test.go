@@ -20,7 +20,7 @@ import (
 func testRing(t *testing.T, change func(*Config)) (r *Ring, iface, peer string) {
 	t.Helper()
 	iface, peer = testnet.Veth(t)
-	cfg := Config{Interface: iface, Blocks: 16, BlockSize: 1 << 18, Retire: 5 * time.Millisecond}
+	cfg := Config{Interface: iface, Blocks: 128, BlockSize: 1 << 18, Retire: 5 * time.Millisecond}
 	if change != nil {
 		change(&cfg)
 	}

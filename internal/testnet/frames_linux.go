@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"runtime"
 	"testing"
 	"time"
 
@@ -113,6 +115,11 @@ func sendAll(ifname string, next func() []byte) error {
 		return err
 	}
 	defer unix.Close(fd)
+	unpin, err := pin()
+	if err != nil {
+		return err
+	}
+	defer unpin()
 	to := &unix.SockaddrLinklayer{Ifindex: iface.Index}
 	for n := 0; ; n++ {
 		f := next()
@@ -128,4 +135,30 @@ func sendAll(ifname string, next func() []byte) error {
 			return fmt.Errorf("frame %d of %d bytes: %w", n, len(f), err)
 		}
 	}
+}
+
+// pin keeps the calling thread on one CPU, always the same, until unpin: a veth
+// queues frames on the CPU that sends them (netif_rx, net/core/dev.c), so those
+// of a thread that moves, or of two calls on different CPUs, overtake each
+// other.
+func pin() (unpin func(), err error) {
+	runtime.LockOSThread()
+	var before, one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &before); err != nil {
+		runtime.UnlockOSThread()
+		return nil, os.NewSyscallError("sched_getaffinity", err)
+	}
+	for cpu := 0; one.Count() == 0; cpu++ {
+		if before.IsSet(cpu) {
+			one.Set(cpu)
+		}
+	}
+	if err := unix.SchedSetaffinity(0, &one); err != nil {
+		runtime.UnlockOSThread()
+		return nil, os.NewSyscallError("sched_setaffinity", err)
+	}
+	return func() {
+		_ = unix.SchedSetaffinity(0, &before)
+		runtime.UnlockOSThread()
+	}, nil
 }
