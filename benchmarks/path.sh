@@ -8,6 +8,7 @@
 #
 # remote_ns and collector_ns are CPU (user and system) of the whole process for a frame delivered, in ns. busy_cores is all CPU of the
 # machine while the source ran, softirq included: cpus x time - idle. Flags for either side: REMOTE_FLAGS, COLLECTOR_FLAGS.
+# With COUNTERS=1: instructions and cycles of each process for a frame, in user and kernel mode, as perf(1) counts them.
 set -eu
 cd "$(dirname "$0")/.."
 frame=$1 pps=$2 secs=${3:-3}
@@ -39,11 +40,23 @@ for _ in $(seq 50); do ip -n $C link show ntap0 >/dev/null 2>&1 && break; sleep 
 ip netns exec $S "$t/ntap" remote -i cap0 -c 10.99.0.2:5678 --key-file "$t/key" --tap 1 ${REMOTE_FLAGS:-} >"$t/r.log" 2>&1 &
 r=$! pids="$pids $r"
 sleep 1
+counters=""
+if [ -n "${COUNTERS:-}" ]; then
+	for side in r c; do
+		perf stat -x, -e instructions:u,instructions:k,cycles:u,cycles:k -p ${!side} -o "$t/$side.perf" &
+		counters="$counters $!"
+	done
+	sleep 0.4
+fi
 cr0=$(cpu $r) cc0=$(cpu $c) i0=$(idle) t0=$(date +%s%N)
 ip netns exec $S "$t/gen" -dev cap0 -size "$frame" -rate "$pps" -for "${secs}s" -cpu 0 >"$t/g"
 i1=$(idle) t1=$(date +%s%N)
 sleep 1
 cr1=$(cpu $r) cc1=$(cpu $c)
+if [ -n "$counters" ]; then
+	kill -INT $counters
+	wait $counters || true
+fi
 delivered=$(ip netns exec $C cat /sys/class/net/ntap0/statistics/rx_packets)
 kill -INT $r
 wait $r || { cat "$t/r.log"; exit 1; }
@@ -51,6 +64,13 @@ sleep 0.3
 kill -INT $c
 wait $c || { cat "$t/c.log"; exit 1; }
 pids=""
+if [ -n "$counters" ]; then
+	for side in r c; do
+		awk -F, -v n="$delivered" -v f="$frame" -v s="$side" '/,/ {v[$3] = $1 / n} END {
+			printf "frame %d %s delivered %d instructions user %d kernel %d cycles user %d kernel %d\n", f, s == "r" ? "remote" : "collector", n,
+				v["instructions:u"], v["instructions:k"], v["cycles:u"], v["cycles:k"]}' "$t/$side.perf"
+	done
+fi
 [ -z "${VERBOSE:-}" ] || cat "$t/g" "$t/r.log" "$t/c.log"
 awk -v f="$frame" -v o="$(sed 's/offered \([0-9]*\).*/\1/' "$t/g")" -v d="$delivered" -v r=$((cr1 - cr0)) -v c=$((cc1 - cc0)) \
 	-v i=$((i1 - i0)) -v w=$((t1 - t0)) -v n="$(nproc)" -v hz="$hz" -v s="$secs" \

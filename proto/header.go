@@ -64,6 +64,9 @@ func (h *Header) Put(d []byte) {
 	binary.BigEndian.PutUint64(d[16:], h.Counter)
 }
 
+// PutCounter writes the counter of a datagram that has the rest of its header.
+func PutCounter(d []byte, counter uint64) { binary.BigEndian.PutUint64(d[16:], counter) }
+
 // Append appends the HeaderLen bytes of h to dst.
 func (h *Header) Append(dst []byte) []byte {
 	n := len(dst)

@@ -44,9 +44,20 @@ type Packer struct {
 	base int64  // base time of this datagram, ns
 	time int64  // of the record written last, ns
 	from int    // where the first record that starts here begins, in the plaintext
+	n    Packed // so far
 	cut  Record // the record whose header did not fit; cut.Data is handed out as rest
 	hold bool   // cut is waiting
 }
+
+// Packed counts what a Packer was given since it was made.
+type Packed struct {
+	Frames uint64
+	Bytes  uint64 // of those frames
+}
+
+// Packed returns what was given so far. All of it lies in the datagrams taken
+// once the last one was.
+func (p *Packer) Packed() Packed { return p.n }
 
 // empty stands for the rest of a frame without bytes: not nil.
 var empty = make([]byte, 0)
@@ -74,6 +85,8 @@ func (p *Packer) Add(r *Record) (rest []byte) {
 	if p.from == noRecord {
 		p.begin(r)
 	}
+	p.n.Frames++
+	p.n.Bytes += uint64(len(r.Data))
 	p.at += p.putHeader(r)
 	n := copy(p.buf[p.at:p.end], r.Data)
 	p.at += n

@@ -18,30 +18,24 @@ import (
 func (s *shard) forward(b *ring.Block) error {
 	s.pack.Reset(s.out.Slot())
 	for f, ok := b.Next(); ok; f, ok = b.Next() {
-		s.add(s.record(f))
+		if len(f.Data) > proto.MaxFrame {
+			s.account.TooLong.Add(1)
+			continue
+		}
+		for rest := s.pack.Add(s.record(f)); rest != nil; rest = s.pack.Continue(rest) {
+			s.emit() // this datagram is full: the record goes on in the next one
+		}
 	}
 	b.Release()
 	s.emit()
 	return s.out.Flush()
 }
 
-// add packs one record; every datagram that it fills is sealed and queued.
-func (s *shard) add(r *proto.Record) {
-	if len(r.Data) > proto.MaxFrame {
-		s.account.TooLong.Add(1)
-		return
-	}
-	for rest := s.pack.Add(r); rest != nil; rest = s.pack.Continue(rest) {
-		s.emit() // this datagram is full: the record goes on in the next one
-	}
-	s.frames++
-	s.bytes += uint64(len(r.Data))
-}
-
 // emit seals the datagram being packed, if it holds anything, and queues it.
 func (s *shard) emit() {
 	if d := s.pack.Take(); d != nil {
-		s.queue(proto.Data, s.seal.data, d)
+		s.seal.data.seal(d)
+		s.out.Queue(len(d))
 		s.pack.Reset(s.out.Slot())
 	}
 }

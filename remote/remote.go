@@ -159,7 +159,7 @@ func (t *tap) open() (shards []*shard, closeAll func(), err error) {
 		s := &shard{number: uint16(len(shards)), tap: t, capture: c, member: member, account: &ShardAccount{Interface: name}}
 		s.rec = proto.Record{Interface: uint32(iface), LinkType: proto.LinkTypeEthernet}
 		var err error
-		if s.seal, err = newSealers(key, t.cfg.Suite, t.session, s.number); err != nil {
+		if s.seal, err = newSealers(key, proto.Header{Suite: t.suite, Shard: s.number, Tap: t.id, Session: t.session}); err != nil {
 			return nil, err
 		}
 		closers = append(closers, s.seal.wipe)

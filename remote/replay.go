@@ -62,7 +62,9 @@ func (s *shard) turn(p *pacer) (wait time.Duration, err error) {
 		}
 		s.read = false
 		s.account.Captured.Add(1)
-		s.add(&s.rec)
+		for rest := s.pack.Add(&s.rec); rest != nil; rest = s.pack.Continue(rest) {
+			s.emit()
+		}
 	}
 	s.emit()
 	if e := s.out.Flush(); e != nil {

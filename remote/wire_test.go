@@ -38,15 +38,15 @@ func TestWireSealed(t *testing.T) {
 	}
 	head, plain, want := block("header"), block("data"), block("sealed")
 	h, _, _ := proto.ParseHeader(append(bytes.Clone(head), make([]byte, proto.TagLen)...))
-	seal, err := newSealers(key, crypto.Suite(h.Suite), h.Session, h.Shard)
+	seal, err := newSealers(key, h)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for range h.Counter { // the counters before it
 		seal.data.Seal(make([]byte, proto.Overhead), proto.HeaderLen)
 	}
-	d := append(append(bytes.Clone(head), plain...), make([]byte, proto.TagLen)...)
-	seal.data.Seal(d, proto.HeaderLen)
+	d := append(append(make([]byte, proto.HeaderLen), plain...), make([]byte, proto.TagLen)...)
+	seal.data.seal(d)
 	if !bytes.Equal(d, want) {
 		t.Errorf("sealed to\n%x, WIRE.md has\n%x", d, want)
 	}
