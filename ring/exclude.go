@@ -13,7 +13,7 @@ import (
 // Own says how a remote knows its own datagrams.
 type Own struct {
 	Mark      uint32         // SO_MARK of its sockets; 0: none
-	Collector netip.AddrPort // where they go
+	Collector netip.AddrPort // where they go; if it is not valid, only the mark is looked at
 	Tap       uint32
 	Session   uint64
 	LinkType  uint16 // of the interface; on others than Ethernet (1) and raw IP (101) only the mark is looked at
@@ -34,22 +34,24 @@ const (
 // filter that takes everything.
 //
 // Seen are frames without a VLAN tag, those whose tag the kernel has taken
-// out, and those with one tag in the payload; IPv4 with any options, and IPv6
-// without extension headers, which is how a remote sends.
+// out, and those with one tag in the payload; IPv4 with any options but no
+// fragments, and IPv6 without extension headers, which is how a remote sends.
 func Exclude(user []bpf.RawInstruction, own Own) ([]bpf.RawInstruction, error) {
 	if len(user) == 0 {
 		user = []bpf.RawInstruction{{Op: bpfReturn, K: 1<<32 - 1}}
 	}
+	own.Collector = netip.AddrPortFrom(own.Collector.Addr().Unmap(), own.Collector.Port())
 	var b builder
 	if own.Mark != 0 {
-		b.load(bpf.LoadExtension{Num: extMark})
+		b.load(bpf.LoadExtension{Num: bpf.ExtMark})
 		b.drop(own.Mark)
 	}
-	switch own.LinkType {
-	case 1:
+	switch {
+	case !own.Collector.IsValid():
+	case own.LinkType == linkEthernet:
 		b.ethernet(own)
-	case 101:
-		b.ip(0, own, own.Collector.Addr().Is4())
+	case own.LinkType == linkRaw:
+		b.ip(0, own)
 	}
 	raw, err := b.assemble()
 	if err != nil {
@@ -60,9 +62,6 @@ func Exclude(user []bpf.RawInstruction, own Own) ([]bpf.RawInstruction, error) {
 
 // bpfReturn is BPF_RET | BPF_K, linux/bpf_common.h.
 const bpfReturn = 0x06
-
-// extMark is SKF_AD_MARK, linux/filter.h; package bpf has no name for it.
-const extMark bpf.Extension = 20
 
 // Where a jump of a builder leads when what it tests does not hold: to the end
 // of the part, which is the user's program.
@@ -102,10 +101,10 @@ func (b *builder) ethernet(own Own) {
 	tagged.atLeast(18)
 	plain.load(bpf.LoadAbsolute{Off: 12, Size: 2})
 	plain.want(etherType)
-	plain.ip(14, own, etherType == 0x0800)
+	plain.ip(14, own)
 	tagged.load(bpf.LoadAbsolute{Off: 16, Size: 2})
 	tagged.want(etherType)
-	tagged.ip(18, own, etherType == 0x0800)
+	tagged.ip(18, own)
 
 	b.load(bpf.LoadExtension{Num: bpf.ExtLen})
 	b.atLeast(14)
@@ -121,13 +120,14 @@ func (b *builder) ethernet(own Own) {
 // with this tap and session; such a one is dropped. A load beyond the frame's
 // end would end the program and drop the frame whatever it is, so there are
 // tests for the length.
-func (b *builder) ip(at uint32, own Own, v4 bool) {
-	header := uint32(40)
+func (b *builder) ip(at uint32, own Own) {
+	const udp = 8 + ownSession + 8 // bytes of UDP that are looked at, header included
+	v4, header := own.Collector.Addr().Is4(), uint32(40)
 	if v4 {
 		header = 20
 	}
 	b.load(bpf.LoadExtension{Num: bpf.ExtLen})
-	b.atLeast(at + header + 8 + ownSession + 8)
+	b.atLeast(at + header + udp)
 	words := func(off uint32, bytes []byte) {
 		for i := 0; i < len(bytes); i += 4 {
 			b.load(bpf.LoadAbsolute{Off: off + uint32(i), Size: 4})
@@ -136,9 +136,9 @@ func (b *builder) ip(at uint32, own Own, v4 bool) {
 	}
 	// X is the length of the IP header.
 	if v4 {
-		b.load(bpf.LoadAbsolute{Off: at, Size: 1})
-		b.load(bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 0xF0})
-		b.want(0x40)
+		b.load(bpf.LoadAbsolute{Off: at, Size: 1}) // version 4, 5 to 15 words
+		b.atLeast(0x45)
+		b.ins = append(b.ins, bpf.JumpIf{Cond: bpf.JumpLessThan, Val: 0x50, SkipFalse: toUser})
 		b.load(bpf.LoadAbsolute{Off: at + 9, Size: 1})
 		b.want(17)
 		b.load(bpf.LoadAbsolute{Off: at + 6, Size: 2})
@@ -146,10 +146,13 @@ func (b *builder) ip(at uint32, own Own, v4 bool) {
 		b.want(0)
 		a := own.Collector.Addr().As4()
 		words(at+16, a[:])
+		// With options the header is longer than the 20 bytes counted above.
+		// The constant is subtracted, not X: X may be more than the length, and
+		// the accumulator has no sign.
 		b.load(bpf.LoadMemShift{Off: at}) // X = 4 × IHL
 		b.load(bpf.LoadExtension{Num: bpf.ExtLen})
-		b.load(bpf.ALUOpX{Op: bpf.ALUOpSub})
-		b.atLeast(at + 8 + ownSession + 8)
+		b.load(bpf.ALUOpConstant{Op: bpf.ALUOpSub, Val: at + udp})
+		b.ins = append(b.ins, bpf.JumpIfX{Cond: bpf.JumpGreaterOrEqual, SkipFalse: toUser})
 	} else {
 		b.load(bpf.LoadAbsolute{Off: at, Size: 1})
 		b.load(bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 0xF0})
@@ -173,9 +176,19 @@ func (b *builder) ip(at uint32, own Own, v4 bool) {
 
 // assemble resolves the jumps to the user's program.
 func (b *builder) assemble() ([]bpf.RawInstruction, error) {
+	if len(b.ins) >= toUser {
+		return nil, fmt.Errorf("%d instructions: too far to jump", len(b.ins))
+	}
 	for i, in := range b.ins {
-		if j, ok := in.(bpf.JumpIf); ok && j.SkipFalse == toUser {
-			j.SkipFalse = uint8(len(b.ins) - i - 1)
+		end := uint8(len(b.ins) - i - 1)
+		switch j := in.(type) {
+		case bpf.JumpIf:
+			if j.SkipFalse == toUser {
+				j.SkipFalse = end
+				b.ins[i] = j
+			}
+		case bpf.JumpIfX:
+			j.SkipFalse = end
 			b.ins[i] = j
 		}
 	}

@@ -3,6 +3,8 @@
 package ring
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -15,92 +17,142 @@ import (
 )
 
 // linkTypes says what a packet socket of type SOCK_RAW gives on interfaces of a
-// hardware type (ARPHRD_, linux/if_arp.h), as libpcap's map_arphrd_to_dlt does.
+// hardware type (ARPHRD_, linux/if_arp.h), as map_arphrd_to_dlt of libpcap's
+// pcap-linux.c has it. Types that libpcap reads by other sockets are left out.
 var linkTypes = map[uint16]uint16{
-	unix.ARPHRD_ETHER:              1,
-	unix.ARPHRD_LOOPBACK:           1, // Linux puts an Ethernet header before it
-	unix.ARPHRD_NONE:               101,
-	unix.ARPHRD_RAWIP:              101,
-	unix.ARPHRD_TUNNEL:             101,
-	unix.ARPHRD_TUNNEL6:            101,
-	unix.ARPHRD_SIT:                101,
-	unix.ARPHRD_IPGRE:              101,
-	unix.ARPHRD_IP6GRE:             101,
-	unix.ARPHRD_PPP:                9,
+	unix.ARPHRD_ETHER:              linkEthernet,
+	unix.ARPHRD_LOOPBACK:           linkEthernet, // addresses are 0
+	unix.ARPHRD_NONE:               linkRaw,      // TUN, WireGuard
+	unix.ARPHRD_RAWIP:              linkRaw,
+	unix.ARPHRD_PPP:                linkRaw, // ppp_generic.c shows packets without their PPP header
+	unix.ARPHRD_TUNNEL:             linkRaw,
+	unix.ARPHRD_TUNNEL6:            linkRaw,
+	unix.ARPHRD_SIT:                linkRaw,
+	unix.ARPHRD_IPGRE:              linkRaw,
+	unix.ARPHRD_IP6GRE:             linkRaw,
 	unix.ARPHRD_IEEE80211:          105,
 	unix.ARPHRD_IEEE80211_RADIOTAP: 127,
 }
 
 // LookUp returns the interface of that name in the calling thread's network
-// namespace.
+// namespace. It needs no rights.
 func LookUp(name string) (Interface, error) {
-	i, err := net.InterfaceByName(name)
-	if err != nil {
-		return Interface{}, missing(name, err)
-	}
-	out := Interface{
-		Name: name, Index: i.Index, MAC: i.HardwareAddr, MTU: i.MTU,
-		Loopback: i.Flags&net.FlagLoopback != 0, Up: i.Flags&net.FlagUp != 0,
-	}
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return out, fmt.Errorf("ring: %s: %w", name, os.NewSyscallError("socket", err))
+		return Interface{}, fmt.Errorf("ring: %s: %w", name, os.NewSyscallError("socket", err))
 	}
 	defer unix.Close(fd)
-	req, err := unix.NewIfreq(name)
-	if err != nil {
-		return out, fmt.Errorf("ring: %s: %w", name, err)
+	return lookUp(fd, name)
+}
+
+// lookUp returns the interface of that name in the network namespace of a
+// socket: sysfs would show that of whoever mounted it.
+func lookUp(fd int, name string) (Interface, error) {
+	out := Interface{Name: name}
+	var req ifreq
+	ask := func(call string, request uint) error {
+		req = ifreq{}
+		copy(req.name[:], name)
+		if err := ioctl(fd, request, unsafe.Pointer(&req)); err != nil {
+			return fmt.Errorf("ring: %s: %w", name, os.NewSyscallError("ioctl "+call, err))
+		}
+		return nil
 	}
-	if err := unix.IoctlIfreq(fd, unix.SIOCGIFHWADDR, req); err != nil {
-		return out, fmt.Errorf("ring: %s: %w", name, os.NewSyscallError("ioctl SIOCGIFHWADDR", err))
+	if name == "" || len(name) >= unix.IFNAMSIZ || strings.ContainsRune(name, 0) {
+		return out, missing(name)
 	}
-	link, known := linkTypes[req.Uint16()]
+	if err := ask("SIOCGIFINDEX", unix.SIOCGIFINDEX); errors.Is(err, unix.ENODEV) {
+		return out, missing(name)
+	} else if err != nil {
+		return out, err
+	}
+	out.Index = int(int32(binary.NativeEndian.Uint32(req.data[:])))
+	if err := ask("SIOCGIFFLAGS", unix.SIOCGIFFLAGS); err != nil {
+		return out, err
+	}
+	flags := binary.NativeEndian.Uint16(req.data[:])
+	out.Up, out.Loopback = flags&unix.IFF_UP != 0, flags&unix.IFF_LOOPBACK != 0
+	if err := ask("SIOCGIFMTU", unix.SIOCGIFMTU); err != nil {
+		return out, err
+	}
+	out.MTU = int(int32(binary.NativeEndian.Uint32(req.data[:])))
+	if err := ask("SIOCGIFHWADDR", unix.SIOCGIFHWADDR); err != nil { // struct sockaddr
+		return out, err
+	}
+	hardware := binary.NativeEndian.Uint16(req.data[:])
+	link, known := linkTypes[hardware]
 	if !known {
-		return out, fmt.Errorf("ring: %s: hardware type %d (linux/if_arp.h) is not one that ntap can capture: Ethernet, loopback, raw IP, PPP and 802.11 are", name, req.Uint16())
+		return out, fmt.Errorf("ring: %s: hardware type %d (ARPHRD_ in linux/if_arp.h) is not one that ntap captures; those are Ethernet, loopback, IP tunnels, TUN, WireGuard, PPP and 802.11", name, hardware)
 	}
 	out.LinkType = link
+	if mac := req.data[2 : 2+6]; link != linkRaw && !bytes.Equal(mac, make([]byte, 6)) {
+		out.MAC = net.HardwareAddr(bytes.Clone(mac))
+	}
 	out.Speed = speed(fd, name)
 	return out, nil
 }
 
-// speed asks the driver (ETHTOOL_GSET, linux/ethtool.h: enough below 4 Tbit/s).
+// speed asks the driver for the bit/s (ETHTOOL_GSET: its 32 bits of Mbit/s do).
 func speed(fd int, name string) uint64 {
-	cmd := [44]byte{0: unix.ETHTOOL_GSET} // struct ethtool_cmd; command and fields in native order
-	*(*uint32)(unsafe.Pointer(&cmd[0])) = unix.ETHTOOL_GSET
-	var ifr struct {
-		name [unix.IFNAMSIZ]byte
-		data unsafe.Pointer
-		_    [16]byte
-	}
-	copy(ifr.name[:unix.IFNAMSIZ-1], name)
-	ifr.data = unsafe.Pointer(&cmd)
-	if _, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&ifr))); e != 0 {
+	cmd := ethtoolCmd{cmd: unix.ETHTOOL_GSET}
+	req := ifreqData{data: unsafe.Pointer(&cmd)}
+	copy(req.name[:unix.IFNAMSIZ-1], name)
+	if ioctl(fd, unix.SIOCETHTOOL, unsafe.Pointer(&req)) != nil {
 		return 0
 	}
-	low := *(*uint16)(unsafe.Pointer(&cmd[12]))  // speed
-	high := *(*uint16)(unsafe.Pointer(&cmd[28])) // speed_hi
-	mbit := uint32(high)<<16 | uint32(low)
-	if mbit == 0 || mbit == 0xFFFF || mbit == 1<<32-1 { // SPEED_UNKNOWN
+	mbit := uint32(cmd.speedHi)<<16 | uint32(cmd.speed)
+	if mbit == unknownSpeed || mbit == unknownSpeed16 {
 		return 0
 	}
 	return uint64(mbit) * 1e6
 }
 
-// missing names the interfaces that there are.
-func missing(name string, err error) error {
-	all, e := net.Interfaces()
-	if e != nil {
-		return fmt.Errorf("ring: no interface %q: %w", name, err)
+var errNoDevice = errors.New("no such device")
+
+// missing names the interfaces that may have been meant: those with a similar
+// name, or else all.
+func missing(name string) error {
+	all, err := net.Interfaces()
+	if err != nil {
+		return fmt.Errorf("ring: no interface %q: %w", name, errNoDevice)
 	}
-	var names []string
+	var names, near []string
 	for _, i := range all {
 		names = append(names, i.Name)
+		if similar(i.Name, name) {
+			near = append(near, i.Name)
+		}
+	}
+	says := "there are"
+	if len(near) > 0 {
+		names, says = near, "did you mean"
 	}
 	slices.Sort(names)
 	if len(names) > 20 {
 		names = append(names[:20], "…")
 	}
-	return fmt.Errorf("ring: no interface %q here; there are: %s: %w", name, strings.Join(names, ", "), errNoDevice)
+	return fmt.Errorf("ring: no interface %q here; %s: %s: %w", name, says, strings.Join(names, ", "), errNoDevice)
 }
 
-var errNoDevice = errors.New("no such device")
+// similar reports whether b is a slip of the pen away from a: at most two
+// letters differ, but never all.
+func similar(a, b string) bool {
+	row := make([]int, len(b)+1) // Levenshtein distances of a[:i] to b[:j]
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			d := diagonal
+			if a[i] != b[j] {
+				d++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(d, row[j]+1, row[j+1]+1)
+		}
+	}
+	d := row[len(b)]
+	return d <= 2 && d < min(len(a), len(b))
+}

@@ -6,15 +6,21 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync/atomic"
 	"time"
-	"unsafe"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
+// Chosen.
+const (
+	lookAgain = 20 * time.Millisecond // between looks at an interface that is down: its deletion then comes unannounced
+	straggle  = time.Second           // beyond twice Retire, the longest wait for a block whose frames were counted
+)
+
 // A Ring is one TPACKET_V3 ring on one interface. It belongs to one goroutine.
+// The interface is that of the network namespace in which Open was called,
+// wherever the ring is used.
 type Ring struct {
 	cfg    Config
 	fd     int
@@ -23,254 +29,207 @@ type Ring struct {
 	next   int // block that the kernel fills next
 	block  Block
 	stats  Stats
-	events []unix.PollFd
+	taken  uint64 // frames in the blocks taken so far
+	events [1]unix.PollFd
+	quiet  time.Time // when Quiesce was called; zero: it was not
+	down   bool      // no frames since the interface went down
+	gone   time.Time // when the interface was seen to be gone; zero: it is there
 }
 
-// Open opens a ring that is not part of a group.
-func Open(cfg Config) (*Ring, error) {
-	rings, err := OpenFanout(cfg, 1)
-	if err != nil {
-		return nil, err
+// setUp makes a bound ring of a new socket, which lets nothing in yet.
+func (r *Ring) setUp() error {
+	// First the filter that drops all, then the rest: nothing unfiltered gets
+	// in, and there is nothing to drain.
+	if err := r.attach(dropAll); err != nil {
+		return err
 	}
-	return rings[0], nil
-}
-
-// OpenFanout opens n rings that share the frames of one interface
-// (PACKET_FANOUT_HASH: the flow hash is symmetric, so both directions of a flow
-// meet the same ring, in order).
-func OpenFanout(cfg Config, n int) ([]*Ring, error) {
-	iface, err := LookUp(cfg.Interface)
-	if err != nil {
-		return nil, err
+	if err := unix.SetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_VERSION, unix.TPACKET_V3); err != nil {
+		return r.fail("setsockopt PACKET_VERSION TPACKET_V3", err)
 	}
-	if err := cfg.check(); err != nil {
-		return nil, err
+	if err := unix.SetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_RESERVE, vlanLen); err != nil { // for putTag
+		return r.fail("setsockopt PACKET_RESERVE", err)
 	}
-	var rings []*Ring
-	group := uint16(0)
-	for i := range n {
-		r, err := open(cfg, iface)
-		if err == nil && n > 1 {
-			group, err = r.join(group, i == 0)
+	if err := r.mapBlocks(); err != nil {
+		return err
+	}
+	if err := unix.Bind(r.fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: r.iface.Index}); err != nil {
+		return r.fail("bind", err)
+	}
+	if r.cfg.Promiscuous { // it leaves by itself, with the socket
+		m := unix.PacketMreq{Ifindex: int32(r.iface.Index), Type: unix.PACKET_MR_PROMISC}
+		if err := unix.SetsockoptPacketMreq(r.fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &m); err != nil {
+			return r.fail("setsockopt PACKET_ADD_MEMBERSHIP (promiscuous)", err)
 		}
-		if err != nil {
-			if r != nil {
-				r.Close()
-			}
-			for _, r := range rings {
-				r.Close()
-			}
-			return nil, err
-		}
-		rings = append(rings, r)
-	}
-	for _, r := range rings {
-		if err := r.SetFilter(cfg.Filter); err != nil {
-			for _, r := range rings {
-				r.Close()
-			}
-			return nil, err
-		}
-	}
-	return rings, nil
-}
-
-func (cfg *Config) check() error {
-	page := os.Getpagesize()
-	bad := func(what string) error {
-		return fmt.Errorf("ring: %s: %d blocks of %d bytes: %s", cfg.Interface, cfg.Blocks, cfg.BlockSize, what)
-	}
-	switch {
-	case cfg.BlockSize < page || cfg.BlockSize%page != 0:
-		return bad(fmt.Sprintf("the block size has to be a multiple of the page size, %d", page))
-	case cfg.Blocks < 2:
-		return bad("at least 2 blocks")
-	case cfg.BlockSize > 1<<30 || cfg.Blocks > (1<<32-1)/cfg.BlockSize:
-		return bad("a ring has less than 4 GiB")
-	case cfg.SnapLen < 0:
-		return fmt.Errorf("ring: %s: snap length %d", cfg.Interface, cfg.SnapLen)
 	}
 	return nil
 }
 
-// open makes a bound ring that lets nothing in yet.
-func open(cfg Config, iface Interface) (*Ring, error) {
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		if errors.Is(err, unix.EPERM) {
-			return nil, fmt.Errorf("ring: %s: capture needs CAP_NET_RAW: run as root, or give it: setcap cap_net_raw,cap_net_admin+ep $(which ntap): %w",
-				cfg.Interface, os.NewSyscallError("socket AF_PACKET", err))
+// mapBlocks has the kernel make the ring, and maps it.
+func (r *Ring) mapBlocks() error {
+	size := r.cfg.BlockSize * r.cfg.Blocks
+	refused := func(call string, err error) error {
+		hint := ""
+		if errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.EAGAIN) {
+			hint = fmt.Sprintf("the kernel has no %d bytes for the ring (%d available); take fewer or smaller blocks: ", size, available())
 		}
-		return nil, fmt.Errorf("ring: %s: %w", cfg.Interface, os.NewSyscallError("socket AF_PACKET", err))
-	}
-	r := &Ring{cfg: cfg, fd: fd, iface: iface, events: []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | unix.POLLERR}}}
-	if err := r.setUp(); err != nil {
-		r.Close()
-		return nil, err
-	}
-	return r, nil
-}
-
-func (r *Ring) setUp() error {
-	fail := func(call string, err error) error {
-		return fmt.Errorf("ring: %s: %d blocks of %d bytes: %w", r.cfg.Interface, r.cfg.Blocks, r.cfg.BlockSize, os.NewSyscallError(call, err))
-	}
-	// First the filter that drops all, then the rest: nothing unfiltered gets in.
-	if err := r.attach([]bpf.RawInstruction{{Op: unix.BPF_RET | unix.BPF_K}}); err != nil {
-		return err
-	}
-	if err := unix.SetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_VERSION, unix.TPACKET_V3); err != nil {
-		return fail("setsockopt PACKET_VERSION", err)
-	}
-	// Room for the VLAN tag that is put back; a loopback shows what it sends
-	// twice, so there the sent copy is left out.
-	if err := unix.SetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_RESERVE, vlanLen); err != nil {
-		return fail("setsockopt PACKET_RESERVE", err)
-	}
-	if r.iface.Loopback {
-		if err := unix.SetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1); err != nil {
-			return fail("setsockopt PACKET_IGNORE_OUTGOING", err)
-		}
+		return fmt.Errorf("ring: %s: %d blocks of %d bytes: %s%w", r.cfg.Interface, r.cfg.Blocks, r.cfg.BlockSize, hint, os.NewSyscallError(call, err))
 	}
 	req := unix.TpacketReq3{
 		Block_size:     uint32(r.cfg.BlockSize),
 		Block_nr:       uint32(r.cfg.Blocks),
 		Frame_size:     frameUnit,
 		Frame_nr:       uint32(r.cfg.BlockSize / frameUnit * r.cfg.Blocks),
-		Retire_blk_tov: uint32(max(r.cfg.Retire.Milliseconds(), 1)),
+		Retire_blk_tov: uint32(r.cfg.Retire.Milliseconds()),
 	}
 	if err := unix.SetsockoptTpacketReq3(r.fd, unix.SOL_PACKET, unix.PACKET_RX_RING, &req); err != nil {
-		return fail("setsockopt PACKET_RX_RING", err)
+		return refused("setsockopt PACKET_RX_RING", err)
 	}
-	mem, err := unix.Mmap(r.fd, 0, r.cfg.BlockSize*r.cfg.Blocks, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
+	mem, err := unix.Mmap(r.fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
 	if err != nil {
-		return fail("mmap", err)
+		return refused("mmap", err)
 	}
 	r.mem = mem
-	if err := unix.Bind(r.fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: r.iface.Index}); err != nil {
-		return fail("bind", err)
-	}
-	if r.cfg.Promiscuous {
-		m := unix.PacketMreq{Ifindex: int32(r.iface.Index), Type: unix.PACKET_MR_PROMISC}
-		if err := unix.SetsockoptPacketMreq(r.fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &m); err != nil {
-			return fail("setsockopt PACKET_ADD_MEMBERSHIP", err)
-		}
-	}
 	return nil
 }
 
-// join puts the ring into a fanout group: a new one for the first.
-func (r *Ring) join(group uint16, first bool) (uint16, error) {
-	mode := unix.PACKET_FANOUT_HASH
-	if first {
-		mode |= unix.PACKET_FANOUT_FLAG_UNIQUEID
-	}
-	fail := func(call string, err error) error {
-		return fmt.Errorf("ring: %s: %w", r.cfg.Interface, os.NewSyscallError(call+" PACKET_FANOUT", err))
-	}
-	if err := unix.SetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_FANOUT, int(group)|mode<<16); err != nil {
-		return 0, fail("setsockopt", err)
-	}
-	if !first {
-		return group, nil
-	}
-	v, err := unix.GetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_FANOUT)
-	if err != nil {
-		return 0, fail("getsockopt", err)
-	}
-	return uint16(v), nil
-}
-
-// SetFilter swaps the filter in the kernel, between two frames. Nil lets
-// everything through.
-func (r *Ring) SetFilter(filter []bpf.RawInstruction) error {
-	if len(filter) == 0 {
-		filter = []bpf.RawInstruction{{Op: unix.BPF_RET | unix.BPF_K, K: 1<<32 - 1}}
-	}
-	return r.attach(snapped(filter, r.cfg.SnapLen))
-}
-
-// snapped makes every program end with at most n bytes of the frame.
-func snapped(filter []bpf.RawInstruction, n int) []bpf.RawInstruction {
-	if n == 0 {
-		return filter
-	}
-	out := append([]bpf.RawInstruction(nil), filter...)
-	for i := range out {
-		if out[i].Op == unix.BPF_RET|unix.BPF_K && out[i].K > uint32(n) {
-			out[i].K = uint32(n)
-		}
-	}
-	return out
-}
-
-func (r *Ring) attach(filter []bpf.RawInstruction) error {
-	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: (*unix.SockFilter)(unsafe.Pointer(&filter[0]))}
-	if err := unix.SetsockoptSockFprog(r.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &prog); err != nil {
-		return fmt.Errorf("ring: %s: filter of %d instructions: %w", r.cfg.Interface, len(filter), os.NewSyscallError("setsockopt SO_ATTACH_FILTER", err))
-	}
-	return nil
-}
-
-// Take returns the next block, or nil if none was ready within wait. ErrDown
-// comes once each time that the interface goes down.
+// Take returns the next block, or nil if none was ready within wait, which is
+// rounded up to ms; with wait 0 it only looks. The block before has to be
+// released. ErrDown comes once each time that the interface goes down. ErrGone
+// comes when the interface was deleted, behind the last block, and then again
+// and again.
 func (r *Ring) Take(wait time.Duration) (*Block, error) {
+	if r.block.mem != nil {
+		panic("ring: Take before the last block was released")
+	}
 	if b := r.ready(); b != nil || wait <= 0 {
 		return b, nil
 	}
-	n, err := unix.Poll(r.events, int((wait+time.Millisecond-1)/time.Millisecond))
-	if err != nil && !errors.Is(err, unix.EINTR) {
-		return nil, fmt.Errorf("ring: %s: %w", r.cfg.Interface, os.NewSyscallError("poll", err))
-	}
-	if b := r.ready(); b != nil || n <= 0 {
-		return b, nil
-	}
-	if r.events[0].Revents&(unix.POLLERR|unix.POLLHUP|unix.POLLNVAL) == 0 {
-		return nil, nil
-	}
-	return nil, r.trouble(wait)
+	return r.wait(wait)
 }
 
 // ready returns the next block if the kernel has handed it over.
 func (r *Ring) ready() *Block {
 	at := r.next * r.cfg.BlockSize
 	mem := r.mem[at : at+r.cfg.BlockSize : at+r.cfg.BlockSize]
-	if status := blockStatus(mem); atomic.LoadUint32(status)&unix.TP_STATUS_USER == 0 {
+	if !blockReady(mem) {
 		return nil
 	}
-	r.next = (r.next + 1) % r.cfg.Blocks
+	if r.next++; r.next == r.cfg.Blocks {
+		r.next = 0
+	}
 	r.block.take(mem)
+	r.taken += uint64(r.block.left)
+	r.down = false
 	return &r.block
 }
 
-// trouble finds out what an error on the socket means (packet_notifier,
-// net/packet/af_packet.c: ENETDOWN when the interface goes down or away).
-func (r *Ring) trouble(wait time.Duration) error {
+// wait is Take where there is nothing yet.
+func (r *Ring) wait(wait time.Duration) (*Block, error) {
+	now := time.Now()
+	deadline := now.Add(wait)
+	for {
+		left := max(deadline.Sub(now), 0)
+		if r.down || !r.gone.IsZero() || !r.quiet.IsZero() {
+			if err := r.look(); err != nil {
+				return nil, err
+			}
+			left = min(left, lookAgain)
+			if now.Sub(deadline) >= 0 && !r.quiet.IsZero() && now.Sub(r.quiet) < r.patience() && r.behind() {
+				left = time.Millisecond // idle, but not yet empty: timers are late
+			}
+		}
+		if left == 0 {
+			return nil, nil
+		}
+		n, err := unix.Poll(r.events[:], int((left+time.Millisecond-1)/time.Millisecond))
+		if err != nil && !errors.Is(err, unix.EINTR) { // a signal is no reason to say that the ring is idle
+			return nil, fmt.Errorf("ring: %s: %w", r.cfg.Interface, os.NewSyscallError("poll", err))
+		}
+		if b := r.ready(); b != nil {
+			return b, nil
+		}
+		if n > 0 {
+			if err := r.trouble(); err != nil {
+				return nil, err
+			}
+		}
+		now = time.Now()
+	}
+}
+
+// trouble finds out what poll meant that did not bring a block.
+func (r *Ring) trouble() error {
 	code, err := unix.GetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_ERROR)
 	if err != nil {
 		return fmt.Errorf("ring: %s: %w", r.cfg.Interface, os.NewSyscallError("getsockopt SO_ERROR", err))
 	}
-	if now, err := LookUp(r.cfg.Interface); err != nil || now.Index != r.iface.Index {
-		return ErrGone
-	}
-	if code == int(unix.ENETDOWN) {
+	switch code {
+	case 0:
+		time.Sleep(time.Millisecond) // nothing to tell: no spinning
+		return nil
+	case int(unix.ENETDOWN): // packet_notifier and packet_do_bind, net/packet/af_packet.c
+		r.down = true
+		if err := r.look(); err != nil || !r.gone.IsZero() {
+			return err
+		}
 		return ErrDown
 	}
-	if code != 0 {
-		return fmt.Errorf("ring: %s: %w", r.cfg.Interface, unix.Errno(code))
+	return fmt.Errorf("ring: %s: %w", r.cfg.Interface, os.NewSyscallError("poll", unix.Errno(code)))
+}
+
+// look returns ErrGone if the interface was deleted and all its frames were
+// taken. A deletion is first told as ENETDOWN, and if the interface was down
+// not at all; but then the socket is bound to interface -1 (packet_notifier).
+func (r *Ring) look() error {
+	if r.gone.IsZero() {
+		at, err := unix.Getsockname(r.fd)
+		if err != nil {
+			return fmt.Errorf("ring: %s: %w", r.cfg.Interface, os.NewSyscallError("getsockname", err))
+		}
+		if a, ok := at.(*unix.SockaddrLinklayer); !ok || a.Ifindex == r.iface.Index {
+			return nil
+		}
+		r.gone = time.Now()
 	}
-	time.Sleep(min(wait, 10*time.Millisecond)) // nothing to tell: no spinning
+	if r.behind() && time.Since(r.gone) < r.patience() {
+		return nil
+	}
+	return ErrGone
+}
+
+// behind reports whether frames were counted whose block was not yet taken.
+func (r *Ring) behind() bool {
+	s, err := r.Stats()
+	return err == nil && r.taken < s.Packets-s.Drops
+}
+
+func (r *Ring) patience() time.Duration { return 2*r.cfg.Retire + straggle }
+
+// Quiesce lets no more frames in. Take then returns what is left; it does not
+// say idle (nil) before every frame that the kernel counted was in a block that
+// it returned, if wait is at least twice Retire. Then that is
+// Stats.Packets - Stats.Drops of them.
+func (r *Ring) Quiesce() error {
+	if err := r.attach(dropAll); err != nil {
+		return err
+	}
+	r.quiet = time.Now()
 	return nil
 }
 
-// Quiesce lets no more frames in. Take then returns what is left, and nil
-// after no more than twice Retire when there is nothing more.
-func (r *Ring) Quiesce() error {
-	return r.attach([]bpf.RawInstruction{{Op: unix.BPF_RET | unix.BPF_K}})
+// SetFilter swaps the filter in the kernel, between two frames. Nil lets
+// everything through. It ends what Quiesce began.
+func (r *Ring) SetFilter(filter []bpf.RawInstruction) error {
+	if err := r.attach(program(filter, r.cfg.SnapLen, r.iface.Loopback)); err != nil {
+		return err
+	}
+	r.quiet = time.Time{}
+	return nil
 }
 
 // Stats returns the kernel's counts. The kernel forgets what it told
-// (packet_getsockopt, net/packet/af_packet.c), so they are added up here.
+// (packet_getsockopt, net/packet/af_packet.c), so they are added up here: often
+// enough, at 32 bits, is once in the time of 2^32 frames.
 func (r *Ring) Stats() (Stats, error) {
 	s, err := unix.GetsockoptTpacketStatsV3(r.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS)
 	if err != nil {
@@ -285,7 +244,8 @@ func (r *Ring) Stats() (Stats, error) {
 // Interface returns what the ring captures on, as it was at Open.
 func (r *Ring) Interface() Interface { return r.iface }
 
-// Close ends the capture. The memory of its blocks is gone.
+// Close ends the capture. The memory of its blocks is gone. A Ring may be
+// closed twice.
 func (r *Ring) Close() error {
 	if r.fd < 0 {
 		return nil
@@ -295,8 +255,10 @@ func (r *Ring) Close() error {
 		err = unix.Munmap(r.mem)
 	}
 	err = errors.Join(err, unix.Close(r.fd))
-	r.fd, r.mem = -1, nil
+	r.fd, r.mem, r.block = -1, nil, Block{}
 	return err
 }
 
-func htons(v uint16) uint16 { return v<<8 | v>>8 }
+func (r *Ring) fail(call string, err error) error {
+	return fmt.Errorf("ring: %s: %w", r.cfg.Interface, os.NewSyscallError(call, err))
+}

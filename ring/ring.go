@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package ring has the kernel's rings: TPACKET_V3, from which frames are
-// captured, and io_uring, through which they are written. It also has the
-// filter that leaves out a tap's own datagrams.
 package ring
 
 import (
@@ -13,12 +10,19 @@ import (
 	"golang.org/x/net/bpf"
 )
 
+// What the zero values of a Config stand for.
+const (
+	DefaultBlockSize = 256 << 10 // bytes: room for GSO frames of 64 KiB and more, whole
+	DefaultBlocks    = 256       // 64 MiB
+	DefaultRetire    = 5 * time.Millisecond
+)
+
 // A Config says what to capture, and into how much memory.
 type Config struct {
 	Interface   string
-	Blocks      int           // of the ring
-	BlockSize   int           // bytes: a multiple of the page size; longer frames are cut
-	Retire      time.Duration // the longest that a frame waits in a block that is not full
+	Blocks      int           // of the ring, 2 or more; 0: DefaultBlocks
+	BlockSize   int           // bytes: a multiple of the page size; longer frames are cut; 0: DefaultBlockSize
+	Retire      time.Duration // the longest that a frame waits in a block that is not full, in whole ms; 0: DefaultRetire
 	SnapLen     int           // bytes of each frame; 0: all
 	Promiscuous bool
 	Filter      []bpf.RawInstruction // classic BPF; nil: everything
@@ -29,23 +33,6 @@ type Stats struct {
 	Packets uint64 // frames that passed the filter, also those that were dropped
 	Drops   uint64 // frames of those that found the ring full
 	Freezes uint64 // times that the ring was full
-}
-
-var (
-	// ErrDown says that the interface went down. The ring waits for it: Take
-	// goes on when it is up.
-	ErrDown = errors.New("ring: the interface is down")
-	// ErrGone says that the interface was deleted. The ring gives what it has
-	// and then nothing more.
-	ErrGone = errors.New("ring: the interface was deleted")
-)
-
-// A Frame is one captured frame, on loan with its block.
-type Frame struct {
-	Data     []byte // from the link-layer header; the VLAN tag is in its place
-	Time     int64  // ns since 1970 UTC
-	WireLen  uint32 // bytes on the wire, with the VLAN tag
-	Outgoing bool   // sent by this host
 }
 
 // An Interface is what can be captured on.
@@ -59,3 +46,18 @@ type Interface struct {
 	Loopback bool
 	Up       bool
 }
+
+// The values of LinkType that this package knows more of than their number.
+const (
+	linkEthernet = 1
+	linkRaw      = 101 // IPv4 or IPv6, no link-layer header
+)
+
+var (
+	// ErrDown says that the interface went down, or was down at Open. The ring
+	// waits for it: Take goes on when it is up.
+	ErrDown = errors.New("ring: the interface is down")
+	// ErrGone says that the interface was deleted, or moved to another network
+	// namespace, and that all that it gave was taken.
+	ErrGone = errors.New("ring: the interface was deleted")
+)

@@ -11,21 +11,21 @@ import (
 	"golang.org/x/net/bpf"
 )
 
+// A Ring is a TPACKET_V3 ring; only Linux has them.
 type Ring struct{}
 
-func Open(Config) (*Ring, error)                   { return nil, errors.ErrUnsupported }
-func OpenFanout(Config, int) ([]*Ring, error)      { return nil, errors.ErrUnsupported }
-func (*Ring) Take(time.Duration) (*Block, error)   { return nil, errors.ErrUnsupported }
-func (*Ring) Quiesce() error                       { return errors.ErrUnsupported }
-func (*Ring) SetFilter([]bpf.RawInstruction) error { return errors.ErrUnsupported }
-func (*Ring) Stats() (Stats, error)                { return Stats{}, errors.ErrUnsupported }
-func (*Ring) Interface() Interface                 { return Interface{} }
-func (*Ring) Close() error                         { return nil }
+// Open fails: there is no TPACKET_V3 here.
+func Open(Config) (*Ring, error) { return nil, errors.ErrUnsupported }
 
-type Block struct{}
+// OpenFanout fails as Open does.
+func OpenFanout(Config, int) ([]*Ring, error) { return nil, errors.ErrUnsupported }
 
-func (*Block) Len() int             { return 0 }
-func (*Block) Next() (*Frame, bool) { return nil, false }
-func (*Block) Release()             {}
-
+// LookUp fails: capture is Linux only.
 func LookUp(string) (Interface, error) { return Interface{}, errors.ErrUnsupported }
+
+func (r *Ring) Take(time.Duration) (*Block, error)   { return nil, errors.ErrUnsupported }
+func (r *Ring) SetFilter([]bpf.RawInstruction) error { return errors.ErrUnsupported }
+func (r *Ring) Quiesce() error                       { return errors.ErrUnsupported }
+func (r *Ring) Stats() (Stats, error)                { return Stats{}, errors.ErrUnsupported }
+func (r *Ring) Interface() Interface                 { return Interface{} }
+func (r *Ring) Close() error                         { return nil }
