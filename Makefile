@@ -8,12 +8,15 @@ GO       ?= go
 FUZZTIME ?= 10s
 TOOLS    := ip:iproute2 tcpdump:tcpdump tshark:tshark ethtool:ethtool nft:nftables ping:iputils-ping
 
-.PHONY: build demo test test-net check cross race fuzz bench tools clean
+.PHONY: build generate demo test test-net check cross race fuzz bench tools clean
 
 build: ## the binary, bin/ntap, and its links with nTap's names
 	$(GO) build -trimpath -o bin/ntap ./cmd/ntap
 	ln -sf ntap bin/ntap_remote
 	ln -sf ntap bin/ntap_collector
+
+generate: ## the assembly of AES-256-GCM, from crypto/gcmasm
+	$(GO) run ./crypto/gcmasm crypto
 
 demo: build ## remote and collector on this machine, live (as root)
 	bin/ntap demo
@@ -33,12 +36,14 @@ tools: ## as root on Debian: installs what the tests need and is missing
 				echo "could not install$$missing: tests that need them are skipped, or fail where CI=true"; \
 		else echo "not installed:$$missing: tests that need them are skipped (as root, make test installs them)"; fi; fi
 
-check: cross ## what has to be clean: format, the import picture, licence lines, vet, staticcheck, modules, other systems
+check: cross ## what has to be clean: format, the import picture, licence lines, vet, staticcheck, modules, generated code, other systems
 	@bad="$$($$($(GO) env GOROOT)/bin/gofmt -l .)"; test -z "$$bad" || { echo "not gofmt-clean:"; echo "$$bad"; exit 1; }
 	$(GO) test .
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
 	$(GO) mod tidy -diff
+	@d=$$(mktemp -d) && $(GO) run ./crypto/gcmasm $$d && diff -q $$d/gcm_amd64.s crypto/gcm_amd64.s && \
+		diff -q $$d/gcm_stub_amd64.go crypto/gcm_stub_amd64.go && rm -r $$d || { echo "crypto/gcm_amd64*: run make generate"; exit 1; }
 
 cross: ## builds for arm64, and what other systems see is in order
 	GOARCH=arm64 $(GO) build -o /dev/null ./cmd/ntap

@@ -26,6 +26,7 @@ var mayImport = map[string][]string{
 	"perf":             {},
 	"proto":            {},
 	"crypto":           {},
+	"crypto/gcmasm":    {},
 	"ring":             {"perf"},
 	"batch":            {"perf"},
 	"engine":           {"perf"},

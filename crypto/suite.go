@@ -4,10 +4,10 @@ package crypto
 
 import (
 	"bytes"
-	"crypto/aes"
 	"crypto/cipher"
 	"encoding/hex"
 	"fmt"
+	"os"
 	"reflect"
 	"sync"
 
@@ -55,17 +55,17 @@ func ParseSuite(name string) (Suite, error) {
 // Pick returns the fastest secure suite of this CPU, and the reason as text:
 // AES-256-GCM where the CPU has instructions for it, else ChaCha20-Poly1305,
 // which also takes the same time whatever the key is without them.
-func Pick() (Suite, string) { return pick(cpuid.CPU.Supports) }
+func Pick() (Suite, string) { return pick(os.Getenv("NTAP_CPU"), cpuid.CPU.Supports) }
 
-// pick is Pick on a CPU of which has says what it supports. The features are
-// those that the standard library's assembly asks for
-// (crypto/internal/fips140/aes/gcm, gcm_asm.go).
-func pick(has func(...cpuid.FeatureID) bool) (Suite, string) {
+// pick is Pick on a CPU of which has says what it supports.
+func pick(name string, has func(...cpuid.FeatureID) bool) (Suite, string) {
+	k, err := choose(name, has)
 	switch {
-	case has(cpuid.AESNI, cpuid.CLMUL, cpuid.SSE4, cpuid.SSSE3):
-		return AES256GCM, "AES-NI and PCLMULQDQ"
-	case has(cpuid.AESARM, cpuid.PMULL):
-		return AES256GCM, "ARMv8 AES and PMULL"
+	case err != nil: // whoever makes a key is told
+	case name == chacha:
+		return ChaCha20Poly1305, "as NTAP_CPU says"
+	case len(k.needs) > 0:
+		return AES256GCM, k.what
 	}
 	return ChaCha20Poly1305, "no AES-GCM instructions in this CPU"
 }
@@ -77,13 +77,11 @@ func newAEAD(s Suite, key *[KeyLen]byte) (cipher.AEAD, error) {
 	case Plaintext:
 		return checksum{}, nil
 	case AES256GCM:
-		block, err := aes.NewCipher(key[:])
+		k, err := chosen()
 		if err != nil {
 			return nil, err
 		}
-		aead, err := cipher.NewGCM(block)
-		erase(block) // NewGCM copied it; selfTest would notice if it had not
-		return aead, err
+		return k.new(key)
 	case ChaCha20Poly1305:
 		return chacha20poly1305.New(key[:])
 	}

@@ -138,8 +138,12 @@ func cpu() finding {
 			has = append(has, f.String())
 		}
 	}
-	return finding{"CPU", stateOK, fmt.Sprintf("%s; has %s; remotes seal with %s: %s",
-		strings.TrimSpace(cpuid.CPU.BrandName), strings.Join(has, " "), suite, why), ""}
+	kernel, what, err := crypto.Kernel()
+	if err != nil {
+		return finding{"CPU", stateFail, err.Error(), "unset NTAP_CPU"}
+	}
+	return finding{"CPU", stateOK, fmt.Sprintf("%s; has %s; remotes seal with %s: %s; kernel %s: %s",
+		strings.TrimSpace(cpuid.CPU.BrandName), strings.Join(has, " "), suite, why, kernel, what), ""}
 }
 
 func cpus() finding {

@@ -19,10 +19,15 @@ func newVersion() *cobra.Command {
 		Use:   "version",
 		Short: "print version, commit and what this CPU would seal with",
 		Args:  noArgs,
-		Run: func(c *cobra.Command, _ []string) {
+		RunE: func(c *cobra.Command, _ []string) error {
 			suite, why := crypto.Pick()
-			fmt.Fprintf(c.OutOrStdout(), "ntap %s (commit %s), wire version %d, %s %s/%s\nsuite %s: %s\n",
-				remote.Version, commit(), proto.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH, suite, why)
+			kernel, what, err := crypto.Kernel()
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(c.OutOrStdout(), "ntap %s (commit %s), wire version %d, %s %s/%s\nsuite %s: %s\nkernel %s: %s\n",
+				remote.Version, commit(), proto.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH, suite, why, kernel, what)
+			return nil
 		},
 	}
 }
