@@ -8,89 +8,49 @@ DATA gcmSwap<>+0(SB)/8, $0x08090a0b0c0d0e0f
 DATA gcmSwap<>+8(SB)/8, $0x0001020304050607
 GLOBL gcmSwap<>(SB), RODATA|NOPTR, $16
 
-DATA gcmLane<>+0(SB)/8, $0x0000000000000001
-DATA gcmLane<>+8(SB)/8, $0x0000000000000000
-DATA gcmLane<>+16(SB)/8, $0x0000000000000002
-DATA gcmLane<>+24(SB)/8, $0x0000000000000000
-DATA gcmLane<>+32(SB)/8, $0x0000000000000003
-DATA gcmLane<>+40(SB)/8, $0x0000000000000000
-DATA gcmLane<>+48(SB)/8, $0x0000000000000004
-DATA gcmLane<>+56(SB)/8, $0x0000000000000000
-GLOBL gcmLane<>(SB), RODATA|NOPTR, $64
+DATA gcmCount<>+0(SB)/8, $0x0000000000000000
+DATA gcmCount<>+8(SB)/8, $0x0200000000000000
+DATA gcmCount<>+16(SB)/8, $0x0000000000000000
+DATA gcmCount<>+24(SB)/8, $0x0300000000000000
+DATA gcmCount<>+32(SB)/8, $0x0000000000000000
+DATA gcmCount<>+40(SB)/8, $0x0400000000000000
+DATA gcmCount<>+48(SB)/8, $0x0000000000000000
+DATA gcmCount<>+56(SB)/8, $0x0500000000000000
+DATA gcmCount<>+64(SB)/8, $0x0000000000000000
+DATA gcmCount<>+72(SB)/8, $0x0600000000000000
+DATA gcmCount<>+80(SB)/8, $0x0000000000000000
+DATA gcmCount<>+88(SB)/8, $0x0700000000000000
+DATA gcmCount<>+96(SB)/8, $0x0000000000000000
+DATA gcmCount<>+104(SB)/8, $0x0800000000000000
+DATA gcmCount<>+112(SB)/8, $0x0000000000000000
+DATA gcmCount<>+120(SB)/8, $0x0900000000000000
+DATA gcmCount<>+128(SB)/8, $0x0000000000000000
+DATA gcmCount<>+136(SB)/8, $0x0a00000000000000
+DATA gcmCount<>+144(SB)/8, $0x0000000000000000
+DATA gcmCount<>+152(SB)/8, $0x0b00000000000000
+DATA gcmCount<>+160(SB)/8, $0x0000000000000000
+DATA gcmCount<>+168(SB)/8, $0x0c00000000000000
+DATA gcmCount<>+176(SB)/8, $0x0000000000000000
+DATA gcmCount<>+184(SB)/8, $0x0d00000000000000
+DATA gcmCount<>+192(SB)/8, $0x0000000000000000
+DATA gcmCount<>+200(SB)/8, $0x0e00000000000000
+DATA gcmCount<>+208(SB)/8, $0x0000000000000000
+DATA gcmCount<>+216(SB)/8, $0x0f00000000000000
+DATA gcmCount<>+224(SB)/8, $0x0000000000000000
+DATA gcmCount<>+232(SB)/8, $0x0000000000000000
+DATA gcmCount<>+240(SB)/8, $0x0000000000000000
+DATA gcmCount<>+248(SB)/8, $0x0100000000000000
+GLOBL gcmCount<>(SB), RODATA|NOPTR, $256
 
-DATA gcmStep<>+0(SB)/8, $0x0000000000000000
+DATA gcmStep<>+0(SB)/8, $0x0000000000000010
 DATA gcmStep<>+8(SB)/8, $0x0000000000000000
-DATA gcmStep<>+16(SB)/8, $0x0000000000000000
+DATA gcmStep<>+16(SB)/8, $0x0000000000000010
 DATA gcmStep<>+24(SB)/8, $0x0000000000000000
-DATA gcmStep<>+32(SB)/8, $0x0000000000000000
+DATA gcmStep<>+32(SB)/8, $0x0000000000000010
 DATA gcmStep<>+40(SB)/8, $0x0000000000000000
-DATA gcmStep<>+48(SB)/8, $0x0000000000000000
+DATA gcmStep<>+48(SB)/8, $0x0000000000000010
 DATA gcmStep<>+56(SB)/8, $0x0000000000000000
-DATA gcmStep<>+64(SB)/8, $0x0000000000000002
-DATA gcmStep<>+72(SB)/8, $0x0000000000000000
-DATA gcmStep<>+80(SB)/8, $0x0000000000000002
-DATA gcmStep<>+88(SB)/8, $0x0000000000000000
-DATA gcmStep<>+96(SB)/8, $0x0000000000000002
-DATA gcmStep<>+104(SB)/8, $0x0000000000000000
-DATA gcmStep<>+112(SB)/8, $0x0000000000000002
-DATA gcmStep<>+120(SB)/8, $0x0000000000000000
-DATA gcmStep<>+128(SB)/8, $0x0000000000000004
-DATA gcmStep<>+136(SB)/8, $0x0000000000000000
-DATA gcmStep<>+144(SB)/8, $0x0000000000000004
-DATA gcmStep<>+152(SB)/8, $0x0000000000000000
-DATA gcmStep<>+160(SB)/8, $0x0000000000000004
-DATA gcmStep<>+168(SB)/8, $0x0000000000000000
-DATA gcmStep<>+176(SB)/8, $0x0000000000000004
-DATA gcmStep<>+184(SB)/8, $0x0000000000000000
-DATA gcmStep<>+192(SB)/8, $0x0000000000000006
-DATA gcmStep<>+200(SB)/8, $0x0000000000000000
-DATA gcmStep<>+208(SB)/8, $0x0000000000000006
-DATA gcmStep<>+216(SB)/8, $0x0000000000000000
-DATA gcmStep<>+224(SB)/8, $0x0000000000000006
-DATA gcmStep<>+232(SB)/8, $0x0000000000000000
-DATA gcmStep<>+240(SB)/8, $0x0000000000000006
-DATA gcmStep<>+248(SB)/8, $0x0000000000000000
-DATA gcmStep<>+256(SB)/8, $0x0000000000000008
-DATA gcmStep<>+264(SB)/8, $0x0000000000000000
-DATA gcmStep<>+272(SB)/8, $0x0000000000000008
-DATA gcmStep<>+280(SB)/8, $0x0000000000000000
-DATA gcmStep<>+288(SB)/8, $0x0000000000000008
-DATA gcmStep<>+296(SB)/8, $0x0000000000000000
-DATA gcmStep<>+304(SB)/8, $0x0000000000000008
-DATA gcmStep<>+312(SB)/8, $0x0000000000000000
-DATA gcmStep<>+320(SB)/8, $0x000000000000000a
-DATA gcmStep<>+328(SB)/8, $0x0000000000000000
-DATA gcmStep<>+336(SB)/8, $0x000000000000000a
-DATA gcmStep<>+344(SB)/8, $0x0000000000000000
-DATA gcmStep<>+352(SB)/8, $0x000000000000000a
-DATA gcmStep<>+360(SB)/8, $0x0000000000000000
-DATA gcmStep<>+368(SB)/8, $0x000000000000000a
-DATA gcmStep<>+376(SB)/8, $0x0000000000000000
-DATA gcmStep<>+384(SB)/8, $0x000000000000000c
-DATA gcmStep<>+392(SB)/8, $0x0000000000000000
-DATA gcmStep<>+400(SB)/8, $0x000000000000000c
-DATA gcmStep<>+408(SB)/8, $0x0000000000000000
-DATA gcmStep<>+416(SB)/8, $0x000000000000000c
-DATA gcmStep<>+424(SB)/8, $0x0000000000000000
-DATA gcmStep<>+432(SB)/8, $0x000000000000000c
-DATA gcmStep<>+440(SB)/8, $0x0000000000000000
-DATA gcmStep<>+448(SB)/8, $0x000000000000000e
-DATA gcmStep<>+456(SB)/8, $0x0000000000000000
-DATA gcmStep<>+464(SB)/8, $0x000000000000000e
-DATA gcmStep<>+472(SB)/8, $0x0000000000000000
-DATA gcmStep<>+480(SB)/8, $0x000000000000000e
-DATA gcmStep<>+488(SB)/8, $0x0000000000000000
-DATA gcmStep<>+496(SB)/8, $0x000000000000000e
-DATA gcmStep<>+504(SB)/8, $0x0000000000000000
-DATA gcmStep<>+512(SB)/8, $0x0000000000000010
-DATA gcmStep<>+520(SB)/8, $0x0000000000000000
-DATA gcmStep<>+528(SB)/8, $0x0000000000000010
-DATA gcmStep<>+536(SB)/8, $0x0000000000000000
-DATA gcmStep<>+544(SB)/8, $0x0000000000000010
-DATA gcmStep<>+552(SB)/8, $0x0000000000000000
-DATA gcmStep<>+560(SB)/8, $0x0000000000000010
-DATA gcmStep<>+568(SB)/8, $0x0000000000000000
-GLOBL gcmStep<>(SB), RODATA|NOPTR, $576
+GLOBL gcmStep<>(SB), RODATA|NOPTR, $64
 
 DATA gcmShift<>+0(SB)/8, $0x0706050403020100
 DATA gcmShift<>+8(SB)/8, $0x0f0e0d0c0b0a0908
@@ -121,6 +81,10 @@ GLOBL gcmTwist<>(SB), RODATA|NOPTR, $16
 DATA gcmOnes<>+0(SB)/8, $0xffffffffffffffff
 DATA gcmOnes<>+8(SB)/8, $0xffffffffffffffff
 GLOBL gcmOnes<>(SB), RODATA|NOPTR, $16
+
+DATA gcmOne<>+0(SB)/8, $0x0000000000000001
+DATA gcmOne<>+8(SB)/8, $0x0000000000000000
+GLOBL gcmOne<>(SB), RODATA|NOPTR, $16
 
 // func gcmInit(k *gcmKey, key *[32]byte)
 // Requires: AES, AVX, PCLMULQDQ
@@ -589,7 +553,23 @@ TEXT ·gcmInit(SB), NOSPLIT, $0-16
 	VMOVDQU          X0, 512(AX)
 	VMOVDQU          X0, 528(AX)
 	VMOVDQU          X0, 544(AX)
-	VZEROALL
+	VPXOR            X0, X0, X0
+	VPXOR            X1, X1, X1
+	VPXOR            X2, X2, X2
+	VPXOR            X3, X3, X3
+	VPXOR            X4, X4, X4
+	VPXOR            X5, X5, X5
+	VPXOR            X6, X6, X6
+	VPXOR            X7, X7, X7
+	VPXOR            X8, X8, X8
+	VPXOR            X9, X9, X9
+	VPXOR            X10, X10, X10
+	VPXOR            X11, X11, X11
+	VPXOR            X12, X12, X12
+	VPXOR            X13, X13, X13
+	VPXOR            X14, X14, X14
+	VPXOR            X15, X15, X15
+	VZEROUPPER
 	RET
 
 // func gcmSealAVX2(k *gcmKey, dst *byte, src *byte, n int, nonce *[12]byte, ad *byte, adLen int, tag *[16]byte)
@@ -600,18 +580,18 @@ TEXT ·gcmSealAVX2(SB), NOSPLIT, $80-64
 	MOVQ           src+16(FP), SI
 	MOVQ           n+24(FP), CX
 	MOVQ           nonce+32(FP), BX
+	VBROADCASTI128 gcmSwap<>+0(SB), Y15
 	MOVQ           (BX), DX
 	MOVL           8(BX), R8
 	BSWAPQ         DX
 	BSWAPL         R8
 	SHLQ           $0x20, R8
-	ORQ            $0x01, R8
 	VMOVQ          R8, X14
 	VPINSRQ        $0x01, DX, X14, X14
-	VMOVDQU        X14, 64(SP)
+	VPOR           gcmOne<>+0(SB), X14, X10
+	VPSHUFB        X15, X10, X10
+	VMOVDQU        X10, 64(SP)
 	VINSERTI128    $0x01, X14, Y14, Y14
-	VPADDD         gcmLane<>+0(SB), Y14, Y14
-	VBROADCASTI128 gcmSwap<>+0(SB), Y15
 	MOVQ           ad+40(FP), BX
 	MOVQ           adLen+48(FP), R13
 	CMPQ           R13, $0x18
@@ -732,31 +712,19 @@ data:
 	CMPQ           CX, $0x00000100
 	JLE            tail
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
-	VPADDD         gcmStep<>+128(SB), Y14, Y2
-	VPADDD         gcmStep<>+192(SB), Y14, Y3
-	VPADDD         gcmStep<>+256(SB), Y14, Y4
-	VPADDD         gcmStep<>+320(SB), Y14, Y5
-	VPADDD         gcmStep<>+384(SB), Y14, Y6
-	VPADDD         gcmStep<>+448(SB), Y14, Y7
-	VPSHUFB        Y15, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPSHUFB        Y15, Y2, Y2
-	VPSHUFB        Y15, Y3, Y3
-	VPSHUFB        Y15, Y4, Y4
-	VPSHUFB        Y15, Y5, Y5
-	VPSHUFB        Y15, Y6, Y6
-	VPSHUFB        Y15, Y7, Y7
-	VPXOR          Y8, Y0, Y0
-	VPXOR          Y8, Y1, Y1
-	VPXOR          Y8, Y2, Y2
-	VPXOR          Y8, Y3, Y3
-	VPXOR          Y8, Y4, Y4
-	VPXOR          Y8, Y5, Y5
-	VPXOR          Y8, Y6, Y6
-	VPXOR          Y8, Y7, Y7
-	VPADDD         gcmStep<>+512(SB), Y14, Y14
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
+	VPXOR          gcmCount<>+64(SB), Y9, Y2
+	VPXOR          gcmCount<>+96(SB), Y9, Y3
+	VPXOR          gcmCount<>+128(SB), Y9, Y4
+	VPXOR          gcmCount<>+160(SB), Y9, Y5
+	VPXOR          gcmCount<>+192(SB), Y9, Y6
+	VPADDD         gcmStep<>+0(SB), Y14, Y14
+	VPSHUFB        Y15, Y14, Y10
+	VPXOR          Y8, Y10, Y10
+	VPXOR          gcmCount<>+224(SB), Y10, Y7
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
 	VAESENC        Y8, Y1, Y1
@@ -907,31 +875,19 @@ data:
 
 batches:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
-	VPADDD         gcmStep<>+128(SB), Y14, Y2
-	VPADDD         gcmStep<>+192(SB), Y14, Y3
-	VPADDD         gcmStep<>+256(SB), Y14, Y4
-	VPADDD         gcmStep<>+320(SB), Y14, Y5
-	VPADDD         gcmStep<>+384(SB), Y14, Y6
-	VPADDD         gcmStep<>+448(SB), Y14, Y7
-	VPSHUFB        Y15, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPSHUFB        Y15, Y2, Y2
-	VPSHUFB        Y15, Y3, Y3
-	VPSHUFB        Y15, Y4, Y4
-	VPSHUFB        Y15, Y5, Y5
-	VPSHUFB        Y15, Y6, Y6
-	VPSHUFB        Y15, Y7, Y7
-	VPXOR          Y8, Y0, Y0
-	VPXOR          Y8, Y1, Y1
-	VPXOR          Y8, Y2, Y2
-	VPXOR          Y8, Y3, Y3
-	VPXOR          Y8, Y4, Y4
-	VPXOR          Y8, Y5, Y5
-	VPXOR          Y8, Y6, Y6
-	VPXOR          Y8, Y7, Y7
-	VPADDD         gcmStep<>+512(SB), Y14, Y14
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
+	VPXOR          gcmCount<>+64(SB), Y9, Y2
+	VPXOR          gcmCount<>+96(SB), Y9, Y3
+	VPXOR          gcmCount<>+128(SB), Y9, Y4
+	VPXOR          gcmCount<>+160(SB), Y9, Y5
+	VPXOR          gcmCount<>+192(SB), Y9, Y6
+	VPADDD         gcmStep<>+0(SB), Y14, Y14
+	VPSHUFB        Y15, Y14, Y10
+	VPXOR          Y8, Y10, Y10
+	VPXOR          gcmCount<>+224(SB), Y10, Y7
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
 	VAESENC        Y8, Y1, Y1
@@ -1349,8 +1305,9 @@ from20:
 
 blocks0:
 	VBROADCASTI128 (AX), Y8
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
 	VMOVDQU        64(SP), X14
-	VPSHUFB        X15, X14, X14
 	VPXOR          (AX), X14, X14
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        16(AX), X14, X14
@@ -1404,11 +1361,12 @@ blocks0:
 
 blocks1:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
 	VBROADCASTI128 64(SP), Y10
+	VPXOR          Y8, Y10, Y10
 	VPBLENDD       $0xf0, Y10, Y0, Y0
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
 	VBROADCASTI128 32(AX), Y8
@@ -1539,11 +1497,10 @@ copied25:
 
 blocks2:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
 	VMOVDQU        64(SP), X14
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
-	VPSHUFB        X15, X14, X14
 	VPXOR          (AX), X14, X14
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
@@ -1638,14 +1595,13 @@ blocks2:
 
 blocks3:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
 	VBROADCASTI128 64(SP), Y10
+	VPXOR          Y8, Y10, Y10
 	VPBLENDD       $0xf0, Y10, Y1, Y1
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPXOR          Y8, Y1, Y1
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
 	VAESENC        Y8, Y1, Y1
@@ -1740,14 +1696,11 @@ blocks3:
 
 blocks4:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
 	VMOVDQU        64(SP), X14
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPXOR          Y8, Y1, Y1
-	VPSHUFB        X15, X14, X14
 	VPXOR          (AX), X14, X14
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
@@ -1867,17 +1820,14 @@ blocks4:
 
 blocks5:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
-	VPADDD         gcmStep<>+128(SB), Y14, Y2
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
+	VPXOR          gcmCount<>+64(SB), Y9, Y2
 	VBROADCASTI128 64(SP), Y10
+	VPXOR          Y8, Y10, Y10
 	VPBLENDD       $0xf0, Y10, Y2, Y2
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPXOR          Y8, Y1, Y1
-	VPSHUFB        Y15, Y2, Y2
-	VPXOR          Y8, Y2, Y2
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
 	VAESENC        Y8, Y1, Y1
@@ -1997,17 +1947,12 @@ blocks5:
 
 blocks6:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
-	VPADDD         gcmStep<>+128(SB), Y14, Y2
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
+	VPXOR          gcmCount<>+64(SB), Y9, Y2
 	VMOVDQU        64(SP), X14
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPXOR          Y8, Y1, Y1
-	VPSHUFB        Y15, Y2, Y2
-	VPXOR          Y8, Y2, Y2
-	VPSHUFB        X15, X14, X14
 	VPXOR          (AX), X14, X14
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
@@ -2152,20 +2097,15 @@ blocks6:
 
 blocks7:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
-	VPADDD         gcmStep<>+128(SB), Y14, Y2
-	VPADDD         gcmStep<>+192(SB), Y14, Y3
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
+	VPXOR          gcmCount<>+64(SB), Y9, Y2
+	VPXOR          gcmCount<>+96(SB), Y9, Y3
 	VBROADCASTI128 64(SP), Y10
+	VPXOR          Y8, Y10, Y10
 	VPBLENDD       $0xf0, Y10, Y3, Y3
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPXOR          Y8, Y1, Y1
-	VPSHUFB        Y15, Y2, Y2
-	VPXOR          Y8, Y2, Y2
-	VPSHUFB        Y15, Y3, Y3
-	VPXOR          Y8, Y3, Y3
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
 	VAESENC        Y8, Y1, Y1
@@ -2310,20 +2250,13 @@ blocks7:
 
 blocks8:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
-	VPADDD         gcmStep<>+128(SB), Y14, Y2
-	VPADDD         gcmStep<>+192(SB), Y14, Y3
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
+	VPXOR          gcmCount<>+64(SB), Y9, Y2
+	VPXOR          gcmCount<>+96(SB), Y9, Y3
 	VMOVDQU        64(SP), X14
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPXOR          Y8, Y1, Y1
-	VPSHUFB        Y15, Y2, Y2
-	VPXOR          Y8, Y2, Y2
-	VPSHUFB        Y15, Y3, Y3
-	VPXOR          Y8, Y3, Y3
-	VPSHUFB        X15, X14, X14
 	VPXOR          (AX), X14, X14
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
@@ -2493,23 +2426,16 @@ blocks8:
 
 blocks9:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
-	VPADDD         gcmStep<>+128(SB), Y14, Y2
-	VPADDD         gcmStep<>+192(SB), Y14, Y3
-	VPADDD         gcmStep<>+256(SB), Y14, Y4
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
+	VPXOR          gcmCount<>+64(SB), Y9, Y2
+	VPXOR          gcmCount<>+96(SB), Y9, Y3
+	VPXOR          gcmCount<>+128(SB), Y9, Y4
 	VBROADCASTI128 64(SP), Y10
+	VPXOR          Y8, Y10, Y10
 	VPBLENDD       $0xf0, Y10, Y4, Y4
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPXOR          Y8, Y1, Y1
-	VPSHUFB        Y15, Y2, Y2
-	VPXOR          Y8, Y2, Y2
-	VPSHUFB        Y15, Y3, Y3
-	VPXOR          Y8, Y3, Y3
-	VPSHUFB        Y15, Y4, Y4
-	VPXOR          Y8, Y4, Y4
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
 	VAESENC        Y8, Y1, Y1
@@ -2679,23 +2605,14 @@ blocks9:
 
 blocks10:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
-	VPADDD         gcmStep<>+128(SB), Y14, Y2
-	VPADDD         gcmStep<>+192(SB), Y14, Y3
-	VPADDD         gcmStep<>+256(SB), Y14, Y4
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
+	VPXOR          gcmCount<>+64(SB), Y9, Y2
+	VPXOR          gcmCount<>+96(SB), Y9, Y3
+	VPXOR          gcmCount<>+128(SB), Y9, Y4
 	VMOVDQU        64(SP), X14
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPXOR          Y8, Y1, Y1
-	VPSHUFB        Y15, Y2, Y2
-	VPXOR          Y8, Y2, Y2
-	VPSHUFB        Y15, Y3, Y3
-	VPXOR          Y8, Y3, Y3
-	VPSHUFB        Y15, Y4, Y4
-	VPXOR          Y8, Y4, Y4
-	VPSHUFB        X15, X14, X14
 	VPXOR          (AX), X14, X14
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
@@ -2890,26 +2807,17 @@ blocks10:
 
 blocks11:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
-	VPADDD         gcmStep<>+128(SB), Y14, Y2
-	VPADDD         gcmStep<>+192(SB), Y14, Y3
-	VPADDD         gcmStep<>+256(SB), Y14, Y4
-	VPADDD         gcmStep<>+320(SB), Y14, Y5
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
+	VPXOR          gcmCount<>+64(SB), Y9, Y2
+	VPXOR          gcmCount<>+96(SB), Y9, Y3
+	VPXOR          gcmCount<>+128(SB), Y9, Y4
+	VPXOR          gcmCount<>+160(SB), Y9, Y5
 	VBROADCASTI128 64(SP), Y10
+	VPXOR          Y8, Y10, Y10
 	VPBLENDD       $0xf0, Y10, Y5, Y5
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPXOR          Y8, Y1, Y1
-	VPSHUFB        Y15, Y2, Y2
-	VPXOR          Y8, Y2, Y2
-	VPSHUFB        Y15, Y3, Y3
-	VPXOR          Y8, Y3, Y3
-	VPSHUFB        Y15, Y4, Y4
-	VPXOR          Y8, Y4, Y4
-	VPSHUFB        Y15, Y5, Y5
-	VPXOR          Y8, Y5, Y5
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
 	VAESENC        Y8, Y1, Y1
@@ -3104,26 +3012,15 @@ blocks11:
 
 blocks12:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
-	VPADDD         gcmStep<>+128(SB), Y14, Y2
-	VPADDD         gcmStep<>+192(SB), Y14, Y3
-	VPADDD         gcmStep<>+256(SB), Y14, Y4
-	VPADDD         gcmStep<>+320(SB), Y14, Y5
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
+	VPXOR          gcmCount<>+64(SB), Y9, Y2
+	VPXOR          gcmCount<>+96(SB), Y9, Y3
+	VPXOR          gcmCount<>+128(SB), Y9, Y4
+	VPXOR          gcmCount<>+160(SB), Y9, Y5
 	VMOVDQU        64(SP), X14
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPXOR          Y8, Y1, Y1
-	VPSHUFB        Y15, Y2, Y2
-	VPXOR          Y8, Y2, Y2
-	VPSHUFB        Y15, Y3, Y3
-	VPXOR          Y8, Y3, Y3
-	VPSHUFB        Y15, Y4, Y4
-	VPXOR          Y8, Y4, Y4
-	VPSHUFB        Y15, Y5, Y5
-	VPXOR          Y8, Y5, Y5
-	VPSHUFB        X15, X14, X14
 	VPXOR          (AX), X14, X14
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
@@ -3343,29 +3240,18 @@ blocks12:
 
 blocks13:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
-	VPADDD         gcmStep<>+128(SB), Y14, Y2
-	VPADDD         gcmStep<>+192(SB), Y14, Y3
-	VPADDD         gcmStep<>+256(SB), Y14, Y4
-	VPADDD         gcmStep<>+320(SB), Y14, Y5
-	VPADDD         gcmStep<>+384(SB), Y14, Y6
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
+	VPXOR          gcmCount<>+64(SB), Y9, Y2
+	VPXOR          gcmCount<>+96(SB), Y9, Y3
+	VPXOR          gcmCount<>+128(SB), Y9, Y4
+	VPXOR          gcmCount<>+160(SB), Y9, Y5
+	VPXOR          gcmCount<>+192(SB), Y9, Y6
 	VBROADCASTI128 64(SP), Y10
+	VPXOR          Y8, Y10, Y10
 	VPBLENDD       $0xf0, Y10, Y6, Y6
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPXOR          Y8, Y1, Y1
-	VPSHUFB        Y15, Y2, Y2
-	VPXOR          Y8, Y2, Y2
-	VPSHUFB        Y15, Y3, Y3
-	VPXOR          Y8, Y3, Y3
-	VPSHUFB        Y15, Y4, Y4
-	VPXOR          Y8, Y4, Y4
-	VPSHUFB        Y15, Y5, Y5
-	VPXOR          Y8, Y5, Y5
-	VPSHUFB        Y15, Y6, Y6
-	VPXOR          Y8, Y6, Y6
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
 	VAESENC        Y8, Y1, Y1
@@ -3585,29 +3471,16 @@ blocks13:
 
 blocks14:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
-	VPADDD         gcmStep<>+128(SB), Y14, Y2
-	VPADDD         gcmStep<>+192(SB), Y14, Y3
-	VPADDD         gcmStep<>+256(SB), Y14, Y4
-	VPADDD         gcmStep<>+320(SB), Y14, Y5
-	VPADDD         gcmStep<>+384(SB), Y14, Y6
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
+	VPXOR          gcmCount<>+64(SB), Y9, Y2
+	VPXOR          gcmCount<>+96(SB), Y9, Y3
+	VPXOR          gcmCount<>+128(SB), Y9, Y4
+	VPXOR          gcmCount<>+160(SB), Y9, Y5
+	VPXOR          gcmCount<>+192(SB), Y9, Y6
 	VMOVDQU        64(SP), X14
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPXOR          Y8, Y1, Y1
-	VPSHUFB        Y15, Y2, Y2
-	VPXOR          Y8, Y2, Y2
-	VPSHUFB        Y15, Y3, Y3
-	VPXOR          Y8, Y3, Y3
-	VPSHUFB        Y15, Y4, Y4
-	VPXOR          Y8, Y4, Y4
-	VPSHUFB        Y15, Y5, Y5
-	VPXOR          Y8, Y5, Y5
-	VPSHUFB        Y15, Y6, Y6
-	VPXOR          Y8, Y6, Y6
-	VPSHUFB        X15, X14, X14
 	VPXOR          (AX), X14, X14
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
@@ -3852,32 +3725,22 @@ blocks14:
 
 blocks15:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
-	VPADDD         gcmStep<>+128(SB), Y14, Y2
-	VPADDD         gcmStep<>+192(SB), Y14, Y3
-	VPADDD         gcmStep<>+256(SB), Y14, Y4
-	VPADDD         gcmStep<>+320(SB), Y14, Y5
-	VPADDD         gcmStep<>+384(SB), Y14, Y6
-	VPADDD         gcmStep<>+448(SB), Y14, Y7
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
+	VPXOR          gcmCount<>+64(SB), Y9, Y2
+	VPXOR          gcmCount<>+96(SB), Y9, Y3
+	VPXOR          gcmCount<>+128(SB), Y9, Y4
+	VPXOR          gcmCount<>+160(SB), Y9, Y5
+	VPXOR          gcmCount<>+192(SB), Y9, Y6
+	VPADDD         gcmStep<>+0(SB), Y14, Y14
+	VPSHUFB        Y15, Y14, Y10
+	VPXOR          Y8, Y10, Y10
+	VPXOR          gcmCount<>+224(SB), Y10, Y7
 	VBROADCASTI128 64(SP), Y10
+	VPXOR          Y8, Y10, Y10
 	VPBLENDD       $0xf0, Y10, Y7, Y7
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPXOR          Y8, Y1, Y1
-	VPSHUFB        Y15, Y2, Y2
-	VPXOR          Y8, Y2, Y2
-	VPSHUFB        Y15, Y3, Y3
-	VPXOR          Y8, Y3, Y3
-	VPSHUFB        Y15, Y4, Y4
-	VPXOR          Y8, Y4, Y4
-	VPSHUFB        Y15, Y5, Y5
-	VPXOR          Y8, Y5, Y5
-	VPSHUFB        Y15, Y6, Y6
-	VPXOR          Y8, Y6, Y6
-	VPSHUFB        Y15, Y7, Y7
-	VPXOR          Y8, Y7, Y7
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
 	VAESENC        Y8, Y1, Y1
@@ -4122,32 +3985,20 @@ blocks15:
 
 blocks16:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
-	VPADDD         gcmStep<>+128(SB), Y14, Y2
-	VPADDD         gcmStep<>+192(SB), Y14, Y3
-	VPADDD         gcmStep<>+256(SB), Y14, Y4
-	VPADDD         gcmStep<>+320(SB), Y14, Y5
-	VPADDD         gcmStep<>+384(SB), Y14, Y6
-	VPADDD         gcmStep<>+448(SB), Y14, Y7
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
+	VPXOR          gcmCount<>+64(SB), Y9, Y2
+	VPXOR          gcmCount<>+96(SB), Y9, Y3
+	VPXOR          gcmCount<>+128(SB), Y9, Y4
+	VPXOR          gcmCount<>+160(SB), Y9, Y5
+	VPXOR          gcmCount<>+192(SB), Y9, Y6
+	VPADDD         gcmStep<>+0(SB), Y14, Y14
+	VPSHUFB        Y15, Y14, Y10
+	VPXOR          Y8, Y10, Y10
+	VPXOR          gcmCount<>+224(SB), Y10, Y7
 	VMOVDQU        64(SP), X14
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPXOR          Y8, Y1, Y1
-	VPSHUFB        Y15, Y2, Y2
-	VPXOR          Y8, Y2, Y2
-	VPSHUFB        Y15, Y3, Y3
-	VPXOR          Y8, Y3, Y3
-	VPSHUFB        Y15, Y4, Y4
-	VPXOR          Y8, Y4, Y4
-	VPSHUFB        Y15, Y5, Y5
-	VPXOR          Y8, Y5, Y5
-	VPSHUFB        Y15, Y6, Y6
-	VPXOR          Y8, Y6, Y6
-	VPSHUFB        Y15, Y7, Y7
-	VPXOR          Y8, Y7, Y7
-	VPSHUFB        X15, X14, X14
 	VPXOR          (AX), X14, X14
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
@@ -4419,7 +4270,23 @@ hashed:
 	VPXOR   X14, X13, X13
 	MOVQ    tag+56(FP), BX
 	VMOVDQU X13, (BX)
-	VZEROALL
+	VPXOR   X0, X0, X0
+	VPXOR   X1, X1, X1
+	VPXOR   X2, X2, X2
+	VPXOR   X3, X3, X3
+	VPXOR   X4, X4, X4
+	VPXOR   X5, X5, X5
+	VPXOR   X6, X6, X6
+	VPXOR   X7, X7, X7
+	VPXOR   X8, X8, X8
+	VPXOR   X9, X9, X9
+	VPXOR   X10, X10, X10
+	VPXOR   X11, X11, X11
+	VPXOR   X12, X12, X12
+	VPXOR   X13, X13, X13
+	VPXOR   X14, X14, X14
+	VPXOR   X15, X15, X15
+	VZEROUPPER
 	RET
 
 // func gcmOpenAVX2(k *gcmKey, dst *byte, src *byte, n int, nonce *[12]byte, ad *byte, adLen int, tag *[16]byte) (ok bool)
@@ -4430,18 +4297,18 @@ TEXT ·gcmOpenAVX2(SB), NOSPLIT, $80-65
 	MOVQ           src+16(FP), SI
 	MOVQ           n+24(FP), CX
 	MOVQ           nonce+32(FP), BX
+	VBROADCASTI128 gcmSwap<>+0(SB), Y15
 	MOVQ           (BX), DX
 	MOVL           8(BX), R8
 	BSWAPQ         DX
 	BSWAPL         R8
 	SHLQ           $0x20, R8
-	ORQ            $0x01, R8
 	VMOVQ          R8, X14
 	VPINSRQ        $0x01, DX, X14, X14
-	VMOVDQU        X14, 64(SP)
+	VPOR           gcmOne<>+0(SB), X14, X10
+	VPSHUFB        X15, X10, X10
+	VMOVDQU        X10, 64(SP)
 	VINSERTI128    $0x01, X14, Y14, Y14
-	VPADDD         gcmLane<>+0(SB), Y14, Y14
-	VBROADCASTI128 gcmSwap<>+0(SB), Y15
 	MOVQ           ad+40(FP), BX
 	MOVQ           adLen+48(FP), R13
 	CMPQ           R13, $0x18
@@ -4564,31 +4431,19 @@ data:
 
 batches:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
-	VPADDD         gcmStep<>+128(SB), Y14, Y2
-	VPADDD         gcmStep<>+192(SB), Y14, Y3
-	VPADDD         gcmStep<>+256(SB), Y14, Y4
-	VPADDD         gcmStep<>+320(SB), Y14, Y5
-	VPADDD         gcmStep<>+384(SB), Y14, Y6
-	VPADDD         gcmStep<>+448(SB), Y14, Y7
-	VPSHUFB        Y15, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPSHUFB        Y15, Y2, Y2
-	VPSHUFB        Y15, Y3, Y3
-	VPSHUFB        Y15, Y4, Y4
-	VPSHUFB        Y15, Y5, Y5
-	VPSHUFB        Y15, Y6, Y6
-	VPSHUFB        Y15, Y7, Y7
-	VPXOR          Y8, Y0, Y0
-	VPXOR          Y8, Y1, Y1
-	VPXOR          Y8, Y2, Y2
-	VPXOR          Y8, Y3, Y3
-	VPXOR          Y8, Y4, Y4
-	VPXOR          Y8, Y5, Y5
-	VPXOR          Y8, Y6, Y6
-	VPXOR          Y8, Y7, Y7
-	VPADDD         gcmStep<>+512(SB), Y14, Y14
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
+	VPXOR          gcmCount<>+64(SB), Y9, Y2
+	VPXOR          gcmCount<>+96(SB), Y9, Y3
+	VPXOR          gcmCount<>+128(SB), Y9, Y4
+	VPXOR          gcmCount<>+160(SB), Y9, Y5
+	VPXOR          gcmCount<>+192(SB), Y9, Y6
+	VPADDD         gcmStep<>+0(SB), Y14, Y14
+	VPSHUFB        Y15, Y14, Y10
+	VPXOR          Y8, Y10, Y10
+	VPXOR          gcmCount<>+224(SB), Y10, Y7
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
 	VAESENC        Y8, Y1, Y1
@@ -4914,8 +4769,9 @@ from48:
 
 blocks0:
 	VBROADCASTI128 (AX), Y8
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
 	VMOVDQU        64(SP), X14
-	VPSHUFB        X15, X14, X14
 	VPXOR          (AX), X14, X14
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        16(AX), X14, X14
@@ -4969,11 +4825,12 @@ blocks0:
 
 blocks1:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
 	VBROADCASTI128 64(SP), Y10
+	VPXOR          Y8, Y10, Y10
 	VPBLENDD       $0xf0, Y10, Y0, Y0
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
 	VPXOR          X10, X10, X10
@@ -5140,11 +4997,10 @@ copied57:
 
 blocks2:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
 	VMOVDQU        64(SP), X14
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
-	VPSHUFB        X15, X14, X14
 	VPXOR          (AX), X14, X14
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
@@ -5246,14 +5102,13 @@ blocks2:
 
 blocks3:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
 	VBROADCASTI128 64(SP), Y10
+	VPXOR          Y8, Y10, Y10
 	VPBLENDD       $0xf0, Y10, Y1, Y1
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPXOR          Y8, Y1, Y1
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
 	VAESENC        Y8, Y1, Y1
@@ -5354,14 +5209,11 @@ blocks3:
 
 blocks4:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
 	VMOVDQU        64(SP), X14
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPXOR          Y8, Y1, Y1
-	VPSHUFB        X15, X14, X14
 	VPXOR          (AX), X14, X14
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
@@ -5489,17 +5341,14 @@ blocks4:
 
 blocks5:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
-	VPADDD         gcmStep<>+128(SB), Y14, Y2
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
+	VPXOR          gcmCount<>+64(SB), Y9, Y2
 	VBROADCASTI128 64(SP), Y10
+	VPXOR          Y8, Y10, Y10
 	VPBLENDD       $0xf0, Y10, Y2, Y2
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPXOR          Y8, Y1, Y1
-	VPSHUFB        Y15, Y2, Y2
-	VPXOR          Y8, Y2, Y2
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
 	VAESENC        Y8, Y1, Y1
@@ -5626,17 +5475,12 @@ blocks5:
 
 blocks6:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
-	VPADDD         gcmStep<>+128(SB), Y14, Y2
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
+	VPXOR          gcmCount<>+64(SB), Y9, Y2
 	VMOVDQU        64(SP), X14
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPXOR          Y8, Y1, Y1
-	VPSHUFB        Y15, Y2, Y2
-	VPXOR          Y8, Y2, Y2
-	VPSHUFB        X15, X14, X14
 	VPXOR          (AX), X14, X14
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
@@ -5790,20 +5634,15 @@ blocks6:
 
 blocks7:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
-	VPADDD         gcmStep<>+128(SB), Y14, Y2
-	VPADDD         gcmStep<>+192(SB), Y14, Y3
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
+	VPXOR          gcmCount<>+64(SB), Y9, Y2
+	VPXOR          gcmCount<>+96(SB), Y9, Y3
 	VBROADCASTI128 64(SP), Y10
+	VPXOR          Y8, Y10, Y10
 	VPBLENDD       $0xf0, Y10, Y3, Y3
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPXOR          Y8, Y1, Y1
-	VPSHUFB        Y15, Y2, Y2
-	VPXOR          Y8, Y2, Y2
-	VPSHUFB        Y15, Y3, Y3
-	VPXOR          Y8, Y3, Y3
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
 	VAESENC        Y8, Y1, Y1
@@ -5956,20 +5795,13 @@ blocks7:
 
 blocks8:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
-	VPADDD         gcmStep<>+128(SB), Y14, Y2
-	VPADDD         gcmStep<>+192(SB), Y14, Y3
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
+	VPXOR          gcmCount<>+64(SB), Y9, Y2
+	VPXOR          gcmCount<>+96(SB), Y9, Y3
 	VMOVDQU        64(SP), X14
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPXOR          Y8, Y1, Y1
-	VPSHUFB        Y15, Y2, Y2
-	VPXOR          Y8, Y2, Y2
-	VPSHUFB        Y15, Y3, Y3
-	VPXOR          Y8, Y3, Y3
-	VPSHUFB        X15, X14, X14
 	VPXOR          (AX), X14, X14
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
@@ -6149,23 +5981,16 @@ blocks8:
 
 blocks9:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
-	VPADDD         gcmStep<>+128(SB), Y14, Y2
-	VPADDD         gcmStep<>+192(SB), Y14, Y3
-	VPADDD         gcmStep<>+256(SB), Y14, Y4
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
+	VPXOR          gcmCount<>+64(SB), Y9, Y2
+	VPXOR          gcmCount<>+96(SB), Y9, Y3
+	VPXOR          gcmCount<>+128(SB), Y9, Y4
 	VBROADCASTI128 64(SP), Y10
+	VPXOR          Y8, Y10, Y10
 	VPBLENDD       $0xf0, Y10, Y4, Y4
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPXOR          Y8, Y1, Y1
-	VPSHUFB        Y15, Y2, Y2
-	VPXOR          Y8, Y2, Y2
-	VPSHUFB        Y15, Y3, Y3
-	VPXOR          Y8, Y3, Y3
-	VPSHUFB        Y15, Y4, Y4
-	VPXOR          Y8, Y4, Y4
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
 	VAESENC        Y8, Y1, Y1
@@ -6344,23 +6169,14 @@ blocks9:
 
 blocks10:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
-	VPADDD         gcmStep<>+128(SB), Y14, Y2
-	VPADDD         gcmStep<>+192(SB), Y14, Y3
-	VPADDD         gcmStep<>+256(SB), Y14, Y4
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
+	VPXOR          gcmCount<>+64(SB), Y9, Y2
+	VPXOR          gcmCount<>+96(SB), Y9, Y3
+	VPXOR          gcmCount<>+128(SB), Y9, Y4
 	VMOVDQU        64(SP), X14
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPXOR          Y8, Y1, Y1
-	VPSHUFB        Y15, Y2, Y2
-	VPXOR          Y8, Y2, Y2
-	VPSHUFB        Y15, Y3, Y3
-	VPXOR          Y8, Y3, Y3
-	VPSHUFB        Y15, Y4, Y4
-	VPXOR          Y8, Y4, Y4
-	VPSHUFB        X15, X14, X14
 	VPXOR          (AX), X14, X14
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
@@ -6566,26 +6382,17 @@ blocks10:
 
 blocks11:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
-	VPADDD         gcmStep<>+128(SB), Y14, Y2
-	VPADDD         gcmStep<>+192(SB), Y14, Y3
-	VPADDD         gcmStep<>+256(SB), Y14, Y4
-	VPADDD         gcmStep<>+320(SB), Y14, Y5
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
+	VPXOR          gcmCount<>+64(SB), Y9, Y2
+	VPXOR          gcmCount<>+96(SB), Y9, Y3
+	VPXOR          gcmCount<>+128(SB), Y9, Y4
+	VPXOR          gcmCount<>+160(SB), Y9, Y5
 	VBROADCASTI128 64(SP), Y10
+	VPXOR          Y8, Y10, Y10
 	VPBLENDD       $0xf0, Y10, Y5, Y5
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPXOR          Y8, Y1, Y1
-	VPSHUFB        Y15, Y2, Y2
-	VPXOR          Y8, Y2, Y2
-	VPSHUFB        Y15, Y3, Y3
-	VPXOR          Y8, Y3, Y3
-	VPSHUFB        Y15, Y4, Y4
-	VPXOR          Y8, Y4, Y4
-	VPSHUFB        Y15, Y5, Y5
-	VPXOR          Y8, Y5, Y5
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
 	VAESENC        Y8, Y1, Y1
@@ -6790,26 +6597,15 @@ blocks11:
 
 blocks12:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
-	VPADDD         gcmStep<>+128(SB), Y14, Y2
-	VPADDD         gcmStep<>+192(SB), Y14, Y3
-	VPADDD         gcmStep<>+256(SB), Y14, Y4
-	VPADDD         gcmStep<>+320(SB), Y14, Y5
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
+	VPXOR          gcmCount<>+64(SB), Y9, Y2
+	VPXOR          gcmCount<>+96(SB), Y9, Y3
+	VPXOR          gcmCount<>+128(SB), Y9, Y4
+	VPXOR          gcmCount<>+160(SB), Y9, Y5
 	VMOVDQU        64(SP), X14
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPXOR          Y8, Y1, Y1
-	VPSHUFB        Y15, Y2, Y2
-	VPXOR          Y8, Y2, Y2
-	VPSHUFB        Y15, Y3, Y3
-	VPXOR          Y8, Y3, Y3
-	VPSHUFB        Y15, Y4, Y4
-	VPXOR          Y8, Y4, Y4
-	VPSHUFB        Y15, Y5, Y5
-	VPXOR          Y8, Y5, Y5
-	VPSHUFB        X15, X14, X14
 	VPXOR          (AX), X14, X14
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
@@ -7041,29 +6837,18 @@ blocks12:
 
 blocks13:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
-	VPADDD         gcmStep<>+128(SB), Y14, Y2
-	VPADDD         gcmStep<>+192(SB), Y14, Y3
-	VPADDD         gcmStep<>+256(SB), Y14, Y4
-	VPADDD         gcmStep<>+320(SB), Y14, Y5
-	VPADDD         gcmStep<>+384(SB), Y14, Y6
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
+	VPXOR          gcmCount<>+64(SB), Y9, Y2
+	VPXOR          gcmCount<>+96(SB), Y9, Y3
+	VPXOR          gcmCount<>+128(SB), Y9, Y4
+	VPXOR          gcmCount<>+160(SB), Y9, Y5
+	VPXOR          gcmCount<>+192(SB), Y9, Y6
 	VBROADCASTI128 64(SP), Y10
+	VPXOR          Y8, Y10, Y10
 	VPBLENDD       $0xf0, Y10, Y6, Y6
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPXOR          Y8, Y1, Y1
-	VPSHUFB        Y15, Y2, Y2
-	VPXOR          Y8, Y2, Y2
-	VPSHUFB        Y15, Y3, Y3
-	VPXOR          Y8, Y3, Y3
-	VPSHUFB        Y15, Y4, Y4
-	VPXOR          Y8, Y4, Y4
-	VPSHUFB        Y15, Y5, Y5
-	VPXOR          Y8, Y5, Y5
-	VPSHUFB        Y15, Y6, Y6
-	VPXOR          Y8, Y6, Y6
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
 	VAESENC        Y8, Y1, Y1
@@ -7294,29 +7079,16 @@ blocks13:
 
 blocks14:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
-	VPADDD         gcmStep<>+128(SB), Y14, Y2
-	VPADDD         gcmStep<>+192(SB), Y14, Y3
-	VPADDD         gcmStep<>+256(SB), Y14, Y4
-	VPADDD         gcmStep<>+320(SB), Y14, Y5
-	VPADDD         gcmStep<>+384(SB), Y14, Y6
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
+	VPXOR          gcmCount<>+64(SB), Y9, Y2
+	VPXOR          gcmCount<>+96(SB), Y9, Y3
+	VPXOR          gcmCount<>+128(SB), Y9, Y4
+	VPXOR          gcmCount<>+160(SB), Y9, Y5
+	VPXOR          gcmCount<>+192(SB), Y9, Y6
 	VMOVDQU        64(SP), X14
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPXOR          Y8, Y1, Y1
-	VPSHUFB        Y15, Y2, Y2
-	VPXOR          Y8, Y2, Y2
-	VPSHUFB        Y15, Y3, Y3
-	VPXOR          Y8, Y3, Y3
-	VPSHUFB        Y15, Y4, Y4
-	VPXOR          Y8, Y4, Y4
-	VPSHUFB        Y15, Y5, Y5
-	VPXOR          Y8, Y5, Y5
-	VPSHUFB        Y15, Y6, Y6
-	VPXOR          Y8, Y6, Y6
-	VPSHUFB        X15, X14, X14
 	VPXOR          (AX), X14, X14
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
@@ -7574,32 +7346,22 @@ blocks14:
 
 blocks15:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
-	VPADDD         gcmStep<>+128(SB), Y14, Y2
-	VPADDD         gcmStep<>+192(SB), Y14, Y3
-	VPADDD         gcmStep<>+256(SB), Y14, Y4
-	VPADDD         gcmStep<>+320(SB), Y14, Y5
-	VPADDD         gcmStep<>+384(SB), Y14, Y6
-	VPADDD         gcmStep<>+448(SB), Y14, Y7
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
+	VPXOR          gcmCount<>+64(SB), Y9, Y2
+	VPXOR          gcmCount<>+96(SB), Y9, Y3
+	VPXOR          gcmCount<>+128(SB), Y9, Y4
+	VPXOR          gcmCount<>+160(SB), Y9, Y5
+	VPXOR          gcmCount<>+192(SB), Y9, Y6
+	VPADDD         gcmStep<>+0(SB), Y14, Y14
+	VPSHUFB        Y15, Y14, Y10
+	VPXOR          Y8, Y10, Y10
+	VPXOR          gcmCount<>+224(SB), Y10, Y7
 	VBROADCASTI128 64(SP), Y10
+	VPXOR          Y8, Y10, Y10
 	VPBLENDD       $0xf0, Y10, Y7, Y7
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPXOR          Y8, Y1, Y1
-	VPSHUFB        Y15, Y2, Y2
-	VPXOR          Y8, Y2, Y2
-	VPSHUFB        Y15, Y3, Y3
-	VPXOR          Y8, Y3, Y3
-	VPSHUFB        Y15, Y4, Y4
-	VPXOR          Y8, Y4, Y4
-	VPSHUFB        Y15, Y5, Y5
-	VPXOR          Y8, Y5, Y5
-	VPSHUFB        Y15, Y6, Y6
-	VPXOR          Y8, Y6, Y6
-	VPSHUFB        Y15, Y7, Y7
-	VPXOR          Y8, Y7, Y7
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
 	VAESENC        Y8, Y1, Y1
@@ -7856,32 +7618,20 @@ blocks15:
 
 blocks16:
 	VBROADCASTI128 (AX), Y8
-	VPADDD         gcmStep<>+0(SB), Y14, Y0
-	VPADDD         gcmStep<>+64(SB), Y14, Y1
-	VPADDD         gcmStep<>+128(SB), Y14, Y2
-	VPADDD         gcmStep<>+192(SB), Y14, Y3
-	VPADDD         gcmStep<>+256(SB), Y14, Y4
-	VPADDD         gcmStep<>+320(SB), Y14, Y5
-	VPADDD         gcmStep<>+384(SB), Y14, Y6
-	VPADDD         gcmStep<>+448(SB), Y14, Y7
+	VPSHUFB        Y15, Y14, Y9
+	VPXOR          Y8, Y9, Y9
+	VPXOR          gcmCount<>+0(SB), Y9, Y0
+	VPXOR          gcmCount<>+32(SB), Y9, Y1
+	VPXOR          gcmCount<>+64(SB), Y9, Y2
+	VPXOR          gcmCount<>+96(SB), Y9, Y3
+	VPXOR          gcmCount<>+128(SB), Y9, Y4
+	VPXOR          gcmCount<>+160(SB), Y9, Y5
+	VPXOR          gcmCount<>+192(SB), Y9, Y6
+	VPADDD         gcmStep<>+0(SB), Y14, Y14
+	VPSHUFB        Y15, Y14, Y10
+	VPXOR          Y8, Y10, Y10
+	VPXOR          gcmCount<>+224(SB), Y10, Y7
 	VMOVDQU        64(SP), X14
-	VPSHUFB        Y15, Y0, Y0
-	VPXOR          Y8, Y0, Y0
-	VPSHUFB        Y15, Y1, Y1
-	VPXOR          Y8, Y1, Y1
-	VPSHUFB        Y15, Y2, Y2
-	VPXOR          Y8, Y2, Y2
-	VPSHUFB        Y15, Y3, Y3
-	VPXOR          Y8, Y3, Y3
-	VPSHUFB        Y15, Y4, Y4
-	VPXOR          Y8, Y4, Y4
-	VPSHUFB        Y15, Y5, Y5
-	VPXOR          Y8, Y5, Y5
-	VPSHUFB        Y15, Y6, Y6
-	VPXOR          Y8, Y6, Y6
-	VPSHUFB        Y15, Y7, Y7
-	VPXOR          Y8, Y7, Y7
-	VPSHUFB        X15, X14, X14
 	VPXOR          (AX), X14, X14
 	VBROADCASTI128 16(AX), Y8
 	VAESENC        Y8, Y0, Y0
@@ -8170,7 +7920,23 @@ hashed:
 	VPTEST  X13, X13
 	SETEQ   DL
 	MOVB    DL, ok+64(FP)
-	VZEROALL
+	VPXOR   X0, X0, X0
+	VPXOR   X1, X1, X1
+	VPXOR   X2, X2, X2
+	VPXOR   X3, X3, X3
+	VPXOR   X4, X4, X4
+	VPXOR   X5, X5, X5
+	VPXOR   X6, X6, X6
+	VPXOR   X7, X7, X7
+	VPXOR   X8, X8, X8
+	VPXOR   X9, X9, X9
+	VPXOR   X10, X10, X10
+	VPXOR   X11, X11, X11
+	VPXOR   X12, X12, X12
+	VPXOR   X13, X13, X13
+	VPXOR   X14, X14, X14
+	VPXOR   X15, X15, X15
+	VZEROUPPER
 	VMOVDQU X0, (SP)
 	VMOVDQU X0, 16(SP)
 	RET
@@ -8183,18 +7949,19 @@ TEXT ·gcmSealAVX512(SB), NOSPLIT, $80-64
 	MOVQ            src+16(FP), SI
 	MOVQ            n+24(FP), CX
 	MOVQ            nonce+32(FP), BX
+	VBROADCASTI32X4 gcmSwap<>+0(SB), Z15
 	MOVQ            (BX), DX
 	MOVL            8(BX), R8
 	BSWAPQ          DX
 	BSWAPL          R8
 	SHLQ            $0x20, R8
-	ORQ             $0x01, R8
 	VMOVQ           R8, X14
 	VPINSRQ         $0x01, DX, X14, X14
-	VMOVDQU         X14, 64(SP)
+	VPOR            gcmOne<>+0(SB), X14, X10
+	VPSHUFB         X15, X10, X10
+	VMOVDQU         X10, 64(SP)
 	VINSERTI128     $0x01, X14, Y14, Y14
 	VINSERTI64X4    $0x01, Y14, Z14, Z14
-	VPADDD          gcmLane<>+0(SB), Z14, Z14
 	VMOVDQU64       gcmPoly<>+0(SB), Z31
 	VBROADCASTI32X4 (AX), Z16
 	VBROADCASTI32X4 16(AX), Z17
@@ -8211,7 +7978,8 @@ TEXT ·gcmSealAVX512(SB), NOSPLIT, $80-64
 	VBROADCASTI32X4 192(AX), Z28
 	VBROADCASTI32X4 208(AX), Z29
 	VBROADCASTI32X4 224(AX), Z30
-	VBROADCASTI32X4 gcmSwap<>+0(SB), Z15
+	MOVL            $0x000000f0, DX
+	KMOVW           DX, K3
 	MOVQ            ad+40(FP), BX
 	MOVQ            adLen+48(FP), R13
 	CMPQ            R13, $0x18
@@ -8322,19 +8090,16 @@ data:
 	SHLQ        $0x03, R13
 	CMPQ        CX, $0x00000100
 	JLE         tail
-	VPADDD      gcmStep<>+0(SB), Z14, Z0
-	VPADDD      gcmStep<>+128(SB), Z14, Z1
-	VPADDD      gcmStep<>+256(SB), Z14, Z2
-	VPADDD      gcmStep<>+384(SB), Z14, Z3
-	VPSHUFB     Z15, Z0, Z0
-	VPSHUFB     Z15, Z1, Z1
-	VPSHUFB     Z15, Z2, Z2
-	VPSHUFB     Z15, Z3, Z3
-	VPXORQ      Z16, Z0, Z0
-	VPXORQ      Z16, Z1, Z1
-	VPXORQ      Z16, Z2, Z2
-	VPXORQ      Z16, Z3, Z3
-	VPADDD      gcmStep<>+512(SB), Z14, Z14
+	VPSHUFB     Z15, Z14, Z9
+	VPXORQ      Z16, Z9, Z9
+	VPXORQ      gcmCount<>+0(SB), Z9, Z0
+	VPXORQ      gcmCount<>+64(SB), Z9, Z1
+	VPXORQ      gcmCount<>+128(SB), Z9, Z2
+	VPADDD      gcmStep<>+0(SB), Z14, Z14
+	VPSHUFB     Z15, Z14, Z10
+	VPXORQ      Z16, Z10, Z10
+	VMOVDQA64   Z10, K3, Z9
+	VPXORQ      gcmCount<>+192(SB), Z9, Z3
 	VAESENC     Z17, Z0, Z0
 	VAESENC     Z17, Z1, Z1
 	VAESENC     Z17, Z2, Z2
@@ -8406,19 +8171,16 @@ data:
 	JLE         last
 
 batches:
-	VPADDD        gcmStep<>+0(SB), Z14, Z0
-	VPADDD        gcmStep<>+128(SB), Z14, Z1
-	VPADDD        gcmStep<>+256(SB), Z14, Z2
-	VPADDD        gcmStep<>+384(SB), Z14, Z3
-	VPSHUFB       Z15, Z0, Z0
-	VPSHUFB       Z15, Z1, Z1
-	VPSHUFB       Z15, Z2, Z2
-	VPSHUFB       Z15, Z3, Z3
-	VPXORQ        Z16, Z0, Z0
-	VPXORQ        Z16, Z1, Z1
-	VPXORQ        Z16, Z2, Z2
-	VPXORQ        Z16, Z3, Z3
-	VPADDD        gcmStep<>+512(SB), Z14, Z14
+	VPSHUFB       Z15, Z14, Z9
+	VPXORQ        Z16, Z9, Z9
+	VPXORQ        gcmCount<>+0(SB), Z9, Z0
+	VPXORQ        gcmCount<>+64(SB), Z9, Z1
+	VPXORQ        gcmCount<>+128(SB), Z9, Z2
+	VPADDD        gcmStep<>+0(SB), Z14, Z14
+	VPSHUFB       Z15, Z14, Z10
+	VPXORQ        Z16, Z10, Z10
+	VMOVDQA64     Z10, K3, Z9
+	VPXORQ        gcmCount<>+192(SB), Z9, Z3
 	VAESENC       Z17, Z0, Z0
 	VAESENC       Z17, Z1, Z1
 	VAESENC       Z17, Z2, Z2
@@ -8675,8 +8437,9 @@ from20:
 	JMP blocks16
 
 blocks0:
+	VPSHUFB       Z15, Z14, Z9
+	VPXORQ        Z16, Z9, Z9
 	VMOVDQU       64(SP), X14
-	VPSHUFB       X15, X14, X14
 	VPXOR         (AX), X14, X14
 	VAESENC       16(AX), X14, X14
 	VAESENC       32(AX), X14, X14
@@ -8719,12 +8482,13 @@ blocks1:
 	MOVQ            $-1, DX
 	SHRXQ           BX, DX, DX
 	KMOVQ           DX, K1
-	VPADDD          gcmStep<>+0(SB), Z14, Z0
-	MOVL            $0x000000f0, DX
+	VPSHUFB         Z15, Z14, Z9
+	VPXORQ          Z16, Z9, Z9
+	VPXORQ          gcmCount<>+0(SB), Z9, Z0
+	MOVL            $0x0000000c, DX
 	KMOVW           DX, K2
-	VBROADCASTI32X4 64(SP), K2, Z0
-	VPSHUFB         Z15, Z0, Z0
-	VPXORQ          Z16, Z0, Z0
+	VBROADCASTI32X4 64(SP), Z10
+	VPXORQ          Z16, Z10, K2, Z0
 	VAESENC         Z17, Z0, Z0
 	VAESENC         Z18, Z0, Z0
 	VAESENC         Z19, Z0, Z0
@@ -8773,12 +8537,13 @@ blocks2:
 	MOVQ            $-1, DX
 	SHRXQ           BX, DX, DX
 	KMOVQ           DX, K1
-	VPADDD          gcmStep<>+0(SB), Z14, Z0
-	MOVL            $0x00000f00, DX
+	VPSHUFB         Z15, Z14, Z9
+	VPXORQ          Z16, Z9, Z9
+	VPXORQ          gcmCount<>+0(SB), Z9, Z0
+	MOVL            $0x00000030, DX
 	KMOVW           DX, K2
-	VBROADCASTI32X4 64(SP), K2, Z0
-	VPSHUFB         Z15, Z0, Z0
-	VPXORQ          Z16, Z0, Z0
+	VBROADCASTI32X4 64(SP), Z10
+	VPXORQ          Z16, Z10, K2, Z0
 	VAESENC         Z17, Z0, Z0
 	VAESENC         Z18, Z0, Z0
 	VAESENC         Z19, Z0, Z0
@@ -8827,12 +8592,13 @@ blocks3:
 	MOVQ            $-1, DX
 	SHRXQ           BX, DX, DX
 	KMOVQ           DX, K1
-	VPADDD          gcmStep<>+0(SB), Z14, Z0
-	MOVL            $0x0000f000, DX
+	VPSHUFB         Z15, Z14, Z9
+	VPXORQ          Z16, Z9, Z9
+	VPXORQ          gcmCount<>+0(SB), Z9, Z0
+	MOVL            $0x000000c0, DX
 	KMOVW           DX, K2
-	VBROADCASTI32X4 64(SP), K2, Z0
-	VPSHUFB         Z15, Z0, Z0
-	VPXORQ          Z16, Z0, Z0
+	VBROADCASTI32X4 64(SP), Z10
+	VPXORQ          Z16, Z10, K2, Z0
 	VAESENC         Z17, Z0, Z0
 	VAESENC         Z18, Z0, Z0
 	VAESENC         Z19, Z0, Z0
@@ -8881,11 +8647,10 @@ blocks4:
 	MOVQ          $-1, DX
 	SHRXQ         BX, DX, DX
 	KMOVQ         DX, K1
-	VPADDD        gcmStep<>+0(SB), Z14, Z0
+	VPSHUFB       Z15, Z14, Z9
+	VPXORQ        Z16, Z9, Z9
+	VPXORQ        gcmCount<>+0(SB), Z9, Z0
 	VMOVDQU       64(SP), X14
-	VPSHUFB       Z15, Z0, Z0
-	VPXORQ        Z16, Z0, Z0
-	VPSHUFB       X15, X14, X14
 	VPXOR         (AX), X14, X14
 	VAESENC       Z17, Z0, Z0
 	VAESENC       16(AX), X14, X14
@@ -8955,15 +8720,14 @@ blocks5:
 	MOVQ            $-1, DX
 	SHRXQ           BX, DX, DX
 	KMOVQ           DX, K1
-	VPADDD          gcmStep<>+0(SB), Z14, Z0
-	VPADDD          gcmStep<>+128(SB), Z14, Z1
-	MOVL            $0x000000f0, DX
+	VPSHUFB         Z15, Z14, Z9
+	VPXORQ          Z16, Z9, Z9
+	VPXORQ          gcmCount<>+0(SB), Z9, Z0
+	VPXORQ          gcmCount<>+64(SB), Z9, Z1
+	MOVL            $0x0000000c, DX
 	KMOVW           DX, K2
-	VBROADCASTI32X4 64(SP), K2, Z1
-	VPSHUFB         Z15, Z0, Z0
-	VPXORQ          Z16, Z0, Z0
-	VPSHUFB         Z15, Z1, Z1
-	VPXORQ          Z16, Z1, Z1
+	VBROADCASTI32X4 64(SP), Z10
+	VPXORQ          Z16, Z10, K2, Z1
 	VAESENC         Z17, Z0, Z0
 	VAESENC         Z17, Z1, Z1
 	VAESENC         Z18, Z0, Z0
@@ -9037,15 +8801,14 @@ blocks6:
 	MOVQ            $-1, DX
 	SHRXQ           BX, DX, DX
 	KMOVQ           DX, K1
-	VPADDD          gcmStep<>+0(SB), Z14, Z0
-	VPADDD          gcmStep<>+128(SB), Z14, Z1
-	MOVL            $0x00000f00, DX
+	VPSHUFB         Z15, Z14, Z9
+	VPXORQ          Z16, Z9, Z9
+	VPXORQ          gcmCount<>+0(SB), Z9, Z0
+	VPXORQ          gcmCount<>+64(SB), Z9, Z1
+	MOVL            $0x00000030, DX
 	KMOVW           DX, K2
-	VBROADCASTI32X4 64(SP), K2, Z1
-	VPSHUFB         Z15, Z0, Z0
-	VPXORQ          Z16, Z0, Z0
-	VPSHUFB         Z15, Z1, Z1
-	VPXORQ          Z16, Z1, Z1
+	VBROADCASTI32X4 64(SP), Z10
+	VPXORQ          Z16, Z10, K2, Z1
 	VAESENC         Z17, Z0, Z0
 	VAESENC         Z17, Z1, Z1
 	VAESENC         Z18, Z0, Z0
@@ -9119,15 +8882,14 @@ blocks7:
 	MOVQ            $-1, DX
 	SHRXQ           BX, DX, DX
 	KMOVQ           DX, K1
-	VPADDD          gcmStep<>+0(SB), Z14, Z0
-	VPADDD          gcmStep<>+128(SB), Z14, Z1
-	MOVL            $0x0000f000, DX
+	VPSHUFB         Z15, Z14, Z9
+	VPXORQ          Z16, Z9, Z9
+	VPXORQ          gcmCount<>+0(SB), Z9, Z0
+	VPXORQ          gcmCount<>+64(SB), Z9, Z1
+	MOVL            $0x000000c0, DX
 	KMOVW           DX, K2
-	VBROADCASTI32X4 64(SP), K2, Z1
-	VPSHUFB         Z15, Z0, Z0
-	VPXORQ          Z16, Z0, Z0
-	VPSHUFB         Z15, Z1, Z1
-	VPXORQ          Z16, Z1, Z1
+	VBROADCASTI32X4 64(SP), Z10
+	VPXORQ          Z16, Z10, K2, Z1
 	VAESENC         Z17, Z0, Z0
 	VAESENC         Z17, Z1, Z1
 	VAESENC         Z18, Z0, Z0
@@ -9201,14 +8963,11 @@ blocks8:
 	MOVQ          $-1, DX
 	SHRXQ         BX, DX, DX
 	KMOVQ         DX, K1
-	VPADDD        gcmStep<>+0(SB), Z14, Z0
-	VPADDD        gcmStep<>+128(SB), Z14, Z1
+	VPSHUFB       Z15, Z14, Z9
+	VPXORQ        Z16, Z9, Z9
+	VPXORQ        gcmCount<>+0(SB), Z9, Z0
+	VPXORQ        gcmCount<>+64(SB), Z9, Z1
 	VMOVDQU       64(SP), X14
-	VPSHUFB       Z15, Z0, Z0
-	VPXORQ        Z16, Z0, Z0
-	VPSHUFB       Z15, Z1, Z1
-	VPXORQ        Z16, Z1, Z1
-	VPSHUFB       X15, X14, X14
 	VPXOR         (AX), X14, X14
 	VAESENC       Z17, Z0, Z0
 	VAESENC       Z17, Z1, Z1
@@ -9303,18 +9062,15 @@ blocks9:
 	MOVQ            $-1, DX
 	SHRXQ           BX, DX, DX
 	KMOVQ           DX, K1
-	VPADDD          gcmStep<>+0(SB), Z14, Z0
-	VPADDD          gcmStep<>+128(SB), Z14, Z1
-	VPADDD          gcmStep<>+256(SB), Z14, Z2
-	MOVL            $0x000000f0, DX
+	VPSHUFB         Z15, Z14, Z9
+	VPXORQ          Z16, Z9, Z9
+	VPXORQ          gcmCount<>+0(SB), Z9, Z0
+	VPXORQ          gcmCount<>+64(SB), Z9, Z1
+	VPXORQ          gcmCount<>+128(SB), Z9, Z2
+	MOVL            $0x0000000c, DX
 	KMOVW           DX, K2
-	VBROADCASTI32X4 64(SP), K2, Z2
-	VPSHUFB         Z15, Z0, Z0
-	VPXORQ          Z16, Z0, Z0
-	VPSHUFB         Z15, Z1, Z1
-	VPXORQ          Z16, Z1, Z1
-	VPSHUFB         Z15, Z2, Z2
-	VPXORQ          Z16, Z2, Z2
+	VBROADCASTI32X4 64(SP), Z10
+	VPXORQ          Z16, Z10, K2, Z2
 	VAESENC         Z17, Z0, Z0
 	VAESENC         Z17, Z1, Z1
 	VAESENC         Z17, Z2, Z2
@@ -9413,18 +9169,15 @@ blocks10:
 	MOVQ            $-1, DX
 	SHRXQ           BX, DX, DX
 	KMOVQ           DX, K1
-	VPADDD          gcmStep<>+0(SB), Z14, Z0
-	VPADDD          gcmStep<>+128(SB), Z14, Z1
-	VPADDD          gcmStep<>+256(SB), Z14, Z2
-	MOVL            $0x00000f00, DX
+	VPSHUFB         Z15, Z14, Z9
+	VPXORQ          Z16, Z9, Z9
+	VPXORQ          gcmCount<>+0(SB), Z9, Z0
+	VPXORQ          gcmCount<>+64(SB), Z9, Z1
+	VPXORQ          gcmCount<>+128(SB), Z9, Z2
+	MOVL            $0x00000030, DX
 	KMOVW           DX, K2
-	VBROADCASTI32X4 64(SP), K2, Z2
-	VPSHUFB         Z15, Z0, Z0
-	VPXORQ          Z16, Z0, Z0
-	VPSHUFB         Z15, Z1, Z1
-	VPXORQ          Z16, Z1, Z1
-	VPSHUFB         Z15, Z2, Z2
-	VPXORQ          Z16, Z2, Z2
+	VBROADCASTI32X4 64(SP), Z10
+	VPXORQ          Z16, Z10, K2, Z2
 	VAESENC         Z17, Z0, Z0
 	VAESENC         Z17, Z1, Z1
 	VAESENC         Z17, Z2, Z2
@@ -9523,18 +9276,15 @@ blocks11:
 	MOVQ            $-1, DX
 	SHRXQ           BX, DX, DX
 	KMOVQ           DX, K1
-	VPADDD          gcmStep<>+0(SB), Z14, Z0
-	VPADDD          gcmStep<>+128(SB), Z14, Z1
-	VPADDD          gcmStep<>+256(SB), Z14, Z2
-	MOVL            $0x0000f000, DX
+	VPSHUFB         Z15, Z14, Z9
+	VPXORQ          Z16, Z9, Z9
+	VPXORQ          gcmCount<>+0(SB), Z9, Z0
+	VPXORQ          gcmCount<>+64(SB), Z9, Z1
+	VPXORQ          gcmCount<>+128(SB), Z9, Z2
+	MOVL            $0x000000c0, DX
 	KMOVW           DX, K2
-	VBROADCASTI32X4 64(SP), K2, Z2
-	VPSHUFB         Z15, Z0, Z0
-	VPXORQ          Z16, Z0, Z0
-	VPSHUFB         Z15, Z1, Z1
-	VPXORQ          Z16, Z1, Z1
-	VPSHUFB         Z15, Z2, Z2
-	VPXORQ          Z16, Z2, Z2
+	VBROADCASTI32X4 64(SP), Z10
+	VPXORQ          Z16, Z10, K2, Z2
 	VAESENC         Z17, Z0, Z0
 	VAESENC         Z17, Z1, Z1
 	VAESENC         Z17, Z2, Z2
@@ -9633,17 +9383,12 @@ blocks12:
 	MOVQ          $-1, DX
 	SHRXQ         BX, DX, DX
 	KMOVQ         DX, K1
-	VPADDD        gcmStep<>+0(SB), Z14, Z0
-	VPADDD        gcmStep<>+128(SB), Z14, Z1
-	VPADDD        gcmStep<>+256(SB), Z14, Z2
+	VPSHUFB       Z15, Z14, Z9
+	VPXORQ        Z16, Z9, Z9
+	VPXORQ        gcmCount<>+0(SB), Z9, Z0
+	VPXORQ        gcmCount<>+64(SB), Z9, Z1
+	VPXORQ        gcmCount<>+128(SB), Z9, Z2
 	VMOVDQU       64(SP), X14
-	VPSHUFB       Z15, Z0, Z0
-	VPXORQ        Z16, Z0, Z0
-	VPSHUFB       Z15, Z1, Z1
-	VPXORQ        Z16, Z1, Z1
-	VPSHUFB       Z15, Z2, Z2
-	VPXORQ        Z16, Z2, Z2
-	VPSHUFB       X15, X14, X14
 	VPXOR         (AX), X14, X14
 	VAESENC       Z17, Z0, Z0
 	VAESENC       Z17, Z1, Z1
@@ -9763,21 +9508,20 @@ blocks13:
 	MOVQ            $-1, DX
 	SHRXQ           BX, DX, DX
 	KMOVQ           DX, K1
-	VPADDD          gcmStep<>+0(SB), Z14, Z0
-	VPADDD          gcmStep<>+128(SB), Z14, Z1
-	VPADDD          gcmStep<>+256(SB), Z14, Z2
-	VPADDD          gcmStep<>+384(SB), Z14, Z3
-	MOVL            $0x000000f0, DX
+	VPSHUFB         Z15, Z14, Z9
+	VPXORQ          Z16, Z9, Z9
+	VPXORQ          gcmCount<>+0(SB), Z9, Z0
+	VPXORQ          gcmCount<>+64(SB), Z9, Z1
+	VPXORQ          gcmCount<>+128(SB), Z9, Z2
+	VPADDD          gcmStep<>+0(SB), Z14, Z14
+	VPSHUFB         Z15, Z14, Z10
+	VPXORQ          Z16, Z10, Z10
+	VMOVDQA64       Z10, K3, Z9
+	VPXORQ          gcmCount<>+192(SB), Z9, Z3
+	MOVL            $0x0000000c, DX
 	KMOVW           DX, K2
-	VBROADCASTI32X4 64(SP), K2, Z3
-	VPSHUFB         Z15, Z0, Z0
-	VPXORQ          Z16, Z0, Z0
-	VPSHUFB         Z15, Z1, Z1
-	VPXORQ          Z16, Z1, Z1
-	VPSHUFB         Z15, Z2, Z2
-	VPXORQ          Z16, Z2, Z2
-	VPSHUFB         Z15, Z3, Z3
-	VPXORQ          Z16, Z3, Z3
+	VBROADCASTI32X4 64(SP), Z10
+	VPXORQ          Z16, Z10, K2, Z3
 	VAESENC         Z17, Z0, Z0
 	VAESENC         Z17, Z1, Z1
 	VAESENC         Z17, Z2, Z2
@@ -9901,21 +9645,20 @@ blocks14:
 	MOVQ            $-1, DX
 	SHRXQ           BX, DX, DX
 	KMOVQ           DX, K1
-	VPADDD          gcmStep<>+0(SB), Z14, Z0
-	VPADDD          gcmStep<>+128(SB), Z14, Z1
-	VPADDD          gcmStep<>+256(SB), Z14, Z2
-	VPADDD          gcmStep<>+384(SB), Z14, Z3
-	MOVL            $0x00000f00, DX
+	VPSHUFB         Z15, Z14, Z9
+	VPXORQ          Z16, Z9, Z9
+	VPXORQ          gcmCount<>+0(SB), Z9, Z0
+	VPXORQ          gcmCount<>+64(SB), Z9, Z1
+	VPXORQ          gcmCount<>+128(SB), Z9, Z2
+	VPADDD          gcmStep<>+0(SB), Z14, Z14
+	VPSHUFB         Z15, Z14, Z10
+	VPXORQ          Z16, Z10, Z10
+	VMOVDQA64       Z10, K3, Z9
+	VPXORQ          gcmCount<>+192(SB), Z9, Z3
+	MOVL            $0x00000030, DX
 	KMOVW           DX, K2
-	VBROADCASTI32X4 64(SP), K2, Z3
-	VPSHUFB         Z15, Z0, Z0
-	VPXORQ          Z16, Z0, Z0
-	VPSHUFB         Z15, Z1, Z1
-	VPXORQ          Z16, Z1, Z1
-	VPSHUFB         Z15, Z2, Z2
-	VPXORQ          Z16, Z2, Z2
-	VPSHUFB         Z15, Z3, Z3
-	VPXORQ          Z16, Z3, Z3
+	VBROADCASTI32X4 64(SP), Z10
+	VPXORQ          Z16, Z10, K2, Z3
 	VAESENC         Z17, Z0, Z0
 	VAESENC         Z17, Z1, Z1
 	VAESENC         Z17, Z2, Z2
@@ -10039,21 +9782,20 @@ blocks15:
 	MOVQ            $-1, DX
 	SHRXQ           BX, DX, DX
 	KMOVQ           DX, K1
-	VPADDD          gcmStep<>+0(SB), Z14, Z0
-	VPADDD          gcmStep<>+128(SB), Z14, Z1
-	VPADDD          gcmStep<>+256(SB), Z14, Z2
-	VPADDD          gcmStep<>+384(SB), Z14, Z3
-	MOVL            $0x0000f000, DX
+	VPSHUFB         Z15, Z14, Z9
+	VPXORQ          Z16, Z9, Z9
+	VPXORQ          gcmCount<>+0(SB), Z9, Z0
+	VPXORQ          gcmCount<>+64(SB), Z9, Z1
+	VPXORQ          gcmCount<>+128(SB), Z9, Z2
+	VPADDD          gcmStep<>+0(SB), Z14, Z14
+	VPSHUFB         Z15, Z14, Z10
+	VPXORQ          Z16, Z10, Z10
+	VMOVDQA64       Z10, K3, Z9
+	VPXORQ          gcmCount<>+192(SB), Z9, Z3
+	MOVL            $0x000000c0, DX
 	KMOVW           DX, K2
-	VBROADCASTI32X4 64(SP), K2, Z3
-	VPSHUFB         Z15, Z0, Z0
-	VPXORQ          Z16, Z0, Z0
-	VPSHUFB         Z15, Z1, Z1
-	VPXORQ          Z16, Z1, Z1
-	VPSHUFB         Z15, Z2, Z2
-	VPXORQ          Z16, Z2, Z2
-	VPSHUFB         Z15, Z3, Z3
-	VPXORQ          Z16, Z3, Z3
+	VBROADCASTI32X4 64(SP), Z10
+	VPXORQ          Z16, Z10, K2, Z3
 	VAESENC         Z17, Z0, Z0
 	VAESENC         Z17, Z1, Z1
 	VAESENC         Z17, Z2, Z2
@@ -10177,20 +9919,17 @@ blocks16:
 	MOVQ          $-1, DX
 	SHRXQ         BX, DX, DX
 	KMOVQ         DX, K1
-	VPADDD        gcmStep<>+0(SB), Z14, Z0
-	VPADDD        gcmStep<>+128(SB), Z14, Z1
-	VPADDD        gcmStep<>+256(SB), Z14, Z2
-	VPADDD        gcmStep<>+384(SB), Z14, Z3
+	VPSHUFB       Z15, Z14, Z9
+	VPXORQ        Z16, Z9, Z9
+	VPXORQ        gcmCount<>+0(SB), Z9, Z0
+	VPXORQ        gcmCount<>+64(SB), Z9, Z1
+	VPXORQ        gcmCount<>+128(SB), Z9, Z2
+	VPADDD        gcmStep<>+0(SB), Z14, Z14
+	VPSHUFB       Z15, Z14, Z10
+	VPXORQ        Z16, Z10, Z10
+	VMOVDQA64     Z10, K3, Z9
+	VPXORQ        gcmCount<>+192(SB), Z9, Z3
 	VMOVDQU       64(SP), X14
-	VPSHUFB       Z15, Z0, Z0
-	VPXORQ        Z16, Z0, Z0
-	VPSHUFB       Z15, Z1, Z1
-	VPXORQ        Z16, Z1, Z1
-	VPSHUFB       Z15, Z2, Z2
-	VPXORQ        Z16, Z2, Z2
-	VPSHUFB       Z15, Z3, Z3
-	VPXORQ        Z16, Z3, Z3
-	VPSHUFB       X15, X14, X14
 	VPXOR         (AX), X14, X14
 	VAESENC       Z17, Z0, Z0
 	VAESENC       Z17, Z1, Z1
@@ -10349,7 +10088,23 @@ hashed:
 	VPXORQ  X29, X29, X29
 	VPXORQ  X30, X30, X30
 	VPXORQ  X31, X31, X31
-	VZEROALL
+	VPXOR   X0, X0, X0
+	VPXOR   X1, X1, X1
+	VPXOR   X2, X2, X2
+	VPXOR   X3, X3, X3
+	VPXOR   X4, X4, X4
+	VPXOR   X5, X5, X5
+	VPXOR   X6, X6, X6
+	VPXOR   X7, X7, X7
+	VPXOR   X8, X8, X8
+	VPXOR   X9, X9, X9
+	VPXOR   X10, X10, X10
+	VPXOR   X11, X11, X11
+	VPXOR   X12, X12, X12
+	VPXOR   X13, X13, X13
+	VPXOR   X14, X14, X14
+	VPXOR   X15, X15, X15
+	VZEROUPPER
 	RET
 
 // func gcmOpenAVX512(k *gcmKey, dst *byte, src *byte, n int, nonce *[12]byte, ad *byte, adLen int, tag *[16]byte) (ok bool)
@@ -10360,18 +10115,19 @@ TEXT ·gcmOpenAVX512(SB), NOSPLIT, $80-65
 	MOVQ            src+16(FP), SI
 	MOVQ            n+24(FP), CX
 	MOVQ            nonce+32(FP), BX
+	VBROADCASTI32X4 gcmSwap<>+0(SB), Z15
 	MOVQ            (BX), DX
 	MOVL            8(BX), R8
 	BSWAPQ          DX
 	BSWAPL          R8
 	SHLQ            $0x20, R8
-	ORQ             $0x01, R8
 	VMOVQ           R8, X14
 	VPINSRQ         $0x01, DX, X14, X14
-	VMOVDQU         X14, 64(SP)
+	VPOR            gcmOne<>+0(SB), X14, X10
+	VPSHUFB         X15, X10, X10
+	VMOVDQU         X10, 64(SP)
 	VINSERTI128     $0x01, X14, Y14, Y14
 	VINSERTI64X4    $0x01, Y14, Z14, Z14
-	VPADDD          gcmLane<>+0(SB), Z14, Z14
 	VMOVDQU64       gcmPoly<>+0(SB), Z31
 	VBROADCASTI32X4 (AX), Z16
 	VBROADCASTI32X4 16(AX), Z17
@@ -10388,7 +10144,8 @@ TEXT ·gcmOpenAVX512(SB), NOSPLIT, $80-65
 	VBROADCASTI32X4 192(AX), Z28
 	VBROADCASTI32X4 208(AX), Z29
 	VBROADCASTI32X4 224(AX), Z30
-	VBROADCASTI32X4 gcmSwap<>+0(SB), Z15
+	MOVL            $0x000000f0, DX
+	KMOVW           DX, K3
 	MOVQ            ad+40(FP), BX
 	MOVQ            adLen+48(FP), R13
 	CMPQ            R13, $0x18
@@ -10501,19 +10258,16 @@ data:
 	JLE  tail
 
 batches:
-	VPADDD        gcmStep<>+0(SB), Z14, Z0
-	VPADDD        gcmStep<>+128(SB), Z14, Z1
-	VPADDD        gcmStep<>+256(SB), Z14, Z2
-	VPADDD        gcmStep<>+384(SB), Z14, Z3
-	VPSHUFB       Z15, Z0, Z0
-	VPSHUFB       Z15, Z1, Z1
-	VPSHUFB       Z15, Z2, Z2
-	VPSHUFB       Z15, Z3, Z3
-	VPXORQ        Z16, Z0, Z0
-	VPXORQ        Z16, Z1, Z1
-	VPXORQ        Z16, Z2, Z2
-	VPXORQ        Z16, Z3, Z3
-	VPADDD        gcmStep<>+512(SB), Z14, Z14
+	VPSHUFB       Z15, Z14, Z9
+	VPXORQ        Z16, Z9, Z9
+	VPXORQ        gcmCount<>+0(SB), Z9, Z0
+	VPXORQ        gcmCount<>+64(SB), Z9, Z1
+	VPXORQ        gcmCount<>+128(SB), Z9, Z2
+	VPADDD        gcmStep<>+0(SB), Z14, Z14
+	VPSHUFB       Z15, Z14, Z10
+	VPXORQ        Z16, Z10, Z10
+	VMOVDQA64     Z10, K3, Z9
+	VPXORQ        gcmCount<>+192(SB), Z9, Z3
 	VAESENC       Z17, Z0, Z0
 	VAESENC       Z17, Z1, Z1
 	VAESENC       Z17, Z2, Z2
@@ -10719,8 +10473,9 @@ from40:
 	JMP blocks16
 
 blocks0:
+	VPSHUFB       Z15, Z14, Z9
+	VPXORQ        Z16, Z9, Z9
 	VMOVDQU       64(SP), X14
-	VPSHUFB       X15, X14, X14
 	VPXOR         (AX), X14, X14
 	VAESENC       16(AX), X14, X14
 	VMOVQ         R12, X9
@@ -10763,12 +10518,13 @@ blocks1:
 	MOVQ            $-1, DX
 	SHRXQ           BX, DX, DX
 	KMOVQ           DX, K1
-	VPADDD          gcmStep<>+0(SB), Z14, Z0
-	MOVL            $0x000000f0, DX
+	VPSHUFB         Z15, Z14, Z9
+	VPXORQ          Z16, Z9, Z9
+	VPXORQ          gcmCount<>+0(SB), Z9, Z0
+	MOVL            $0x0000000c, DX
 	KMOVW           DX, K2
-	VBROADCASTI32X4 64(SP), K2, Z0
-	VPSHUFB         Z15, Z0, Z0
-	VPXORQ          Z16, Z0, Z0
+	VBROADCASTI32X4 64(SP), Z10
+	VPXORQ          Z16, Z10, K2, Z0
 	VAESENC         Z17, Z0, Z0
 	VMOVDQU8.Z      (SI), K1, Z9
 	VPSHUFB         Z15, Z9, Z9
@@ -10818,12 +10574,13 @@ blocks2:
 	MOVQ            $-1, DX
 	SHRXQ           BX, DX, DX
 	KMOVQ           DX, K1
-	VPADDD          gcmStep<>+0(SB), Z14, Z0
-	MOVL            $0x00000f00, DX
+	VPSHUFB         Z15, Z14, Z9
+	VPXORQ          Z16, Z9, Z9
+	VPXORQ          gcmCount<>+0(SB), Z9, Z0
+	MOVL            $0x00000030, DX
 	KMOVW           DX, K2
-	VBROADCASTI32X4 64(SP), K2, Z0
-	VPSHUFB         Z15, Z0, Z0
-	VPXORQ          Z16, Z0, Z0
+	VBROADCASTI32X4 64(SP), Z10
+	VPXORQ          Z16, Z10, K2, Z0
 	VAESENC         Z17, Z0, Z0
 	VMOVDQU8.Z      (SI), K1, Z9
 	VPSHUFB         Z15, Z9, Z9
@@ -10873,12 +10630,13 @@ blocks3:
 	MOVQ            $-1, DX
 	SHRXQ           BX, DX, DX
 	KMOVQ           DX, K1
-	VPADDD          gcmStep<>+0(SB), Z14, Z0
-	MOVL            $0x0000f000, DX
+	VPSHUFB         Z15, Z14, Z9
+	VPXORQ          Z16, Z9, Z9
+	VPXORQ          gcmCount<>+0(SB), Z9, Z0
+	MOVL            $0x000000c0, DX
 	KMOVW           DX, K2
-	VBROADCASTI32X4 64(SP), K2, Z0
-	VPSHUFB         Z15, Z0, Z0
-	VPXORQ          Z16, Z0, Z0
+	VBROADCASTI32X4 64(SP), Z10
+	VPXORQ          Z16, Z10, K2, Z0
 	VAESENC         Z17, Z0, Z0
 	VMOVDQU8.Z      (SI), K1, Z9
 	VPSHUFB         Z15, Z9, Z9
@@ -10928,11 +10686,10 @@ blocks4:
 	MOVQ          $-1, DX
 	SHRXQ         BX, DX, DX
 	KMOVQ         DX, K1
-	VPADDD        gcmStep<>+0(SB), Z14, Z0
+	VPSHUFB       Z15, Z14, Z9
+	VPXORQ        Z16, Z9, Z9
+	VPXORQ        gcmCount<>+0(SB), Z9, Z0
 	VMOVDQU       64(SP), X14
-	VPSHUFB       Z15, Z0, Z0
-	VPXORQ        Z16, Z0, Z0
-	VPSHUFB       X15, X14, X14
 	VPXOR         (AX), X14, X14
 	VAESENC       Z17, Z0, Z0
 	VAESENC       16(AX), X14, X14
@@ -11003,15 +10760,14 @@ blocks5:
 	MOVQ            $-1, DX
 	SHRXQ           BX, DX, DX
 	KMOVQ           DX, K1
-	VPADDD          gcmStep<>+0(SB), Z14, Z0
-	VPADDD          gcmStep<>+128(SB), Z14, Z1
-	MOVL            $0x000000f0, DX
+	VPSHUFB         Z15, Z14, Z9
+	VPXORQ          Z16, Z9, Z9
+	VPXORQ          gcmCount<>+0(SB), Z9, Z0
+	VPXORQ          gcmCount<>+64(SB), Z9, Z1
+	MOVL            $0x0000000c, DX
 	KMOVW           DX, K2
-	VBROADCASTI32X4 64(SP), K2, Z1
-	VPSHUFB         Z15, Z0, Z0
-	VPXORQ          Z16, Z0, Z0
-	VPSHUFB         Z15, Z1, Z1
-	VPXORQ          Z16, Z1, Z1
+	VBROADCASTI32X4 64(SP), Z10
+	VPXORQ          Z16, Z10, K2, Z1
 	VAESENC         Z17, Z0, Z0
 	VAESENC         Z17, Z1, Z1
 	VMOVDQU64       (SI), Z9
@@ -11087,15 +10843,14 @@ blocks6:
 	MOVQ            $-1, DX
 	SHRXQ           BX, DX, DX
 	KMOVQ           DX, K1
-	VPADDD          gcmStep<>+0(SB), Z14, Z0
-	VPADDD          gcmStep<>+128(SB), Z14, Z1
-	MOVL            $0x00000f00, DX
+	VPSHUFB         Z15, Z14, Z9
+	VPXORQ          Z16, Z9, Z9
+	VPXORQ          gcmCount<>+0(SB), Z9, Z0
+	VPXORQ          gcmCount<>+64(SB), Z9, Z1
+	MOVL            $0x00000030, DX
 	KMOVW           DX, K2
-	VBROADCASTI32X4 64(SP), K2, Z1
-	VPSHUFB         Z15, Z0, Z0
-	VPXORQ          Z16, Z0, Z0
-	VPSHUFB         Z15, Z1, Z1
-	VPXORQ          Z16, Z1, Z1
+	VBROADCASTI32X4 64(SP), Z10
+	VPXORQ          Z16, Z10, K2, Z1
 	VAESENC         Z17, Z0, Z0
 	VAESENC         Z17, Z1, Z1
 	VMOVDQU64       (SI), Z9
@@ -11171,15 +10926,14 @@ blocks7:
 	MOVQ            $-1, DX
 	SHRXQ           BX, DX, DX
 	KMOVQ           DX, K1
-	VPADDD          gcmStep<>+0(SB), Z14, Z0
-	VPADDD          gcmStep<>+128(SB), Z14, Z1
-	MOVL            $0x0000f000, DX
+	VPSHUFB         Z15, Z14, Z9
+	VPXORQ          Z16, Z9, Z9
+	VPXORQ          gcmCount<>+0(SB), Z9, Z0
+	VPXORQ          gcmCount<>+64(SB), Z9, Z1
+	MOVL            $0x000000c0, DX
 	KMOVW           DX, K2
-	VBROADCASTI32X4 64(SP), K2, Z1
-	VPSHUFB         Z15, Z0, Z0
-	VPXORQ          Z16, Z0, Z0
-	VPSHUFB         Z15, Z1, Z1
-	VPXORQ          Z16, Z1, Z1
+	VBROADCASTI32X4 64(SP), Z10
+	VPXORQ          Z16, Z10, K2, Z1
 	VAESENC         Z17, Z0, Z0
 	VAESENC         Z17, Z1, Z1
 	VMOVDQU64       (SI), Z9
@@ -11255,14 +11009,11 @@ blocks8:
 	MOVQ          $-1, DX
 	SHRXQ         BX, DX, DX
 	KMOVQ         DX, K1
-	VPADDD        gcmStep<>+0(SB), Z14, Z0
-	VPADDD        gcmStep<>+128(SB), Z14, Z1
+	VPSHUFB       Z15, Z14, Z9
+	VPXORQ        Z16, Z9, Z9
+	VPXORQ        gcmCount<>+0(SB), Z9, Z0
+	VPXORQ        gcmCount<>+64(SB), Z9, Z1
 	VMOVDQU       64(SP), X14
-	VPSHUFB       Z15, Z0, Z0
-	VPXORQ        Z16, Z0, Z0
-	VPSHUFB       Z15, Z1, Z1
-	VPXORQ        Z16, Z1, Z1
-	VPSHUFB       X15, X14, X14
 	VPXOR         (AX), X14, X14
 	VAESENC       Z17, Z0, Z0
 	VAESENC       Z17, Z1, Z1
@@ -11359,18 +11110,15 @@ blocks9:
 	MOVQ            $-1, DX
 	SHRXQ           BX, DX, DX
 	KMOVQ           DX, K1
-	VPADDD          gcmStep<>+0(SB), Z14, Z0
-	VPADDD          gcmStep<>+128(SB), Z14, Z1
-	VPADDD          gcmStep<>+256(SB), Z14, Z2
-	MOVL            $0x000000f0, DX
+	VPSHUFB         Z15, Z14, Z9
+	VPXORQ          Z16, Z9, Z9
+	VPXORQ          gcmCount<>+0(SB), Z9, Z0
+	VPXORQ          gcmCount<>+64(SB), Z9, Z1
+	VPXORQ          gcmCount<>+128(SB), Z9, Z2
+	MOVL            $0x0000000c, DX
 	KMOVW           DX, K2
-	VBROADCASTI32X4 64(SP), K2, Z2
-	VPSHUFB         Z15, Z0, Z0
-	VPXORQ          Z16, Z0, Z0
-	VPSHUFB         Z15, Z1, Z1
-	VPXORQ          Z16, Z1, Z1
-	VPSHUFB         Z15, Z2, Z2
-	VPXORQ          Z16, Z2, Z2
+	VBROADCASTI32X4 64(SP), Z10
+	VPXORQ          Z16, Z10, K2, Z2
 	VAESENC         Z17, Z0, Z0
 	VAESENC         Z17, Z1, Z1
 	VAESENC         Z17, Z2, Z2
@@ -11472,18 +11220,15 @@ blocks10:
 	MOVQ            $-1, DX
 	SHRXQ           BX, DX, DX
 	KMOVQ           DX, K1
-	VPADDD          gcmStep<>+0(SB), Z14, Z0
-	VPADDD          gcmStep<>+128(SB), Z14, Z1
-	VPADDD          gcmStep<>+256(SB), Z14, Z2
-	MOVL            $0x00000f00, DX
+	VPSHUFB         Z15, Z14, Z9
+	VPXORQ          Z16, Z9, Z9
+	VPXORQ          gcmCount<>+0(SB), Z9, Z0
+	VPXORQ          gcmCount<>+64(SB), Z9, Z1
+	VPXORQ          gcmCount<>+128(SB), Z9, Z2
+	MOVL            $0x00000030, DX
 	KMOVW           DX, K2
-	VBROADCASTI32X4 64(SP), K2, Z2
-	VPSHUFB         Z15, Z0, Z0
-	VPXORQ          Z16, Z0, Z0
-	VPSHUFB         Z15, Z1, Z1
-	VPXORQ          Z16, Z1, Z1
-	VPSHUFB         Z15, Z2, Z2
-	VPXORQ          Z16, Z2, Z2
+	VBROADCASTI32X4 64(SP), Z10
+	VPXORQ          Z16, Z10, K2, Z2
 	VAESENC         Z17, Z0, Z0
 	VAESENC         Z17, Z1, Z1
 	VAESENC         Z17, Z2, Z2
@@ -11585,18 +11330,15 @@ blocks11:
 	MOVQ            $-1, DX
 	SHRXQ           BX, DX, DX
 	KMOVQ           DX, K1
-	VPADDD          gcmStep<>+0(SB), Z14, Z0
-	VPADDD          gcmStep<>+128(SB), Z14, Z1
-	VPADDD          gcmStep<>+256(SB), Z14, Z2
-	MOVL            $0x0000f000, DX
+	VPSHUFB         Z15, Z14, Z9
+	VPXORQ          Z16, Z9, Z9
+	VPXORQ          gcmCount<>+0(SB), Z9, Z0
+	VPXORQ          gcmCount<>+64(SB), Z9, Z1
+	VPXORQ          gcmCount<>+128(SB), Z9, Z2
+	MOVL            $0x000000c0, DX
 	KMOVW           DX, K2
-	VBROADCASTI32X4 64(SP), K2, Z2
-	VPSHUFB         Z15, Z0, Z0
-	VPXORQ          Z16, Z0, Z0
-	VPSHUFB         Z15, Z1, Z1
-	VPXORQ          Z16, Z1, Z1
-	VPSHUFB         Z15, Z2, Z2
-	VPXORQ          Z16, Z2, Z2
+	VBROADCASTI32X4 64(SP), Z10
+	VPXORQ          Z16, Z10, K2, Z2
 	VAESENC         Z17, Z0, Z0
 	VAESENC         Z17, Z1, Z1
 	VAESENC         Z17, Z2, Z2
@@ -11698,17 +11440,12 @@ blocks12:
 	MOVQ          $-1, DX
 	SHRXQ         BX, DX, DX
 	KMOVQ         DX, K1
-	VPADDD        gcmStep<>+0(SB), Z14, Z0
-	VPADDD        gcmStep<>+128(SB), Z14, Z1
-	VPADDD        gcmStep<>+256(SB), Z14, Z2
+	VPSHUFB       Z15, Z14, Z9
+	VPXORQ        Z16, Z9, Z9
+	VPXORQ        gcmCount<>+0(SB), Z9, Z0
+	VPXORQ        gcmCount<>+64(SB), Z9, Z1
+	VPXORQ        gcmCount<>+128(SB), Z9, Z2
 	VMOVDQU       64(SP), X14
-	VPSHUFB       Z15, Z0, Z0
-	VPXORQ        Z16, Z0, Z0
-	VPSHUFB       Z15, Z1, Z1
-	VPXORQ        Z16, Z1, Z1
-	VPSHUFB       Z15, Z2, Z2
-	VPXORQ        Z16, Z2, Z2
-	VPSHUFB       X15, X14, X14
 	VPXOR         (AX), X14, X14
 	VAESENC       Z17, Z0, Z0
 	VAESENC       Z17, Z1, Z1
@@ -11831,21 +11568,20 @@ blocks13:
 	MOVQ            $-1, DX
 	SHRXQ           BX, DX, DX
 	KMOVQ           DX, K1
-	VPADDD          gcmStep<>+0(SB), Z14, Z0
-	VPADDD          gcmStep<>+128(SB), Z14, Z1
-	VPADDD          gcmStep<>+256(SB), Z14, Z2
-	VPADDD          gcmStep<>+384(SB), Z14, Z3
-	MOVL            $0x000000f0, DX
+	VPSHUFB         Z15, Z14, Z9
+	VPXORQ          Z16, Z9, Z9
+	VPXORQ          gcmCount<>+0(SB), Z9, Z0
+	VPXORQ          gcmCount<>+64(SB), Z9, Z1
+	VPXORQ          gcmCount<>+128(SB), Z9, Z2
+	VPADDD          gcmStep<>+0(SB), Z14, Z14
+	VPSHUFB         Z15, Z14, Z10
+	VPXORQ          Z16, Z10, Z10
+	VMOVDQA64       Z10, K3, Z9
+	VPXORQ          gcmCount<>+192(SB), Z9, Z3
+	MOVL            $0x0000000c, DX
 	KMOVW           DX, K2
-	VBROADCASTI32X4 64(SP), K2, Z3
-	VPSHUFB         Z15, Z0, Z0
-	VPXORQ          Z16, Z0, Z0
-	VPSHUFB         Z15, Z1, Z1
-	VPXORQ          Z16, Z1, Z1
-	VPSHUFB         Z15, Z2, Z2
-	VPXORQ          Z16, Z2, Z2
-	VPSHUFB         Z15, Z3, Z3
-	VPXORQ          Z16, Z3, Z3
+	VBROADCASTI32X4 64(SP), Z10
+	VPXORQ          Z16, Z10, K2, Z3
 	VAESENC         Z17, Z0, Z0
 	VAESENC         Z17, Z1, Z1
 	VAESENC         Z17, Z2, Z2
@@ -11973,21 +11709,20 @@ blocks14:
 	MOVQ            $-1, DX
 	SHRXQ           BX, DX, DX
 	KMOVQ           DX, K1
-	VPADDD          gcmStep<>+0(SB), Z14, Z0
-	VPADDD          gcmStep<>+128(SB), Z14, Z1
-	VPADDD          gcmStep<>+256(SB), Z14, Z2
-	VPADDD          gcmStep<>+384(SB), Z14, Z3
-	MOVL            $0x00000f00, DX
+	VPSHUFB         Z15, Z14, Z9
+	VPXORQ          Z16, Z9, Z9
+	VPXORQ          gcmCount<>+0(SB), Z9, Z0
+	VPXORQ          gcmCount<>+64(SB), Z9, Z1
+	VPXORQ          gcmCount<>+128(SB), Z9, Z2
+	VPADDD          gcmStep<>+0(SB), Z14, Z14
+	VPSHUFB         Z15, Z14, Z10
+	VPXORQ          Z16, Z10, Z10
+	VMOVDQA64       Z10, K3, Z9
+	VPXORQ          gcmCount<>+192(SB), Z9, Z3
+	MOVL            $0x00000030, DX
 	KMOVW           DX, K2
-	VBROADCASTI32X4 64(SP), K2, Z3
-	VPSHUFB         Z15, Z0, Z0
-	VPXORQ          Z16, Z0, Z0
-	VPSHUFB         Z15, Z1, Z1
-	VPXORQ          Z16, Z1, Z1
-	VPSHUFB         Z15, Z2, Z2
-	VPXORQ          Z16, Z2, Z2
-	VPSHUFB         Z15, Z3, Z3
-	VPXORQ          Z16, Z3, Z3
+	VBROADCASTI32X4 64(SP), Z10
+	VPXORQ          Z16, Z10, K2, Z3
 	VAESENC         Z17, Z0, Z0
 	VAESENC         Z17, Z1, Z1
 	VAESENC         Z17, Z2, Z2
@@ -12115,21 +11850,20 @@ blocks15:
 	MOVQ            $-1, DX
 	SHRXQ           BX, DX, DX
 	KMOVQ           DX, K1
-	VPADDD          gcmStep<>+0(SB), Z14, Z0
-	VPADDD          gcmStep<>+128(SB), Z14, Z1
-	VPADDD          gcmStep<>+256(SB), Z14, Z2
-	VPADDD          gcmStep<>+384(SB), Z14, Z3
-	MOVL            $0x0000f000, DX
+	VPSHUFB         Z15, Z14, Z9
+	VPXORQ          Z16, Z9, Z9
+	VPXORQ          gcmCount<>+0(SB), Z9, Z0
+	VPXORQ          gcmCount<>+64(SB), Z9, Z1
+	VPXORQ          gcmCount<>+128(SB), Z9, Z2
+	VPADDD          gcmStep<>+0(SB), Z14, Z14
+	VPSHUFB         Z15, Z14, Z10
+	VPXORQ          Z16, Z10, Z10
+	VMOVDQA64       Z10, K3, Z9
+	VPXORQ          gcmCount<>+192(SB), Z9, Z3
+	MOVL            $0x000000c0, DX
 	KMOVW           DX, K2
-	VBROADCASTI32X4 64(SP), K2, Z3
-	VPSHUFB         Z15, Z0, Z0
-	VPXORQ          Z16, Z0, Z0
-	VPSHUFB         Z15, Z1, Z1
-	VPXORQ          Z16, Z1, Z1
-	VPSHUFB         Z15, Z2, Z2
-	VPXORQ          Z16, Z2, Z2
-	VPSHUFB         Z15, Z3, Z3
-	VPXORQ          Z16, Z3, Z3
+	VBROADCASTI32X4 64(SP), Z10
+	VPXORQ          Z16, Z10, K2, Z3
 	VAESENC         Z17, Z0, Z0
 	VAESENC         Z17, Z1, Z1
 	VAESENC         Z17, Z2, Z2
@@ -12257,20 +11991,17 @@ blocks16:
 	MOVQ          $-1, DX
 	SHRXQ         BX, DX, DX
 	KMOVQ         DX, K1
-	VPADDD        gcmStep<>+0(SB), Z14, Z0
-	VPADDD        gcmStep<>+128(SB), Z14, Z1
-	VPADDD        gcmStep<>+256(SB), Z14, Z2
-	VPADDD        gcmStep<>+384(SB), Z14, Z3
+	VPSHUFB       Z15, Z14, Z9
+	VPXORQ        Z16, Z9, Z9
+	VPXORQ        gcmCount<>+0(SB), Z9, Z0
+	VPXORQ        gcmCount<>+64(SB), Z9, Z1
+	VPXORQ        gcmCount<>+128(SB), Z9, Z2
+	VPADDD        gcmStep<>+0(SB), Z14, Z14
+	VPSHUFB       Z15, Z14, Z10
+	VPXORQ        Z16, Z10, Z10
+	VMOVDQA64     Z10, K3, Z9
+	VPXORQ        gcmCount<>+192(SB), Z9, Z3
 	VMOVDQU       64(SP), X14
-	VPSHUFB       Z15, Z0, Z0
-	VPXORQ        Z16, Z0, Z0
-	VPSHUFB       Z15, Z1, Z1
-	VPXORQ        Z16, Z1, Z1
-	VPSHUFB       Z15, Z2, Z2
-	VPXORQ        Z16, Z2, Z2
-	VPSHUFB       Z15, Z3, Z3
-	VPXORQ        Z16, Z3, Z3
-	VPSHUFB       X15, X14, X14
 	VPXOR         (AX), X14, X14
 	VAESENC       Z17, Z0, Z0
 	VAESENC       Z17, Z1, Z1
@@ -12436,7 +12167,23 @@ hashed:
 	VPXORQ  X29, X29, X29
 	VPXORQ  X30, X30, X30
 	VPXORQ  X31, X31, X31
-	VZEROALL
+	VPXOR   X0, X0, X0
+	VPXOR   X1, X1, X1
+	VPXOR   X2, X2, X2
+	VPXOR   X3, X3, X3
+	VPXOR   X4, X4, X4
+	VPXOR   X5, X5, X5
+	VPXOR   X6, X6, X6
+	VPXOR   X7, X7, X7
+	VPXOR   X8, X8, X8
+	VPXOR   X9, X9, X9
+	VPXOR   X10, X10, X10
+	VPXOR   X11, X11, X11
+	VPXOR   X12, X12, X12
+	VPXOR   X13, X13, X13
+	VPXOR   X14, X14, X14
+	VPXOR   X15, X15, X15
+	VZEROUPPER
 	VMOVDQU X0, (SP)
 	VMOVDQU X0, 16(SP)
 	RET

@@ -58,7 +58,7 @@ var (
 // A generator is what both kernels share.
 type generator struct {
 	*build.Context
-	swap, lane, step, shift, keep, poly, twist, ones Mem
+	swap, count, step, shift, keep, poly, twist, ones, one Mem
 }
 
 // A machine is one kernel.
@@ -71,7 +71,7 @@ type machine struct {
 	states int  // vectors in a batch
 	labels int
 	buffer Mem // 64 bytes on the stack
-	first  Mem // the counter block of the tag, reversed, on the stack
+	first  Mem // the counter block of the tag, on the stack
 }
 
 func (g *generator) avx2() *machine {
@@ -157,12 +157,13 @@ func (g *generator) constants() {
 	}
 	const all = 1<<64 - 1
 	g.swap = table("Swap", 0x08090a0b0c0d0e0f, 0x0001020304050607)
-	g.lane = table("Lane", 1, 0, 2, 0, 3, 0, 4, 0) // the first counters, less that of the tag
-	var steps []uint64                             // 0, 2, … 16 in all lanes
-	for s := range uint64(batch/2 + 1) {
-		steps = append(steps, 2*s, 0, 2*s, 0, 2*s, 0, 2*s, 0)
+	// What the counters of a batch are XORed with: 2 … 15, 0, 1 in the last byte.
+	var counts []uint64
+	for c := range uint64(batch) {
+		counts = append(counts, 0, (c+2)%batch<<56)
 	}
-	g.step = table("Step", steps...)
+	g.count = table("Count", counts...)
+	g.step = table("Step", batch, 0, batch, 0, batch, 0, batch, 0)
 	// From byte s on: VPSHUFB moves a block s bytes down, and fills with zeros.
 	g.shift = table("Shift", 0x0706050403020100, 0x0f0e0d0c0b0a0908, 0x8080808080808080, 0x8080808080808080)
 	// From byte s on: a mask of the first 16-s bytes.
@@ -172,10 +173,8 @@ func (g *generator) constants() {
 	g.poly = table("Poly", p, 0, p, 0, p, 0, p, 0)
 	g.twist = table("Twist", 1, p)
 	g.ones = table("Ones", all, all)
+	g.one = table("One", 1, 0)
 }
-
-// stepTo returns the constant to be added to the counters for blocks later.
-func (g *generator) stepTo(blocks int) Mem { return g.step.Offset(blocks / 2 * 64) }
 
 // roundKey returns a register with round key r in all blocks. With AVX2 it is
 // good until the next call.

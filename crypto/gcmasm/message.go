@@ -68,32 +68,32 @@ func (m *machine) function(seal bool) {
 	m.RET()
 }
 
-// prepare loads what stays in registers, and the counters: as reversed blocks,
-// where the counter is a little-endian number in the lowest word.
+// prepare loads what stays in registers, and makes the counters: the block
+// with counter 0, reversed, so that the counter is a little-endian number in
+// the lowest word. The one of the tag, with counter 1, goes to the stack.
 func (m *machine) prepare() {
 	m.Load(m.Param("nonce"), gA)
+	m.broadcast(m.swap, m.v(rSwap))
 	m.MOVQ(at(gA, 0), gB)
 	m.MOVL(at(gA, 8), gC.As32())
 	m.BSWAPQ(gB)
 	m.BSWAPL(gC.As32())
 	m.SHLQ(U8(32), gC)
-	m.ORQ(U8(1), gC)
 	m.VMOVQ(gC, x(rCount))
 	m.VPINSRQ(U8(1), gB, x(rCount), x(rCount))
-	m.VMOVDQU(x(rCount), m.first)
+	m.VPOR(m.one, x(rCount), x(rTemp))
+	m.VPSHUFB(x(rSwap), x(rTemp), x(rTemp))
+	m.VMOVDQU(x(rTemp), m.first)
+	m.VINSERTI128(U8(1), x(rCount), y(rCount), y(rCount))
 	if m.wide {
-		m.VINSERTI128(U8(1), x(rCount), y(rCount), y(rCount))
 		m.VINSERTI64X4(U8(1), y(rCount), m.v(rCount), m.v(rCount))
-		m.VPADDD(m.lane, m.v(rCount), m.v(rCount))
 		m.move(m.poly, m.v(rPoly))
 		for r := range rounds + 1 {
 			m.broadcast(at(pKey, block*r), m.v(rKeys+r))
 		}
-	} else {
-		m.VINSERTI128(U8(1), x(rCount), y(rCount), y(rCount))
-		m.VPADDD(m.lane, m.v(rCount), m.v(rCount))
+		m.MOVL(U32(0xf0), gB.As32())
+		m.KMOVW(gB.As32(), K3)
 	}
-	m.broadcast(m.swap, m.v(rSwap))
 }
 
 // associated hashes the associated data. That of a datagram, 24 bytes, is one
@@ -147,11 +147,11 @@ func (m *machine) hashBlock() {
 func (m *machine) sealBatches() {
 	m.CMPQ(nLeft, U32(batchSize))
 	m.JLE(to("tail"))
-	m.encrypt(m.counters, nil)
+	m.encrypt(nil)
 	m.CMPQ(nLeft, U32(batchSize))
 	m.JLE(to("last"))
 	m.Label("batches")
-	m.encrypt(m.counters, m.hash(pDst, -batchSize))
+	m.encrypt(m.hash(pDst, -batchSize))
 	m.CMPQ(nLeft, U32(batchSize))
 	m.JGT(to("batches"))
 	m.Label("last")
@@ -166,30 +166,42 @@ func (m *machine) openBatches() {
 	m.CMPQ(nLeft, U32(batchSize))
 	m.JLE(to("tail"))
 	m.Label("batches")
-	m.encrypt(m.counters, m.hash(pSrc, 0))
+	m.encrypt(m.hash(pSrc, 0))
 	m.CMPQ(nLeft, U32(batchSize))
 	m.JGT(to("batches"))
 	m.Label("tail")
 }
 
-// counters makes the first states of a batch.
-func (m *machine) counters() {
+// counters makes the first n states of a batch, XORed with round key 0. The
+// first block of a message has counter 2. A batch has those from c+2 to c+17,
+// where c is a multiple of 16: they are c XOR 2 … c XOR 15, and then the first
+// two of c+16. So one XOR makes a state, where counting takes an addition and a
+// shuffle more.
+func (m *machine) counters(n int) {
 	k := m.roundKey(0)
-	for i := range m.states {
-		m.VPADDD(m.stepTo(i*m.lanes), m.v(rCount), m.v(i))
+	m.reverse(m.v(rCount), m.v(rData))
+	m.vxor(k, m.v(rData), m.v(rData))
+	for i := range min(n, m.states-1) {
+		m.vxor(m.count.Offset(i*m.size), m.v(rData), m.v(i))
 	}
-	for i := range m.states {
-		m.reverse(m.v(i), m.v(i))
+	if n < m.states {
+		return
 	}
-	for i := range m.states {
-		m.vxor(k, m.v(i), m.v(i))
+	last := m.states - 1
+	m.VPADDD(m.step, m.v(rCount), m.v(rCount))
+	m.reverse(m.v(rCount), m.v(rTemp))
+	m.vxor(k, m.v(rTemp), m.v(rTemp))
+	if m.wide { // its first two blocks are of c, the last two of c+16
+		m.VMOVDQA64(m.v(rTemp), K3, m.v(rData))
+		m.vxor(m.count.Offset(last*m.size), m.v(rData), m.v(last))
+	} else {
+		m.vxor(m.count.Offset(last*m.size), m.v(rTemp), m.v(last))
 	}
-	m.VPADDD(m.stepTo(batch), m.v(rCount), m.v(rCount))
 }
 
 // encrypt encrypts a batch; between the rounds it does what else is to be done.
-func (m *machine) encrypt(start func(), between []func()) {
-	start()
+func (m *machine) encrypt(between []func()) {
+	m.counters(m.states)
 	done := 0
 	for r := 1; r < rounds; r++ {
 		k := m.roundKey(r)
@@ -237,5 +249,8 @@ func (m *machine) clear() {
 			m.VPXORQ(x(n), x(n), x(n))
 		}
 	}
-	m.VZEROALL()
+	for n := range 16 {
+		m.VPXOR(x(n), x(n), x(n))
+	}
+	m.VZEROUPPER()
 }

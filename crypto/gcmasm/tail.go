@@ -52,25 +52,15 @@ func (m *machine) tail(k int, seal bool) {
 	}
 	// Counters. The one of the tag is in the spare lane, or in a register of
 	// its own.
-	key := m.roundKey(0)
-	for i := range n {
-		m.VPADDD(m.stepTo(i*m.lanes), m.v(rCount), m.v(i))
-	}
-	if spare > 0 {
-		m.insert(m.first, n-1, spare)
-	} else {
-		m.VMOVDQU(m.first, x(rCount))
-	}
-	states := make([]Register, 0, n+1)
+	m.counters(n)
+	states := make([]Register, 0, n)
 	for i := range n {
 		states = append(states, m.v(i))
 	}
-	for _, s := range states {
-		m.reverse(s, s)
-		m.vxor(key, s, s)
-	}
-	if spare == 0 {
-		m.VPSHUFB(x(rSwap), x(rCount), x(rCount))
+	if spare > 0 {
+		m.insert(n-1, spare)
+	} else {
+		m.VMOVDQU(m.first, x(rCount))
 		m.VPXOR(at(pKey, 0), x(rCount), x(rCount))
 	}
 
@@ -89,7 +79,7 @@ func (m *machine) tail(k int, seal bool) {
 	}
 	done := 0
 	for r := 1; r < rounds; r++ {
-		key = m.roundKey(r)
+		key := m.roundKey(r)
 		for _, s := range states {
 			m.VAESENC(key, s, s)
 		}
@@ -106,7 +96,7 @@ func (m *machine) tail(k int, seal bool) {
 	if n > 0 {
 		m.loadLast(k, n, rData)
 	}
-	key = m.roundKey(rounds)
+	key := m.roundKey(rounds)
 	if n > 0 {
 		m.vxor(m.v(rData), key, m.v(rData))
 		m.VAESENCLAST(m.v(rData), states[n-1], states[n-1])
@@ -178,14 +168,16 @@ func (m *machine) addLength(d, spare int) {
 	}
 }
 
-// insert copies the block at from to lane spare of register r.
-func (m *machine) insert(from Mem, r, spare int) {
+// insert makes lane spare of register r the first state of the tag's block.
+func (m *machine) insert(r, spare int) {
 	if m.wide {
-		m.MOVL(U32(0xf<<(4*spare)), gB.As32())
+		m.MOVL(U32(0x3<<(2*spare)), gB.As32())
 		m.KMOVW(gB.As32(), K2)
-		m.VBROADCASTI32X4(from, K2, m.v(r))
+		m.broadcast(m.first, m.v(rTemp))
+		m.VPXORQ(m.v(rKeys), m.v(rTemp), K2, m.v(r))
 	} else {
-		m.VBROADCASTI128(from, y(rTemp))
+		m.VBROADCASTI128(m.first, y(rTemp))
+		m.VPXOR(y(rKey), y(rTemp), y(rTemp))
 		m.VPBLENDD(U8(0xf0), y(rTemp), y(r), y(r))
 	}
 }
