@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proto
+
+import (
+	"bytes"
+	"encoding/hex"
+	"testing"
+)
+
+// The header is that of RFC 7348, section 5, and comes back.
+func TestVXLAN(t *testing.T) {
+	for vni, want := range map[uint32]string{
+		0: "0800000000000000", 7: "0800000000000700", 0x123456: "0800000012345600", MaxVNI: "08000000ffffff00",
+	} {
+		frame := []byte("a frame")
+		d := append(AppendVXLAN(nil, vni), frame...)
+		if got := hex.EncodeToString(d[:VXLANHeaderLen]); got != want {
+			t.Errorf("VNI %d: %s, want %s", vni, got, want)
+		}
+		if got, in, ok := ParseVXLAN(d); !ok || got != vni || !bytes.Equal(in, frame) {
+			t.Errorf("VNI %d: parsed to %d, %q, %v", vni, got, in, ok)
+		}
+		for n := range VXLANHeaderLen {
+			if _, _, ok := ParseVXLAN(d[:n]); ok {
+				t.Errorf("%d bytes are a header", n)
+			}
+		}
+	}
+	if _, _, ok := ParseVXLAN(make([]byte, 100)); ok {
+		t.Error("without the I flag there is no VNI")
+	}
+	// What is reserved is ignored when it comes.
+	if vni, _, ok := ParseVXLAN([]byte{0xFF, 1, 2, 3, 0, 0, 7, 9}); !ok || vni != 7 {
+		t.Errorf("VNI %d, %v", vni, ok)
+	}
+	defer func() {
+		if recover() == nil {
+			t.Error("a VNI of 25 bits")
+		}
+	}()
+	AppendVXLAN(nil, MaxVNI+1)
+}
+
+// What parses is told again with the same VNI and frame.
+func FuzzVXLAN(f *testing.F) {
+	f.Add([]byte{8, 0, 0, 0, 0, 0, 7, 0, 1, 2, 3})
+	f.Fuzz(func(t *testing.T, d []byte) {
+		vni, frame, ok := ParseVXLAN(d)
+		if !ok {
+			return
+		}
+		again, in, ok := ParseVXLAN(append(AppendVXLAN(nil, vni), frame...))
+		if !ok || again != vni || !bytes.Equal(in, frame) {
+			t.Errorf("%x: VNI %d, then %d", d, vni, again)
+		}
+	})
+}
