@@ -43,6 +43,7 @@ type shared struct {
 	cfg         Config
 	reorder     int
 	reorderWait time.Duration
+	window      time.Duration // for the clocks of taps that are not known; 0: not looked at
 	taps        *taps
 	state       *state
 	log         zerolog.Logger
@@ -102,7 +103,7 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 	account := &Account{taps: make(map[uint32]*tap)}
 	sh := &shared{
 		cfg: cfg, reorder: cmp.Or(cfg.Reorder, defaultReorder), reorderWait: cmp.Or(cfg.ReorderWait, defaultWait),
-		taps: &taps{account}, state: st, log: cfg.Log,
+		window: max(cmp.Or(cfg.ClockWindow, defaultWindow), 0), taps: &taps{account}, state: st, log: cfg.Log,
 	}
 	in, err := batch.Listen(batch.ListenConfig{
 		Addr: cfg.Listen, Workers: cfg.Workers, Buffer: cmp.Or(cfg.ReceiveBuffer, defaultReceive), Poll: pollWait,
@@ -129,7 +130,7 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 		defer mem.Close()
 		workers[i] = &worker{
 			shared: sh, number: i, in: in[i], asm: proto.NewAssembly(mem.Bytes()), streams: make(map[streamKey]*stream),
-			pool: holdPool{spare: holdBytes}, account: new(WorkerAccount),
+			pool: holdPool{spare: holdBytes}, account: new(WorkerAccount), gate: newGate(time.Now()),
 		}
 		account.Workers = append(account.Workers, workers[i].account)
 	}
@@ -248,6 +249,14 @@ func steering(workers int) []bpf.RawInstruction {
 		panic("collector: steering: " + err.Error())
 	}
 	return raw
+}
+
+// steered returns the worker that a datagram is steered to, as the program of
+// steering does. In a train of datagrams all go by the first one's header; one
+// that comes to another worker than its own was put behind a forged one, and
+// its counter might be one that its own worker has seen.
+func steered(tap uint32, shard uint16, workers int) int {
+	return int((tap + uint32(shard)) % uint32(workers))
 }
 
 func hex64(n uint64) string { return fmt.Sprintf("%016x", n) }

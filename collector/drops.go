@@ -13,6 +13,8 @@ const (
 	DropSuite                 // plaintext without leave, or a suite that this version does not have
 	DropTap                   // a tap that the key file does not open
 	DropSession               // a session older than the newest of its tap
+	DropClock                 // of a tap that is not known, and sent at another time than now
+	DropAstray                // of a stream that is another worker's
 	DropLimited               // of an unknown session, while too many of those come
 	DropEpoch                 // a counter further ahead than any remote could be
 	DropForged                // the tag does not verify
@@ -29,6 +31,8 @@ var dropText = [NumDrops]string{
 	DropSuite:     "of a refused suite",
 	DropTap:       "of a tap without a key",
 	DropSession:   "of an old session",
+	DropClock:     "of a clock too far off",
+	DropAstray:    "astray",
 	DropLimited:   "over the limit for unknown sessions",
 	DropEpoch:     "of an impossible epoch",
 	DropForged:    "forged",

@@ -35,6 +35,9 @@ func (w *worker) take(s *stream, kind proto.Kind, counter uint64, plaintext []by
 	case kind == proto.Reporting:
 		return w.reported(s, plaintext)
 	case s.fresh:
+		if !w.proves(s, kind, plaintext) {
+			return DropClock
+		}
 		s.first(counter)
 	}
 	if counter == s.next {

@@ -334,12 +334,12 @@ func TestUnknownSessionsAreLimited(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := proto.Header{Suite: 1, Session: startedAgo(0)}
-	for i := range unknownBurst + 1000 {
+	for i := range int(allLimit.burst) + 1000 {
 		h.Tap = uint32(i + 100)
 		d.feed(append(h.Append(nil), make([]byte, 100)...))
 	}
 	if n := d.all.Drops(DropLimited); n < 900 {
-		t.Errorf("%d of %d over the limit", n, unknownBurst+1000)
+		t.Errorf("%d of %d over the limit", n, allLimit.burst+1000)
 	}
 	if n := len(d.streams); n != 1 {
 		t.Errorf("%d streams were made by forged datagrams", n-1)

@@ -42,6 +42,7 @@ type stream struct {
 	pending bool         // its account waits for the datagrams that it covers
 	late    bool         // joined in the middle, and no report seen since
 	fresh   bool         // no data datagram seen yet
+	proven  bool         // a report has said where the data is
 	joiner  proto.AnnounceJoiner
 	account *streamAccount
 }
@@ -100,7 +101,7 @@ func (t *tap) supersedes(id uint64, plaintext bool) error {
 }
 
 // joined returns the tap's session id, and makes it if it is new: then it is
-// the newest.
+// the newest. Nil: the session has as many streams as one can have.
 func (t *tap) joined(id uint64, plaintext bool, a *streamAccount) *session {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -116,6 +117,9 @@ func (t *tap) joined(id uint64, plaintext bool, a *streamAccount) *session {
 	}
 	if id > t.newest.Load() {
 		t.newest.Store(id)
+	}
+	if len(s.streams) == maxStateStreams {
+		return nil
 	}
 	s.streams[a] = true
 	return s
@@ -194,27 +198,52 @@ func (t *tap) done() bool {
 }
 
 // admit deals with a datagram of a stream that is not known: it costs a key
-// derivation, so there is a limit; and only if the tag verifies is anything
-// kept.
+// derivation, so there is a limit; and only if the tag verifies, and the stream
+// runs now, is anything kept.
 func (w *worker) admit(h *proto.Header, d []byte) (s *stream, plaintext []byte, drop error) {
 	suite := crypto.Suite(h.Suite)
 	if suite == crypto.Plaintext && !w.cfg.AllowPlaintext || suite > crypto.ChaCha20Poly1305 {
 		return nil, nil, DropSuite
 	}
-	if t := w.taps.find(h.Tap); t != nil {
-		if drop := t.supersedes(h.Session, suite == crypto.Plaintext); drop != nil {
-			return nil, nil, drop
+	if w.cfg.Workers > 1 && steered(h.Tap, h.Shard, w.cfg.Workers) != w.number {
+		return nil, nil, DropAstray
+	}
+	t := w.taps.find(h.Tap)
+	newest := w.state.Newest(h.Tap)
+	if t != nil {
+		if drop = t.supersedes(h.Session, suite == crypto.Plaintext); drop != nil {
+			newest = max(newest, t.newest.Load())
 		}
 	}
-	if h.Session < w.state.Newest(h.Tap) {
-		return nil, nil, DropSession
+	if h.Session < newest && drop == nil {
+		drop = DropSession
+	}
+	if drop == DropSession {
+		w.explain(h, newest, d)
+	}
+	if drop != nil {
+		return nil, nil, drop
 	}
 	if id, only := w.cfg.Keys.Tap(); only && id != h.Tap {
 		return nil, nil, DropTap
 	}
-	// A counter that claims a late epoch claims work: it is charged for.
-	if !w.unknown.take(w.now, unknownRate, unknownBurst, 1+float64(h.Counter>>crypto.EpochBits)/16) {
+	if w.past.has(h, w.now) {
+		return nil, nil, DropClock
+	}
+	ticket, ok := w.gate.admit(w.now, h.Tap, w.in.From().Addr(), t != nil || newest != 0, 1)
+	if !ok {
 		return nil, nil, DropLimited
+	}
+	// A counter that claims a late epoch claims work: it is charged for.
+	age := w.now.Unix() - proto.SessionStart(h.Session)
+	if epoch := h.Counter >> crypto.EpochBits; epoch > epochAt(age) {
+		drop = DropEpoch
+	} else if epoch > 1 && !w.gate.jump(w.now, epoch) {
+		drop = DropLimited
+	}
+	if drop != nil {
+		w.gate.refund(ticket, false)
+		return nil, nil, drop
 	}
 	key, err := w.cfg.Keys.TapKey(h.Tap)
 	if err != nil {
@@ -224,16 +253,21 @@ func (w *worker) admit(h *proto.Header, d []byte) (s *stream, plaintext []byte, 
 	if drop != nil {
 		return nil, nil, drop
 	}
-	age := w.now.Unix() - proto.SessionStart(h.Session)
 	plaintext, err = o.Open(d, proto.HeaderLen, h.Counter, epochAt(age))
 	if err != nil {
 		return nil, nil, dropOf(err)
+	}
+	if !w.live(h, plaintext) {
+		return nil, nil, DropClock
 	}
 	// What nobody sealed is not kept: a forged one would shut the tap out.
 	if suite != crypto.Plaintext && !w.state.Advance(h.Tap, h.Session) {
 		return nil, nil, DropSession
 	}
-	s = w.join(h, key, age)
+	if s = w.join(h, key, age); s == nil {
+		return nil, nil, DropLimited
+	}
+	w.gate.refund(ticket, h.Session != newest)
 	s.openers[h.Kind] = o
 	return s, plaintext, nil
 }
@@ -243,14 +277,45 @@ func (w *worker) admit(h *proto.Header, d []byte) (s *stream, plaintext []byte, 
 // least, at any rate that a shard can have, and clocks may differ by an hour.
 func epochAt(age int64) uint64 { return uint64(max(age, 0)) + 3600 }
 
-// plausible returns the epoch that no counter of the stream can have passed by
-// now, so that a forged one buys no work: the next one, whose key the opener
-// keeps, and one more for each second without a word.
-func (s *stream) plausible(o *crypto.Opener, now time.Time) uint64 {
-	if o.Next() == 0 {
-		return epochAt(now.Unix() - proto.SessionStart(s.origin.Session))
+// jump says whether a datagram of a stream may be looked at whose counter
+// claims an epoch beyond the next one, whose key the opener keeps. Each epoch
+// between is work. A stream that was heard can have passed one for each second
+// since; one of which no such datagram was ever opened, as many as its session
+// has seconds.
+func (w *worker) jump(s *stream, o *crypto.Opener, epoch uint64) error {
+	most := epochAt(w.now.Unix() - proto.SessionStart(s.origin.Session))
+	if o.Next() > 0 || o.Epoch() > 0 {
+		most = o.Epoch() + 1 + uint64(max(w.now.Sub(s.at), 0)/second)
 	}
-	return o.Next()>>crypto.EpochBits + 1 + uint64(max(now.Sub(s.at), 0)/time.Second)
+	if epoch > most {
+		return DropEpoch
+	}
+	if !w.gate.jump(w.now, epoch-o.Epoch()) {
+		return DropLimited
+	}
+	return nil
+}
+
+// reach moves the opener of a stream's data on to where a report says that it
+// is, less an epoch for what is under way: so that no datagram that is not
+// proven has to claim that way.
+func (w *worker) reach(s *stream, nextData uint64) {
+	o := s.openers[proto.Data]
+	epoch := nextData >> crypto.EpochBits
+	if epoch <= 1 || o != nil && epoch <= o.Epoch()+1 || epoch > epochAt(w.now.Unix()-proto.SessionStart(s.origin.Session)) {
+		return
+	}
+	if o == nil {
+		h := proto.Header{Kind: proto.Data, Suite: s.suite, Shard: s.origin.Shard, Tap: s.origin.Tap, Session: s.origin.Session}
+		var err error
+		if o, err = w.opener(s.key, &h); err != nil {
+			return
+		}
+		s.openers[proto.Data] = o
+	}
+	if w.gate.reach(w.now, epoch-1-o.Epoch()) {
+		o.Reach(epoch - 1)
+	}
 }
 
 // opener makes the opener for the kind of datagram that h heads. Counters that
@@ -269,7 +334,7 @@ func (w *worker) opener(key crypto.Key, h *proto.Header) (*crypto.Opener, error)
 }
 
 // join makes the stream that a verified datagram belongs to; age is that of
-// its session in seconds.
+// its session in seconds. Nil: the tap has too many.
 func (w *worker) join(h *proto.Header, key crypto.Key, age int64) *stream {
 	k := streamKey{h.Tap, h.Shard}
 	if old := w.streams[k]; old != nil {
@@ -277,7 +342,9 @@ func (w *worker) join(h *proto.Header, key crypto.Key, age int64) *stream {
 		w.drop(k, old)
 	}
 	s := &stream{suite: h.Suite, key: key, tap: w.taps.get(h.Tap), records: proto.NewUnpacker(w.asm), account: new(streamAccount), at: w.now}
-	s.session = s.tap.joined(h.Session, h.Suite == uint8(crypto.Plaintext), s.account)
+	if s.session = s.tap.joined(h.Session, h.Suite == uint8(crypto.Plaintext), s.account); s.session == nil {
+		return nil
+	}
 	s.session.heard.Store(w.now.UnixNano())
 	s.origin = Origin{Tap: h.Tap, Session: h.Session, Shard: h.Shard, announce: &s.session.announce}
 	// A stream heard within seconds of its start is taken to be known from
@@ -290,16 +357,22 @@ func (w *worker) join(h *proto.Header, key crypto.Key, age int64) *stream {
 	s.fresh = true
 	w.streams[k] = s
 	w.last = s
-	w.log.Info().Uint32("tap", h.Tap).Str("session", hex64(h.Session)).Uint16("shard", h.Shard).
-		Str("suite", crypto.Suite(h.Suite).String()).Stringer("from", w.in.From()).Bool("midway", s.late).Msg("stream")
+	if w.gate.line(w.now) {
+		w.log.Info().Uint32("tap", h.Tap).Str("session", hex64(h.Session)).Uint16("shard", h.Shard).
+			Str("suite", crypto.Suite(h.Suite).String()).Stringer("from", w.in.From()).Bool("midway", s.late).Msg("stream")
+	}
 	return s
 }
 
 // Chosen: a session older than this, in seconds, was there before.
 const joinAge = 5
 
-// announced takes an announce.
+// announced takes an announce. Shard 0 makes them: of others they are not kept,
+// so that a stolen remote does not have us keep one for each shard.
 func (w *worker) announced(s *stream, plaintext []byte) error {
+	if s.origin.Shard != 0 {
+		return DropMalformed
+	}
 	s.session.heard.Store(w.now.UnixNano())
 	a, err := s.joiner.Add(plaintext)
 	if err != nil {
@@ -325,7 +398,12 @@ func (w *worker) reported(s *stream, plaintext []byte) error {
 	if r.NextData < s.report.NextData || r.Time < s.report.Time {
 		return nil // overtaken by a newer one
 	}
+	if !w.proves(s, proto.Reporting, plaintext) {
+		return DropClock
+	}
+	s.proven = true
 	s.session.heard.Store(w.now.UnixNano())
+	w.reach(s, r.NextData)
 	if s.fresh && r.NextData > 0 {
 		s.first(r.NextData)
 	}

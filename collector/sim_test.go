@@ -55,7 +55,7 @@ func newDesk(t testing.TB, keys *crypto.KeyFile, statePath string) *desk {
 			taps: &taps{all}, state: st, log: zerolog.Nop(),
 		},
 		in: new(batch.Receiver), asm: proto.NewAssembly(make([]byte, assemblyLen)), streams: map[streamKey]*stream{},
-		pool: holdPool{spare: holdBytes}, account: new(WorkerAccount), sinks: []sink{out}, now: time.Now(),
+		pool: holdPool{spare: holdBytes}, account: new(WorkerAccount), sinks: []sink{out}, now: time.Now(), gate: newGate(time.Now()),
 	}
 	all.Workers = []*WorkerAccount{w.account}
 	o := &OutputAccount{Name: "list"}
@@ -93,6 +93,8 @@ type sim struct {
 	size                   int
 	frames                 uint64
 	out                    [][]byte
+	clock                  func() time.Time // the remote's
+	stamped                bool             // frames carry its time, and not their number
 }
 
 func newSim(t testing.TB, keys *crypto.KeyFile, tapID uint32, session uint64, shard uint16, size int) *sim {
@@ -101,7 +103,7 @@ func newSim(t testing.TB, keys *crypto.KeyFile, tapID uint32, session uint64, sh
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &sim{size: size, head: proto.Header{Suite: uint8(crypto.AES256GCM), Shard: shard, Tap: tapID, Session: session}}
+	s := &sim{clock: time.Now, size: size, head: proto.Header{Suite: uint8(crypto.AES256GCM), Shard: shard, Tap: tapID, Session: session}}
 	for kind, p := range []**crypto.Sealer{&s.data, &s.announce, &s.report} {
 		*p, err = crypto.NewSealer(key, crypto.Stream{Suite: crypto.AES256GCM, Kind: uint8(kind), Shard: shard, Session: session})
 		if err != nil {
@@ -125,6 +127,9 @@ func (s *sim) frame(n int) {
 	data := make([]byte, max(n, 4))
 	binary.BigEndian.PutUint32(data, uint32(s.frames))
 	r := proto.Record{Data: data, OrigLen: uint32(len(data)), Time: int64(s.frames), LinkType: 1}
+	if s.stamped {
+		r.Time = s.clock().UnixNano()
+	}
 	for rest := s.pack.Add(&r); rest != nil; rest = s.pack.Continue(rest) {
 		s.flush()
 	}
@@ -145,12 +150,12 @@ func (s *sim) message(kind proto.Kind, with *crypto.Sealer, plaintext []byte) {
 
 func (s *sim) tell(final bool) {
 	s.flush()
-	r := proto.Report{Final: final, Time: time.Now().UnixNano(), Captured: s.frames, Sealed: s.frames, NextData: s.data.Counter()}
+	r := proto.Report{Final: final, Time: s.clock().UnixNano(), Captured: s.frames, Sealed: s.frames, NextData: s.data.Counter()}
 	s.message(proto.Reporting, s.report, r.Append(nil))
 }
 
 func (s *sim) say(t testing.TB, bye bool) {
-	a := proto.Announce{Tap: s.head.Tap, Name: "sim", Shards: 1, Bye: bye}
+	a := proto.Announce{Tap: s.head.Tap, Name: "sim", Shards: 1, Bye: bye, Now: s.clock().UnixNano()}
 	parts, err := a.Split(uint32(s.announce.Counter()+1), s.size-proto.Overhead)
 	if err != nil {
 		t.Fatal(err)

@@ -46,6 +46,7 @@ type state struct {
 
 type stateTap struct {
 	session uint64
+	timed   bool // nothing was known of the tap before: the session was accepted by its time
 	next    map[stateStream]uint64
 }
 
@@ -194,9 +195,19 @@ func (s *state) Advance(tap uint32, session uint64) bool {
 		s.refused++
 		return false
 	}
-	s.taps[tap] = &stateTap{session: session, next: make(map[stateStream]uint64)}
+	s.taps[tap] = &stateTap{session: session, timed: t == nil, next: make(map[stateStream]uint64)}
 	s.changed = true
 	return true
+}
+
+// Ordered says whether an earlier session of the tap is known, or this one from
+// an earlier run: then what may be accepted of it follows from their order, and
+// from the counters.
+func (s *state) Ordered(tap uint32, session uint64) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	t := s.taps[tap]
+	return t != nil && (session > t.session || session == t.session && !t.timed)
 }
 
 // Counter returns what Note was last told of a stream; 0 if the session is not

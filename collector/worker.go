@@ -17,11 +17,6 @@ const (
 	pollWait  = 20 * time.Millisecond // the longest Recv waits, and what is held waits longer than asked
 	second    = time.Second           // between a worker's rounds through its streams
 	drainTime = 2 * time.Second       // the longest that a collector told to stop goes on receiving
-
-	// Unknown sessions: each costs some ten microseconds of key derivation,
-	// so this is about two hundredths of a CPU.
-	unknownRate  = 2000 // a second
-	unknownBurst = 8192
 )
 
 // A worker is one socket with the streams that are steered to it, and its own
@@ -36,7 +31,9 @@ type worker struct {
 	last    *stream // most datagrams come in trains of one stream
 	waiting []*stream
 	pool    holdPool
-	unknown bucket
+	gate    *gate // before what is not known
+	past    past
+	notes   notes
 	now     time.Time // of this batch
 	round   time.Time // when the next look at all streams is due
 	account *WorkerAccount
@@ -169,7 +166,13 @@ func (w *worker) open(d []byte) (s *stream, kind proto.Kind, counter uint64, pla
 		}
 		s.openers[h.Kind] = o
 	}
-	plaintext, err := o.Open(d, proto.HeaderLen, h.Counter, s.plausible(o, w.now))
+	epoch := h.Counter >> crypto.EpochBits
+	if epoch > o.Epoch()+1 {
+		if drop = w.jump(s, o, epoch); drop != nil {
+			return nil, 0, 0, nil, drop
+		}
+	}
+	plaintext, err := o.Open(d, proto.HeaderLen, h.Counter, epoch)
 	if err != nil {
 		return nil, 0, 0, nil, dropOf(err)
 	}
@@ -188,25 +191,4 @@ func dropOf(err error) Drop {
 		return DropEpoch
 	}
 	return DropForged
-}
-
-// A bucket is a token bucket.
-type bucket struct {
-	tokens float64
-	at     time.Time
-}
-
-// take takes n tokens if there are as many.
-func (b *bucket) take(now time.Time, rate, burst, n float64) bool {
-	if b.at.IsZero() {
-		b.tokens = burst
-	} else {
-		b.tokens = min(burst, b.tokens+rate*now.Sub(b.at).Seconds())
-	}
-	b.at = now
-	if b.tokens < n {
-		return false
-	}
-	b.tokens -= n
-	return true
 }

@@ -142,6 +142,26 @@ func (o *Opener) Skip(counter uint64) {
 	o.keep()
 }
 
+// Epoch returns the epoch that the Opener has come to.
+func (o *Opener) Epoch() uint64 { return o.epoch }
+
+// Reach goes on to a later epoch, which the caller knows the stream to have
+// come to, from something that verified. What is of earlier ones is refused
+// from then on. It costs a derivation per epoch, once: claims of that epoch
+// are no jump any more.
+func (o *Opener) Reach(epoch uint64) {
+	if epoch <= o.epoch || o.wiped {
+		return
+	}
+	for range epoch - o.epoch {
+		ratchet(&o.secret)
+	}
+	o.cur.wipe()
+	o.prev.wipe()
+	o.next.wipe()
+	o.epoch = epoch
+}
+
 // Next returns the highest counter accepted + 1, or 0 if none was.
 func (o *Opener) Next() uint64 { return o.window.next }
 

@@ -346,6 +346,34 @@ func TestSkip(t *testing.T) {
 	}
 }
 
+// TestReach: after it what is of that epoch, and later, opens without a jump;
+// what is earlier is refused; and it never goes back.
+func TestReach(t *testing.T) {
+	for _, suite := range suites {
+		s, o := newPair(t, suite)
+		early, before := sealAt(s, 7, 3), sealAt(s, 5<<EpochBits-1, 3)
+		at, after := sealAt(s, 5<<EpochBits, 3), sealAt(s, 6<<EpochBits, 3)
+		openAt(t, o, early, 7)
+		old := o.cur.aead
+		o.Reach(5)
+		o.Reach(2)
+		if o.Epoch() != 5 || old != nil && o.cur.aead == old || o.Next() != 8 {
+			t.Errorf("%v: epoch %d, next %d", suite, o.Epoch(), o.Next())
+		}
+		refuse(t, o, early, 7, ErrReplay)
+		refuse(t, o, before, 5<<EpochBits-1, ErrOld)
+		openAt(t, o, at, 5<<EpochBits)
+		openAt(t, o, after, 6<<EpochBits)
+		if o.Wipe(); o.Epoch() != 0 {
+			t.Errorf("%v: wiped, but of epoch %d", suite, o.Epoch())
+		}
+		o.Reach(3)
+		if o.secret != [KeyLen]byte{} {
+			t.Errorf("%v: a wiped Opener made a secret", suite)
+		}
+	}
+}
+
 // TestWipe: keys are gone, also the cipher's own; what is wiped does no work.
 func TestWipe(t *testing.T) {
 	for _, suite := range secure {

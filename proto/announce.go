@@ -24,6 +24,8 @@ type Announce struct {
 	Clock      string      `json:"clock,omitempty"`   // where timestamps come from
 	Shards     int         `json:"shards"`
 	Bye        bool        `json:"bye,omitempty"`
+
+	Now int64 `json:"-"` // when it was sent, ns since 1970 UTC; in the prologue of each part
 }
 
 // An Interface is one place where a tap captures; a record names it by its
@@ -40,12 +42,13 @@ type AnnouncePart struct {
 	Revision uint32 // parts of one text have the same
 	Part     uint8  // 0 …
 	Parts    uint8  // 1 …
+	Time     int64  // ns since 1970 UTC
 	Text     []byte // of this part; aliases what was parsed
 }
 
 // Bounds of an announce.
 const (
-	announcePrologue = 6
+	announcePrologue = 14
 	maxParts         = 255
 	// MaxAnnounce bounds the JSON text, bytes: some thousand interfaces.
 	MaxAnnounce = 128 << 10
@@ -55,6 +58,7 @@ const (
 func (p *AnnouncePart) Append(dst []byte) []byte {
 	dst = binary.BigEndian.AppendUint32(dst, p.Revision)
 	dst = append(dst, p.Part, p.Parts)
+	dst = binary.BigEndian.AppendUint64(dst, uint64(p.Time))
 	return append(dst, p.Text...)
 }
 
@@ -63,7 +67,10 @@ func ParseAnnouncePart(b []byte) (AnnouncePart, error) {
 	if len(b) < announcePrologue || b[5] == 0 || b[4] >= b[5] {
 		return AnnouncePart{}, ErrMalformed
 	}
-	return AnnouncePart{Revision: binary.BigEndian.Uint32(b), Part: b[4], Parts: b[5], Text: b[announcePrologue:]}, nil
+	return AnnouncePart{
+		Revision: binary.BigEndian.Uint32(b), Part: b[4], Parts: b[5],
+		Time: int64(binary.BigEndian.Uint64(b[6:])), Text: b[announcePrologue:],
+	}, nil
 }
 
 // Split returns the plaintexts of a, each at most size bytes.
@@ -80,7 +87,10 @@ func (a *Announce) Split(revision uint32, size int) ([][]byte, error) {
 	}
 	out := make([][]byte, 0, parts)
 	for i := range parts {
-		p := AnnouncePart{Revision: revision, Part: uint8(i), Parts: uint8(parts), Text: text[i*room : min(len(text), (i+1)*room)]}
+		p := AnnouncePart{
+			Revision: revision, Part: uint8(i), Parts: uint8(parts), Time: a.Now,
+			Text: text[i*room : min(len(text), (i+1)*room)],
+		}
 		out = append(out, p.Append(nil))
 	}
 	return out, nil
@@ -116,7 +126,7 @@ func (j *AnnounceJoiner) Add(b []byte) (*Announce, error) {
 	if j.missing--; j.missing > 0 {
 		return nil, nil
 	}
-	a := new(Announce)
+	a := &Announce{Now: p.Time}
 	if err := json.Unmarshal(bytes.Join(j.parts, nil), a); err != nil {
 		return nil, ErrMalformed
 	}

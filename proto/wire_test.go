@@ -79,7 +79,7 @@ func TestWireExamples(t *testing.T) {
 			}
 		},
 		"announce": func(t *testing.T, b []byte) {
-			a := Announce{Tap: 7, Name: "web", Shards: 1}
+			a := Announce{Tap: 7, Name: "web", Shards: 1, Now: 5}
 			got, err := a.Split(1, 1000)
 			if err != nil || len(got) != 1 || !bytes.Equal(got[0], b) {
 				t.Errorf("wrote %x, %v", got, err)
@@ -276,5 +276,28 @@ func TestVarint(t *testing.T) {
 		if got := unzigzag(zigzag(n)); got != n {
 			t.Errorf("zigzag: %d came back as %d", n, got)
 		}
+	}
+}
+
+// SentAt finds the time in the examples of WIRE.md, and nowhere where it is
+// cut off.
+func TestSentAt(t *testing.T) {
+	blocks := examples(t)
+	for name, want := range map[string]struct {
+		kind Kind
+		time int64
+	}{"data": {Data, 1000000000}, "announce": {Announcing, 5}, "report": {Reporting, 5}} {
+		b := blocks[name]
+		if got, ok := SentAt(want.kind, b); got != want.time || !ok {
+			t.Errorf("%s: %d, %v", name, got, ok)
+		}
+		for n := range 8 {
+			if _, ok := SentAt(want.kind, b[:n]); ok {
+				t.Errorf("%s: a time in %d bytes", name, n)
+			}
+		}
+	}
+	if _, ok := SentAt(Parity, blocks["report"]); ok {
+		t.Error("a time in a kind that is not known")
 	}
 }

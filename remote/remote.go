@@ -71,9 +71,16 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 	for _, s := range shards {
 		account.Shards = append(account.Shards, s.account)
 	}
-	// Who speaks comes before what it says, where the network keeps the order.
+	// Who speaks comes before what it says, where the network keeps the order;
+	// and so does the time at which each shard says it: a collector that does
+	// not know the tap joins by that, and a capture file's data is of the past.
 	if err := shards[0].announce(false); err != nil {
 		return nil, err
+	}
+	for _, s := range shards {
+		if err := s.report(time.Now(), false); err != nil {
+			return nil, err
+		}
 	}
 	t.log.Info().Uint32("tap", t.id).Str("name", t.cfg.Name).Str("session", fmt.Sprintf("%016x", t.session)).
 		Str("suite", account.Suite).Stringer("collector", account.Collector).Int("shards", len(shards)).
@@ -259,6 +266,7 @@ func (t *tap) announce(bye bool, size int) ([][]byte, error) {
 		Clock:      "kernel software",
 		Shards:     t.shards,
 		Bye:        bye,
+		Now:        time.Now().UnixNano(),
 	}
 	if t.cfg.File != "" {
 		a.Clock = "capture file"

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -21,6 +22,7 @@ func newCollector() *cobra.Command {
 		log                             logFlags
 		port, keyFile, passphrase, cpus string
 		clear, noTAP                    bool
+		window                          time.Duration
 	)
 	c := &cobra.Command{
 		Use:   "collector -p [HOST:]PORT --key-file FILE [-i NAME | --no-tap] [-w FILE] [flags]",
@@ -39,8 +41,11 @@ virtual Ethernet interface, and as pcapng.`,
 			if cfg.Listen, err = listenAddress(port); err != nil {
 				return err
 			}
-			if err := checkCollector(&cfg); err != nil {
+			if err := errors.Join(checkCollector(&cfg), within("--clock-window", window, 0, maxWindow)); err != nil {
 				return err
+			}
+			if cfg.ClockWindow = window; window == 0 {
+				cfg.ClockWindow = -1
 			}
 			if noTAP {
 				if c.Flags().Changed("interface") {
@@ -68,7 +73,11 @@ virtual Ethernet interface, and as pcapng.`,
 			switch cfg.State {
 			case "none":
 				cfg.State = ""
-				logger.Warn().Msg("without a state file a recording played back after a restart is taken for new")
+				if window == 0 {
+					logger.Warn().Msg("with neither a state file nor a look at the clock, a recording played back after a restart is taken for new")
+				} else {
+					logger.Warn().Msgf("without a state file, what was recorded in the last %v and is played back after a restart is taken for new", window)
+				}
 			case "":
 				if cfg.State, err = statePath(cfg.Listen); err != nil {
 					return err
@@ -94,6 +103,7 @@ virtual Ethernet interface, and as pcapng.`,
 	f.StringVar(&cfg.IO, "io", "auto", "how frames get to the virtual interface: auto, uring or write")
 	f.BoolVar(&cfg.Once, "once", false, "end when every tap that was heard has said bye")
 	f.StringVar(&cfg.State, "state", "", "file that keeps the newest session of each tap; none: keep it nowhere")
+	f.DurationVar(&window, "clock-window", 5*time.Minute, "how far the clock of a tap may be off of which the state file knows no session; 0: any")
 	f.IntVar(&cfg.Reorder, "reorder", 64, "datagrams held while an earlier one is missing")
 	f.DurationVar(&cfg.ReorderWait, "reorder-wait", 10*time.Millisecond, "the longest that they are held")
 	f.IntVar(&cfg.ReceiveBuffer, "receive-buffer", 64<<20, "bytes of each socket's buffer")

@@ -17,9 +17,10 @@ import (
 
 // Chosen, beyond what the packages below refuse: no host has more.
 const (
-	maxMemory  = 1 << 40         // bytes of one ring or socket buffer
-	maxWorkers = 1024            // shards of an interface, or sockets of a port
-	maxWait    = 1 * time.Minute // for frames in a block, and for datagrams that may still come
+	maxMemory  = 1 << 40                // bytes of one ring or socket buffer
+	maxWorkers = 1024                   // shards of an interface, or sockets of a port
+	maxWait    = 1 * time.Minute        // for frames in a block, and for datagrams that may still come
+	maxWindow  = 100 * 8766 * time.Hour // between clocks: a century
 )
 
 // checkRemote refuses values of the remote's flags that cannot be meant.

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ntap-project/ntap/collector"
+	"github.com/ntap-project/ntap/crypto"
+	"github.com/ntap-project/ntap/internal/testnet"
+	"github.com/ntap-project/ntap/proto"
+)
+
+// record returns what a remote sends of a capture file, whole, as somebody on
+// the path sees it.
+func record(t *testing.T, keys *crypto.KeyFile, file string) (datagrams [][]byte) {
+	t.Helper()
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetReadBuffer(16 << 20)
+	send(t, keys, file, conn.LocalAddr().(*net.UDPAddr).AddrPort(), nil)
+	buf := make([]byte, 1<<16)
+	for {
+		conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond)) // all is in the buffer
+		n, err := conn.Read(buf)
+		if err != nil {
+			break
+		}
+		datagrams = append(datagrams, bytes.Clone(buf[:n]))
+	}
+	if len(datagrams) < 10 {
+		t.Fatalf("%d datagrams recorded", len(datagrams))
+	}
+	return datagrams
+}
+
+// play sends datagrams to a collector and waits until it has counted them.
+func play(t *testing.T, c *running, datagrams [][]byte) {
+	t.Helper()
+	out, err := net.Dial("udp", c.addr.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	before := c.account.Received()
+	for _, d := range datagrams {
+		if _, err := out.Write(d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.until(t, "all datagrams came", func() bool { return c.account.Received()-before >= uint64(len(datagrams)) })
+}
+
+// until waits for a condition.
+func (r *running) until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("20 s, and not yet: %s", what)
+		}
+	}
+}
+
+// Before its first data each shard says who it is and when that is: a collector
+// joins by that, also where the data is of long ago.
+func TestTimeComesBeforeData(t *testing.T) {
+	kinds := map[proto.Kind]int{}
+	for _, d := range record(t, masterKey(t), numbered(t, 3000, 200, time.Microsecond)) {
+		h, _, _ := proto.ParseHeader(d)
+		if kinds[h.Kind]++; h.Kind == proto.Data && (kinds[proto.Announcing] == 0 || kinds[proto.Reporting] == 0) {
+			t.Fatalf("data before announce and report: %v", kinds)
+		}
+	}
+	if kinds[proto.Data] == 0 {
+		t.Error("no data")
+	}
+}
+
+// A session recorded on the way and played to a collector after its restart is
+// refused, with a state file and without; where the operator lets any time
+// pass, it comes out, which shows that the recording is good.
+func TestRecordedSessionAfterRestart(t *testing.T) {
+	keys, dir := masterKey(t), t.TempDir()
+	const frames = 2000
+	datagrams := record(t, keys, numbered(t, frames, 100, time.Microsecond))
+	time.Sleep(20 * time.Millisecond) // more than the window below
+	state := filepath.Join(dir, "state")
+	for _, v := range []struct {
+		name   string
+		cfg    collector.Config
+		out    int
+		reason collector.Drop
+	}{
+		{"heard, with a state file", collector.Config{State: state}, frames, 0},
+		{"restarted, with the state file", collector.Config{State: state, ClockWindow: -1}, 0, collector.DropLate},
+		{"without state, by time", collector.Config{ClockWindow: time.Millisecond}, 0, collector.DropClock},
+		{"without state, any time", collector.Config{ClockWindow: -1}, frames, 0},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			v.cfg.Keys, v.cfg.Write = keys, filepath.Join(t.TempDir(), "out.pcapng")
+			c := listen(t, v.cfg)
+			play(t, c, datagrams)
+			c.stop()
+			c.end(t)
+			if n := len(testnet.ReadCapture(t, v.cfg.Write)); n != v.out {
+				t.Errorf("%d frames came out, want %d", n, v.out)
+			}
+			if n := c.account.Drops(v.reason); v.out == 0 && n == 0 {
+				t.Errorf("nothing is %v", v.reason)
+			}
+		})
+	}
+}
+
+// A train of datagrams goes where its first one's header steers it. Recorded
+// ones behind a forged one came to a worker that had not seen their counters,
+// which took them once more.
+func TestRecordedBehindForged(t *testing.T) {
+	keys := masterKey(t)
+	const frames = 2000
+	datagrams := record(t, keys, numbered(t, frames, 100, time.Microsecond))
+	out := filepath.Join(t.TempDir(), "out.pcapng")
+	c := listen(t, collector.Config{Keys: keys, Write: out, Workers: 2, ClockWindow: -1}) // or time would tell
+	play(t, c, datagrams)
+	var equal [][]byte
+	for _, d := range datagrams {
+		if proto.Kind(d[0]&0xF) == proto.Data && (len(equal) == 0 || len(d) == len(equal[0])) {
+			equal = append(equal, d)
+		}
+	}
+	if len(equal) < 10 {
+		t.Fatalf("%d datagrams of one size", len(equal))
+	}
+	before := c.account.Received()
+	for shard := range uint16(2) { // one of the two is the other worker's
+		forged := bytes.Clone(equal[0])
+		binary.BigEndian.PutUint16(forged[2:], shard)
+		sendTrain(t, c.addr, append([][]byte{forged}, equal[:9]...))
+	}
+	c.until(t, "both trains came", func() bool { return c.account.Received()-before == 20 })
+	c.stop()
+	c.end(t)
+	if n := len(testnet.ReadCapture(t, out)); n != frames {
+		t.Errorf("%d frames came out of %d", n, frames)
+	}
+	if n := c.account.Drops(collector.DropAstray); n != 9 {
+		t.Errorf("%d datagrams astray, want 9", n)
+	}
+}
+
+// sendTrain sends datagrams of one size in one call, which loopback keeps
+// together.
+func sendTrain(t *testing.T, to netip.AddrPort, datagrams [][]byte) {
+	t.Helper()
+	conn, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(to))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT, len(datagrams[0])) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write(bytes.Join(datagrams, nil)); err != nil {
+		t.Fatal(err)
+	}
+}
