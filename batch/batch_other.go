@@ -28,6 +28,21 @@ func (*Sender) Segmented() bool               { return false }
 func (*Sender) Marked() bool                  { return false }
 func (*Sender) Close() error                  { return nil }
 
+type Fan struct{ stats SenderStats }
+
+func NewFan(FanConfig) (*Fan, error)      { return nil, errors.ErrUnsupported }
+func (*Fan) Room() int                    { return 0 }
+func (*Fan) Queue(uint32, []byte, []byte) {}
+func (*Fan) Flush()                       {}
+func (f *Fan) Stats() *SenderStats        { return &f.stats }
+func (*Fan) Trouble() error               { return errors.ErrUnsupported }
+func (*Fan) To() netip.AddrPort           { return netip.AddrPort{} }
+func (*Fan) Ports() (first uint16, n int) { return 0, 0 }
+func (*Fan) MTU() int                     { return 0 }
+func (*Fan) Segmented() bool              { return false }
+func (*Fan) Marked() bool                 { return false }
+func (*Fan) Close() error                 { return nil }
+
 type Receiver struct{ stats ReceiverStats }
 
 func Listen(ListenConfig) ([]*Receiver, error) { return nil, errors.ErrUnsupported }

@@ -23,14 +23,35 @@ type SenderConfig struct {
 	SendBuffer int    // SO_SNDBUF, bytes; 0: the system's default
 }
 
-// SenderStats count since the Sender was made. One goroutine writes them.
+// MaxPorts is the most source ports that a Fan can have. Its first is looked
+// for from firstDynamic on: RFC 7348, section 5, wants them dynamic, and
+// RFC 6335, section 6, says that those begin there.
+const (
+	MaxPorts     = 256
+	firstDynamic = 49152
+)
+
+// A FanConfig says where the datagrams of a Fan go, and from where.
+type FanConfig struct {
+	To         string // HOST:PORT
+	What       string // is there, in errors
+	Ports      int    // source ports: 1 to MaxPorts
+	FirstPort  uint16 // of them; 0: the first dynamic ones that are free
+	MTU        int    // IP MTU of the path, bytes; 0: what the route says
+	Fragment   bool   // datagrams that the path does not take whole go as IP fragments
+	Mark       uint32 // SO_MARK; 0: none
+	SendBuffer int    // SO_SNDBUF of each socket, bytes; 0: the system's default
+}
+
+// SenderStats count since the Sender or the Fan was made. One goroutine writes them.
 type SenderStats struct {
 	Datagrams perf.Counter // that the kernel took
 	Bytes     perf.Counter // UDP payload of those
 	Calls     perf.Counter // system calls that took something
 	Refused   perf.Counter // ECONNREFUSED: nobody listened for an earlier one. This one was sent again
 	NoBuffers perf.Counter // ENOBUFS: tried again
-	TooBig    perf.Counter // the path's MTU fell; datagrams are smaller since
+	TooBig    perf.Counter // the path's MTU fell; a Sender's datagrams are smaller since
+	TooLong   perf.Counter // datagrams longer than the path takes; a Sender makes none
 	Unsent    perf.Counter // datagrams given up
 	Resolved  perf.Counter // the host's name was looked up again, and its address used
 }

@@ -7,9 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"sync/atomic"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -27,13 +24,7 @@ const (
 )
 
 // Chosen.
-const (
-	likelyMTU    = 9000             // where the route says more, as lo does, only --mtu has more
-	sendTries    = 64               // of one flight: pending errors of earlier ones come first
-	bufferTries  = 6                // while the kernel has no buffers, at 100 µs, 200 µs, …
-	resolveAfter = 5 * time.Second  // of failure
-	refusedAfter = 30 * time.Second // of refusal
-)
+const likelyMTU = 9000 // where the route says more, as lo does, only --mtu has more
 
 // maxSegments bounds a flight: UDP_MAX_SEGMENTS is 64 before Linux 6.10 and
 // 128 since (include/linux/udp.h).
@@ -42,6 +33,7 @@ const maxSegments = 64
 // A Sender packs datagrams of equal size into flights and sends each flight
 // with one system call. It belongs to one goroutine.
 type Sender struct {
+	trouble
 	cfg       SenderConfig
 	fd        int
 	to        netip.AddrPort
@@ -54,21 +46,16 @@ type Sender struct {
 	marked    bool
 	msgs      []mmsghdr
 	iov       []unix.Iovec
-	stats     SenderStats
 	fatal     error
-	failing   time.Time // since when nothing was sent
-	refusing  time.Time // since when every flight was refused
-	looking   bool
-	found     atomic.Pointer[netip.AddrPort]
 }
 
 // NewSender opens a socket towards cfg.To.
 func NewSender(cfg SenderConfig) (*Sender, error) {
-	to, err := resolve(cfg.To)
+	to, err := resolve("collector", cfg.To)
 	if err != nil {
 		return nil, err
 	}
-	s := &Sender{cfg: cfg, fd: -1}
+	s := &Sender{trouble: trouble{what: "collector", name: cfg.To}, cfg: cfg, fd: -1}
 	if s.arena, err = NewArena(1 << 16); err != nil {
 		return nil, err
 	}
@@ -79,15 +66,16 @@ func NewSender(cfg SenderConfig) (*Sender, error) {
 	return s, nil
 }
 
-func resolve(to string) (netip.AddrPort, error) {
+// resolve looks a HOST:PORT up; what says what is there.
+func resolve(what, to string) (netip.AddrPort, error) {
 	a, err := net.ResolveUDPAddr("udp", to)
 	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("batch: collector %q: %w; want HOST:PORT, as in 192.0.2.1:5678, [2001:db8::1]:5678 or tap.example.org:5678", to, err)
+		return netip.AddrPort{}, fmt.Errorf("batch: %s %q: %w; want HOST:PORT, as in 192.0.2.1:5678, [2001:db8::1]:5678 or tap.example.org:5678", what, to, err)
 	}
 	ap := a.AddrPort()
 	ap = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 	if !ap.Addr().IsValid() || ap.Addr().IsUnspecified() || ap.Port() == 0 {
-		return netip.AddrPort{}, fmt.Errorf("batch: collector %q: host and port are both needed, as in 192.0.2.1:5678", to)
+		return netip.AddrPort{}, fmt.Errorf("batch: %s %q: host and port are both needed, as in 192.0.2.1:5678", what, to)
 	}
 	return ap, nil
 }
@@ -105,32 +93,9 @@ func sockaddr(a netip.AddrPort) (int, unix.Sockaddr) {
 
 // connect makes a socket for an address and takes it into use.
 func (s *Sender) connect(to netip.AddrPort) error {
-	family, sa := sockaddr(to)
-	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
+	fd, marked, err := dial(to, dialConfig{what: s.what, mark: s.cfg.Mark, sendBuffer: s.cfg.SendBuffer})
 	if err != nil {
-		return fmt.Errorf("batch: %w", os.NewSyscallError("socket", err))
-	}
-	fail := func(what string, err error) error {
-		unix.Close(fd)
-		return fmt.Errorf("batch: collector %v: %w", to, os.NewSyscallError(what, err))
-	}
-	marked := s.cfg.Mark != 0 && unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(s.cfg.Mark)) == nil
-	if n := s.cfg.SendBuffer; n > 0 && unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, n) != nil {
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, n); err != nil {
-			return fail("setsockopt SO_SNDBUF", err)
-		}
-	}
-	// Never a fragment: too large is an error that we hear of.
-	if family == unix.AF_INET {
-		err = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO)
-	} else {
-		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DO)
-	}
-	if err != nil {
-		return fail("setsockopt MTU_DISCOVER", err)
-	}
-	if err := unix.Connect(fd, sa); err != nil {
-		return fail("connect", err)
+		return err
 	}
 	if s.fd >= 0 {
 		unix.Close(s.fd)
@@ -142,19 +107,6 @@ func (s *Sender) connect(to netip.AddrPort) error {
 	}
 	s.resize(size)
 	return nil
-}
-
-// pathMTU returns the IP MTU that the kernel knows for the route, bytes.
-func (s *Sender) pathMTU() int {
-	level, option := unix.IPPROTO_IP, unix.IP_MTU
-	if s.to.Addr().Is6() {
-		level, option = unix.IPPROTO_IPV6, unix.IPV6_MTU
-	}
-	n, err := unix.GetsockoptInt(s.fd, level, option)
-	if err != nil || n <= 0 {
-		return 1500
-	}
-	return n
 }
 
 // wanted returns the size of datagrams by configuration and route.
@@ -173,7 +125,7 @@ func (s *Sender) wanted() (int, error) {
 	if mtu != 0 && (mtu < least || mtu > maxMTU) {
 		return 0, fmt.Errorf("batch: MTU %d towards %v: %d to %d bytes", mtu, s.to, least, maxMTU)
 	}
-	if path := s.pathMTU(); mtu == 0 {
+	if path := pathMTU(s.fd, s.to); mtu == 0 {
 		mtu = max(min(path, likelyMTU), least)
 	} else if mtu > path {
 		return 0, fmt.Errorf("batch: MTU %d towards %v, but the route has %d: give that or less, or raise the interface's MTU", mtu, s.to, path)
@@ -237,7 +189,7 @@ func (s *Sender) send() {
 	} else {
 		left = s.sendEach(n)
 	}
-	if left == 0 && s.failing.IsZero() && s.refusing.IsZero() && !s.looking {
+	if left == 0 && s.calm() {
 		return // the usual end
 	}
 	s.stats.Unsent.Add(uint64(left))
@@ -252,9 +204,6 @@ func (s *Sender) sendFlight(n, bytes int) int {
 		_, _, e := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.msgs[0].hdr)), 0)
 		switch {
 		case e == 0:
-			if try == 0 {
-				s.refusing = time.Time{}
-			}
 			s.sent(n, bytes)
 			return 0
 		case e == unix.EIO, e == unix.EINVAL && !s.shrunk():
@@ -300,44 +249,13 @@ func (s *Sender) sendEach(n int) (left int) {
 	return left
 }
 
-func (s *Sender) sent(n, bytes int) {
-	s.stats.Datagrams.Add(uint64(n))
-	s.stats.Bytes.Add(uint64(bytes))
-	s.stats.Calls.Add(1)
-	s.failing = time.Time{}
-}
-
-// again says whether the call is worth repeating, after waiting if need be.
-func (s *Sender) again(e unix.Errno, try int) bool {
-	switch e {
-	case unix.EINTR:
-		return true
-	case unix.ECONNREFUSED:
-		// The answer to an earlier datagram, told now: this one was not looked
-		// at (RFC 1122, 4.1.3.3; udp_sendmsg clears sk_err).
-		s.stats.Refused.Add(1)
-		if s.refusing.IsZero() {
-			s.refusing = time.Now()
-		}
-		return true
-	case unix.ENOBUFS, unix.ENOMEM, unix.EAGAIN:
-		s.stats.NoBuffers.Add(1)
-		if try >= bufferTries {
-			return false
-		}
-		time.Sleep(100 * time.Microsecond << try)
-		return true
-	}
-	return false
-}
-
 // shrunk says that the path's MTU is smaller than the datagrams.
 func (s *Sender) shrunk() bool {
 	head := headers4
 	if s.to.Addr().Is6() {
 		head = headers6
 	}
-	return s.pathMTU()-head < s.size
+	return pathMTU(s.fd, s.to)-head < s.size
 }
 
 // resized makes datagrams smaller if the path's MTU fell.
@@ -349,7 +267,7 @@ func (s *Sender) resized() bool {
 	if s.to.Addr().Is6() {
 		head, least = headers6, minMTU6
 	}
-	size := max(s.pathMTU(), least) - head
+	size := max(pathMTU(s.fd, s.to), least) - head
 	if size >= s.size {
 		return false
 	}
@@ -362,39 +280,15 @@ func (s *Sender) resized() bool {
 func (s *Sender) consider(left int) {
 	if left > 0 {
 		s.resized()
-		if s.failing.IsZero() {
-			s.failing = time.Now()
+	}
+	if to := s.trouble.consider(left); to != nil && s.moved(s.to, *to) {
+		if !to.IsValid() {
+			*to = s.to // its name is not known now; its address may still be good
+		}
+		if s.connect(*to) == nil {
+			s.stats.Resolved.Add(1)
 		}
 	}
-	if to := s.found.Swap(nil); to != nil {
-		s.looking = false
-		// After failures also the same address wants a new socket: the old one
-		// is bound to a local address that may be gone.
-		if *to != s.to || !s.failing.IsZero() {
-			if err := s.connect(*to); err == nil {
-				s.stats.Resolved.Add(1)
-			}
-		}
-		s.failing, s.refusing = time.Time{}, time.Time{}
-		return
-	}
-	if s.looking {
-		return
-	}
-	now := time.Now()
-	if !s.failing.IsZero() && now.Sub(s.failing) > resolveAfter || !s.refusing.IsZero() && now.Sub(s.refusing) > refusedAfter {
-		s.looking = true
-		go s.look()
-	}
-}
-
-// look resolves the host's name again, aside: it can take seconds.
-func (s *Sender) look() {
-	to, err := resolve(s.cfg.To)
-	if err != nil {
-		to = s.to
-	}
-	s.found.Store(&to)
 }
 
 // Stats returns the counts, which go on.

@@ -1,0 +1,399 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package batch
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Chosen.
+const (
+	laneLen      = 128 // datagrams queued for one source port before they go
+	laneSegments = 128 // in one UDP_SEGMENT send: UDP_MAX_SEGMENTS since Linux 6.10; before, it says EINVAL,
+	oldSegments  = 64  // and this is the most
+
+	measureFlushes = 256              // the path's MTU is looked at again after so many,
+	measureAfter   = 10 * time.Second // if so much time has passed
+)
+
+// A run is what one message carries: datagrams of one size, the last perhaps
+// shorter.
+type run struct {
+	first, n int // datagrams of the lane
+	size     int // of each
+	bytes    int // of all
+	ended    bool
+}
+
+// A lane is one source port: a socket, and what is queued for it.
+type lane struct {
+	fd   int
+	n    int // datagrams queued
+	runs []run
+	room [laneLen]run
+	iov  [2 * laneLen]unix.Iovec // head and body of each datagram
+}
+
+// A Fan sends datagrams of any size to one destination over sockets that
+// differ in their source port, so that the network and the receiver can spread
+// the flows. It keeps the order of a flow. It belongs to one goroutine.
+//
+//	head, body ──Queue──▶ the lane of the flow: runs of one size ──(128, or Flush)──▶ sendmmsg, UDP_SEGMENT
+//
+// Nothing is copied on the way.
+type Fan struct {
+	trouble
+	cfg       FanConfig
+	to        netip.AddrPort
+	first     uint16 // source port
+	lanes     []lane
+	fits      int  // bytes of the longest datagram that the path takes whole
+	most      int  // bytes of the longest that UDP takes
+	segments  int  // in one send
+	segmented bool // the kernel and the device take UDP_SEGMENT
+	marked    bool
+	unsent    int // since the last Flush
+	last      unix.Errno
+	flushes   int
+	measured  time.Time
+
+	msgs    [laneLen]mmsghdr
+	control [laneLen]segmentControl
+	split   [laneSegments]run // one run, datagram by datagram
+	alone   [laneSegments]mmsghdr
+}
+
+// A segmentControl is a control message of UDP_SEGMENT: struct cmsghdr, and
+// the size of a segment (linux/udp.h).
+type segmentControl struct {
+	head unix.Cmsghdr
+	size uint16
+	_    [6]byte
+}
+
+// NewFan opens the sockets of a Fan towards cfg.To.
+func NewFan(cfg FanConfig) (*Fan, error) {
+	switch {
+	case cfg.Ports < 1 || cfg.Ports > MaxPorts:
+		return nil, fmt.Errorf("batch: %d source ports: 1 to %d", cfg.Ports, MaxPorts)
+	case cfg.FirstPort != 0 && int(cfg.FirstPort)+cfg.Ports > 1<<16:
+		return nil, fmt.Errorf("batch: %d source ports from %d on: there are none above 65535", cfg.Ports, cfg.FirstPort)
+	case cfg.Fragment && cfg.MTU != 0:
+		return nil, errors.New("batch: an MTU is not for datagrams that go as IP fragments: the route's holds there (ip route change … mtu N)")
+	}
+	what := cfg.What
+	if what == "" {
+		what = "destination"
+	}
+	to, err := resolve(what, cfg.To)
+	if err != nil {
+		return nil, err
+	}
+	f := &Fan{trouble: trouble{what: what, name: cfg.To}, cfg: cfg, segments: laneSegments}
+	if err := f.open(to); err != nil {
+		return nil, err
+	}
+	for i := range f.control {
+		c := &f.control[i]
+		c.head.Level, c.head.Type = unix.SOL_UDP, unix.UDP_SEGMENT
+		c.head.SetLen(unix.SizeofCmsghdr + 2)
+	}
+	return f, nil
+}
+
+// open makes the sockets for an address and takes them into use. The source
+// ports stay what they are; at first they are the first ones that are free.
+func (f *Fan) open(to netip.AddrPort) error {
+	head, least := headers4, minMTU
+	if to.Addr().Is6() {
+		head, least = headers6, minMTU6
+	}
+	if n := f.cfg.MTU; n != 0 && (n < least || n > maxMTU) {
+		return fmt.Errorf("batch: MTU %d towards %v: %d to %d bytes", n, to, least, maxMTU)
+	}
+	from, last := int(f.first), int(f.first)
+	if f.first == 0 {
+		from, last = int(f.cfg.FirstPort), int(f.cfg.FirstPort)
+		if from == 0 {
+			from, last = firstDynamic, 1<<16-f.cfg.Ports
+		}
+	}
+	fds, marked, err := []int(nil), false, error(nil)
+	for ; from <= last; from += f.cfg.Ports {
+		if fds, marked, err = f.dialAll(to, uint16(from)); !errors.Is(err, unix.EADDRINUSE) {
+			break
+		}
+	}
+	if err != nil {
+		return err
+	}
+	fresh := f.lanes == nil
+	if fresh {
+		f.lanes = make([]lane, len(fds))
+	}
+	for i := range f.lanes {
+		l := &f.lanes[i]
+		if !fresh {
+			unix.Close(l.fd)
+		}
+		l.fd, l.runs = fds[i], l.room[:0]
+	}
+	f.to, f.first, f.marked = to, uint16(from), marked
+	f.most = min(maxMTU-head, maxUDP)
+	f.segmented = unix.SetsockoptInt(fds[0], unix.SOL_UDP, unix.UDP_SEGMENT, 0) == nil
+	f.measured = time.Now()
+	f.setMTU(pathMTU(fds[0], to))
+	if n := f.cfg.MTU; fresh && n > pathMTU(fds[0], to) {
+		err := fmt.Errorf("batch: MTU %d towards %v, but the route has %d: give that or less, or raise the interface's MTU", n, to, pathMTU(fds[0], to))
+		f.Close()
+		return err
+	}
+	return nil
+}
+
+// dialAll makes a socket for each source port from first on.
+func (f *Fan) dialAll(to netip.AddrPort, first uint16) (fds []int, marked bool, err error) {
+	for i := range f.cfg.Ports {
+		fd, m, err := dial(to, dialConfig{
+			what: f.what, mark: f.cfg.Mark, sendBuffer: f.cfg.SendBuffer, source: first + uint16(i), fragment: f.cfg.Fragment,
+		})
+		if err != nil {
+			for _, fd := range fds {
+				unix.Close(fd)
+			}
+			if errors.Is(err, unix.EADDRINUSE) {
+				err = fmt.Errorf("%w: source port %d is taken (ss -uanp sport = :%d shows by whom); take others", err, int(first)+i, int(first)+i)
+			}
+			return nil, false, err
+		}
+		// What comes back is not read: no memory for it.
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1)
+		fds, marked = append(fds, fd), m
+	}
+	return fds, marked, nil
+}
+
+// setMTU makes mtu that of the path, bytes.
+func (f *Fan) setMTU(mtu int) {
+	head := headers4
+	if f.to.Addr().Is6() {
+		head = headers6
+	}
+	if f.cfg.MTU != 0 {
+		mtu = min(mtu, f.cfg.MTU)
+	}
+	f.fits = min(mtu-head, f.most)
+}
+
+// Room returns the bytes of the longest datagram that can be sent: what the
+// path takes whole or, where IP fragments are wanted, what UDP takes. It can
+// change with any Queue or Flush.
+func (f *Fan) Room() int {
+	if f.cfg.Fragment {
+		return f.most
+	}
+	return f.fits
+}
+
+// Queue takes a datagram that is made of head and body. They are lent until
+// Flush returns. flow is a hash whose high bits say which flow it belongs to: a
+// flow keeps its source port, and its order.
+func (f *Fan) Queue(flow uint32, head, body []byte) {
+	l := &f.lanes[uint64(flow)*uint64(len(f.lanes))>>32]
+	size := len(head) + len(body)
+	if m := len(l.runs); m > 0 && l.runs[m-1].takes(size, f.segments) {
+		l.runs[m-1].add(size)
+	} else {
+		l.runs = append(l.runs, run{first: l.n, n: 1, size: size, bytes: size, ended: size > f.fits || !f.segmented})
+	}
+	v := (*[2]unix.Iovec)(l.iov[2*l.n:])
+	v[0].Base, v[1].Base = unsafe.SliceData(head), unsafe.SliceData(body)
+	v[0].SetLen(len(head))
+	v[1].SetLen(len(body))
+	if l.n++; l.n == laneLen {
+		f.send(l)
+	}
+}
+
+// takes says whether a datagram of size bytes can be the run's next.
+func (r *run) takes(size, segments int) bool {
+	return !r.ended && size <= r.size && r.n < segments && r.bytes+size <= maxGSO
+}
+
+// add makes it that.
+func (r *run) add(size int) {
+	r.n++
+	r.bytes += size
+	r.ended = size < r.size
+}
+
+// Flush sends what is queued: nothing that was lent is in use any more.
+func (f *Fan) Flush() {
+	for i := range f.lanes {
+		if l := &f.lanes[i]; l.n > 0 {
+			f.send(l)
+		}
+	}
+	if f.flushes++; f.flushes%measureFlushes == 0 {
+		f.measure()
+	}
+	if f.unsent == 0 && f.calm() {
+		return // the usual end
+	}
+	left := f.unsent
+	f.unsent = 0
+	if to := f.consider(left); to != nil && f.moved(f.to, *to) {
+		if !to.IsValid() {
+			*to = f.to // its name is not known now; its address may still be good
+		}
+		if f.open(*to) == nil {
+			f.stats.Resolved.Add(1)
+		}
+	}
+}
+
+// send sends what is queued in a lane, whatever it takes.
+func (f *Fan) send(l *lane) {
+	f.transmit(l, l.runs, f.msgs[:len(l.runs)])
+	l.n, l.runs = 0, l.room[:0]
+}
+
+// transmit sends runs of a lane as messages, in order.
+func (f *Fan) transmit(l *lane, runs []run, msgs []mmsghdr) {
+	for i := range runs {
+		r, h := &runs[i], &msgs[i].hdr
+		h.Iov = &l.iov[2*r.first]
+		h.SetIovlen(2 * r.n)
+		h.Control = nil
+		h.SetControllen(0)
+		if r.n > 1 {
+			c := &f.control[i]
+			c.size = uint16(r.size)
+			h.Control = (*byte)(unsafe.Pointer(c))
+			h.SetControllen(int(unsafe.Sizeof(*c)))
+		}
+	}
+	for i, try := 0, 0; i < len(runs); {
+		k, e := sendmmsg(l.fd, msgs[i:])
+		if e == 0 && k > 0 {
+			n, bytes := 0, 0
+			for _, r := range runs[i : i+k] {
+				n += r.n
+				bytes += r.bytes
+			}
+			f.sent(n, bytes)
+			i += k
+			try = 0
+			continue
+		}
+		if try++; try > sendTries || !f.again(e, try) {
+			f.refuse(l, &runs[i], e) // this one does not go; the next may
+			i++
+			try = 0
+		}
+	}
+}
+
+// refuse deals with a run that the kernel did not take. Several datagrams that
+// cannot go together may go alone.
+func (f *Fan) refuse(l *lane, r *run, e unix.Errno) {
+	switch {
+	case r.n == 1 && e == unix.EMSGSIZE:
+		f.stats.TooLong.Add(1)
+		f.tooLong(l, r.size)
+	case r.n == 1 || e != unix.EIO && e != unix.EINVAL && e != unix.EMSGSIZE:
+		f.stats.Unsent.Add(uint64(r.n))
+		f.unsent += r.n
+		f.last = e
+	default:
+		switch {
+		case e == unix.EMSGSIZE, e == unix.EINVAL && f.tooLong(l, r.size):
+			// The path's MTU fell: before Linux 6.14 that is EINVAL.
+		case e == unix.EINVAL && f.segments > oldSegments:
+			f.segments = oldSegments
+		default:
+			f.segmented = false // the device cannot finish checksums, or the kernel cannot cut
+		}
+		split := f.split[:r.n]
+		for i, at := range split {
+			at = run{first: r.first + i, n: 1, size: r.size, bytes: r.size, ended: true}
+			if i == r.n-1 {
+				at.bytes = r.bytes - (r.n-1)*r.size
+			}
+			split[i] = at
+		}
+		f.transmit(l, split, f.alone[:r.n])
+	}
+}
+
+// tooLong takes the path's MTU anew, and says whether size bytes are too long
+// for it.
+func (f *Fan) tooLong(l *lane, size int) bool {
+	f.setMTU(pathMTU(l.fd, f.to))
+	f.measured = time.Now()
+	return size > f.fits
+}
+
+// measure looks whether the path's MTU has grown: nothing tells.
+func (f *Fan) measure() {
+	now := time.Now()
+	if now.Sub(f.measured) < measureAfter {
+		return
+	}
+	f.measured = now
+	fd, _, err := dial(f.to, dialConfig{what: f.what, mark: f.cfg.Mark, fragment: f.cfg.Fragment}) // which looks the route up
+	if err != nil {
+		return
+	}
+	f.setMTU(pathMTU(fd, f.to))
+	unix.Close(fd)
+}
+
+// Stats returns the counts, which go on.
+func (f *Fan) Stats() *SenderStats { return &f.stats }
+
+// Trouble returns why datagrams are not taken by the kernel, since when the
+// last call failed; nil: they are.
+func (f *Fan) Trouble() error {
+	if f.failing.IsZero() {
+		return nil
+	}
+	return fmt.Errorf("batch: %s %v: %w", f.what, f.to, os.NewSyscallError("sendmmsg", f.last))
+}
+
+// To returns the address that datagrams go to.
+func (f *Fan) To() netip.AddrPort { return f.to }
+
+// Ports returns the first of the source ports, and their number.
+func (f *Fan) Ports() (first uint16, n int) { return f.first, len(f.lanes) }
+
+// MTU returns the IP MTU that datagrams are held against, bytes.
+func (f *Fan) MTU() int {
+	if f.to.Addr().Is6() {
+		return f.fits + headers6
+	}
+	return f.fits + headers4
+}
+
+// Segmented says that runs go with UDP_SEGMENT.
+func (f *Fan) Segmented() bool { return f.segmented }
+
+// Marked says that datagrams carry the mark of the configuration.
+func (f *Fan) Marked() bool { return f.marked }
+
+// Close closes the sockets. What is queued is not sent.
+func (f *Fan) Close() error {
+	var err error
+	for i := range f.lanes {
+		err = errors.Join(err, unix.Close(f.lanes[i].fd))
+	}
+	f.lanes = nil
+	return err
+}
