@@ -21,8 +21,8 @@ var _ [64]byte = [unsafe.Sizeof(mmsghdr{})]byte{}
 
 // sendmmsg sends msgs and returns how many went. It does not block for long:
 // the scheduler is not told.
-func sendmmsg(fd int, msgs []mmsghdr) (int, unix.Errno) {
-	n, _, e := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), 0, 0, 0)
+func sendmmsg(fd int, msgs []mmsghdr, flags int) (int, unix.Errno) {
+	n, _, e := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), uintptr(flags), 0, 0)
 	return int(n), e
 }
 

@@ -39,6 +39,7 @@ type FanConfig struct {
 	FirstPort  uint16 // of them; 0: the first dynamic ones that are free
 	MTU        int    // IP MTU of the path, bytes; 0: what the route says
 	Fragment   bool   // datagrams that the path does not take whole go as IP fragments
+	Drop       bool   // datagrams for which there is no room are dropped, instead of waiting
 	Mark       uint32 // SO_MARK; 0: none
 	SendBuffer int    // SO_SNDBUF of each socket, bytes; 0: the system's default
 }
@@ -48,10 +49,11 @@ type SenderStats struct {
 	Datagrams perf.Counter // that the kernel took
 	Bytes     perf.Counter // UDP payload of those
 	Calls     perf.Counter // system calls that took something
-	Refused   perf.Counter // ECONNREFUSED: nobody listened for an earlier one. This one was sent again
+	Refused   perf.Counter // the network said of an earlier one that nobody got it: ECONNREFUSED, nobody listened. This one was sent again
 	NoBuffers perf.Counter // ENOBUFS: tried again
 	TooBig    perf.Counter // the path's MTU fell; a Sender's datagrams are smaller since
 	TooLong   perf.Counter // datagrams longer than the path takes; a Sender makes none
+	NoRoom    perf.Counter // datagrams dropped because there was no room: a Fan that does not wait
 	Unsent    perf.Counter // datagrams given up
 	Resolved  perf.Counter // the host's name was looked up again, and its address used
 }

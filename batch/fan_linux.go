@@ -59,6 +59,7 @@ type Fan struct {
 	segments  int  // in one send
 	segmented bool // the kernel and the device take UDP_SEGMENT
 	marked    bool
+	flags     int // of sendmmsg
 	unsent    int // since the last Flush
 	last      unix.Errno
 	flushes   int
@@ -97,6 +98,9 @@ func NewFan(cfg FanConfig) (*Fan, error) {
 		return nil, err
 	}
 	f := &Fan{trouble: trouble{what: what, name: cfg.To}, cfg: cfg, segments: laneSegments}
+	if cfg.Drop {
+		f.flags = unix.MSG_DONTWAIT
+	}
 	if err := f.open(to); err != nil {
 		return nil, err
 	}
@@ -163,6 +167,7 @@ func (f *Fan) dialAll(to netip.AddrPort, first uint16) (fds []int, marked bool, 
 	for i := range f.cfg.Ports {
 		fd, m, err := dial(to, dialConfig{
 			what: f.what, mark: f.cfg.Mark, sendBuffer: f.cfg.SendBuffer, source: first + uint16(i), fragment: f.cfg.Fragment,
+			hear: true,
 		})
 		if err != nil {
 			for _, fd := range fds {
@@ -280,9 +285,13 @@ func (f *Fan) transmit(l *lane, runs []run, msgs []mmsghdr) {
 			h.SetControllen(int(unsafe.Sizeof(*c)))
 		}
 	}
+	var first unix.Errno // that came in place of the send
 	for i, try := 0, 0; i < len(runs); {
-		k, e := sendmmsg(l.fd, msgs[i:])
+		k, e := sendmmsg(l.fd, msgs[i:], f.flags)
 		if e == 0 && k > 0 {
+			if try == 1 && (first == unix.EHOSTUNREACH || first == unix.ENETUNREACH || first == unix.EPROTO || first == unix.ENOPROTOOPT) {
+				f.told() // icmp_err_convert, net/ipv4/icmp.c
+			}
 			n, bytes := 0, 0
 			for _, r := range runs[i : i+k] {
 				n += r.n
@@ -293,11 +302,18 @@ func (f *Fan) transmit(l *lane, runs []run, msgs []mmsghdr) {
 			try = 0
 			continue
 		}
-		if try++; try > sendTries || !f.again(e, try) {
-			f.refuse(l, &runs[i], e) // this one does not go; the next may
-			i++
-			try = 0
+		f.last = e
+		switch try++; {
+		case f.cfg.Drop && (e == unix.EAGAIN || e == unix.ENOBUFS || e == unix.ENOMEM):
+			f.stats.NoRoom.Add(uint64(runs[i].n))
+		case try <= sendTries && f.again(e, try), try == 1:
+			first = e // it may be about an earlier datagram: that is told once, in place of a send
+			continue
+		default:
+			f.refuse(l, &runs[i], e)
 		}
+		i++ // this one does not go; the next may
+		try = 0
 	}
 }
 
@@ -311,7 +327,6 @@ func (f *Fan) refuse(l *lane, r *run, e unix.Errno) {
 	case r.n == 1 || e != unix.EIO && e != unix.EINVAL && e != unix.EMSGSIZE:
 		f.stats.Unsent.Add(uint64(r.n))
 		f.unsent += r.n
-		f.last = e
 	default:
 		switch {
 		case e == unix.EMSGSIZE, e == unix.EINVAL && f.tooLong(l, r.size):
@@ -359,10 +374,10 @@ func (f *Fan) measure() {
 // Stats returns the counts, which go on.
 func (f *Fan) Stats() *SenderStats { return &f.stats }
 
-// Trouble returns why datagrams are not taken by the kernel, since when the
-// last call failed; nil: they are.
+// Trouble returns why datagrams are not taken by the kernel or, as far as the
+// network tells, do not arrive; nil: there is none.
 func (f *Fan) Trouble() error {
-	if f.failing.IsZero() {
+	if f.failing.IsZero() && f.refusing.IsZero() {
 		return nil
 	}
 	return fmt.Errorf("batch: %s %v: %w", f.what, f.to, os.NewSyscallError("sendmmsg", f.last))

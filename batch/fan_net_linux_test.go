@@ -44,8 +44,9 @@ func put(f *Fan, flow uint32, n, size int) {
 // accounted wants every datagram sent or in one counter of those that were not.
 func accounted(t *testing.T, f *Fan, queued int) {
 	t.Helper()
-	if s := f.Stats(); s.Datagrams.Load()+s.TooLong.Load()+s.Unsent.Load() != uint64(queued) {
-		t.Errorf("%d queued, but %d sent, %d too long and %d unsent", queued, s.Datagrams.Load(), s.TooLong.Load(), s.Unsent.Load())
+	if s := f.Stats(); s.Datagrams.Load()+s.TooLong.Load()+s.NoRoom.Load()+s.Unsent.Load() != uint64(queued) {
+		t.Errorf("%d queued, but %d sent, %d too long, %d without room and %d unsent",
+			queued, s.Datagrams.Load(), s.TooLong.Load(), s.NoRoom.Load(), s.Unsent.Load())
 	}
 }
 
@@ -295,14 +296,69 @@ func TestFanRefused(t *testing.T) {
 		}
 	}
 	f.Flush()
-	if s := f.Stats(); s.Refused.Load() == 0 || s.Datagrams.Load() != 500 || f.refusing.IsZero() || f.Trouble() != nil {
+	if s := f.Stats(); s.Refused.Load() == 0 || s.Datagrams.Load() != 500 || f.Trouble() == nil || !strings.Contains(f.Trouble().Error(), "connection refused") {
 		t.Errorf("%d refused, %d of 500 sent, %v", s.Refused.Load(), s.Datagrams.Load(), f.Trouble())
 	}
 	r2 := listen(t, ListenConfig{Addr: to})[0]
+	for n := range 16 { // each lane is told what is left to tell
+		put(f, uint32(n)<<28, n, 100)
+	}
+	f.Flush()
+	f.refused = f.refused.Add(-refusedGap)
 	put(f, 7, 1, 100)
 	f.Flush()
-	if got := drain2(t, r2, func([]byte) {}); got != 1 {
-		t.Errorf("when somebody listens again: %d", got)
+	if got := drain2(t, r2, func([]byte) {}); got != 17 || f.Trouble() != nil {
+		t.Errorf("when somebody listens again: %d, %v", got, f.Trouble())
+	}
+}
+
+// A destination that is not there is told, once the kernel has given up to look
+// for it; until then and after it datagrams are taken.
+func TestFanHostUnreachable(t *testing.T) {
+	testnet.Veth(t)
+	testnet.Run(t, "ip addr add 10.90.0.1/24 dev va")
+	testnet.Run(t, "ip ntable change name arp_cache dev va retrans 20") // ms between three questions
+	f := fan(t, FanConfig{To: "10.90.0.2:4789", Ports: 1})
+	queued := 0
+	for deadline := time.Now().Add(20 * time.Second); f.Trouble() == nil && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		put(f, 1, queued, 100)
+		f.Flush()
+		queued++
+	}
+	accounted(t, f, queued)
+	if err := f.Trouble(); err == nil || !strings.Contains(err.Error(), "no route to host") || f.Stats().Refused.Load()+f.Stats().Unsent.Load() == 0 {
+		t.Errorf("%v; %d times told", err, f.Stats().Refused.Load())
+	}
+}
+
+// Where the network takes less than is sent, a Fan that does not wait drops
+// the rest, and counts it: what it says it sent goes out.
+func TestFanDropsWithoutRoom(t *testing.T) {
+	testnet.RequireTool(t, "tc")
+	testnet.Veth(t)
+	testnet.Run(t, "ip addr add 10.90.0.1/24 dev va")
+	testnet.Run(t, "ip neigh add 10.90.0.2 lladdr 02:00:00:00:00:01 dev va nud permanent")
+	testnet.Run(t, "tc qdisc add dev va root tbf rate 100mbit burst 20k limit 100k")
+	f := fan(t, FanConfig{To: "10.90.0.2:4789", Drop: true, Ports: 4})
+	f.segmented = false // a packet a datagram
+	before := sent(t, "va")
+	for n := range 2000 {
+		put(f, uint32(n)<<30, n, 1000)
+		if n%100 == 99 {
+			f.Flush()
+		}
+	}
+	accounted(t, f, 2000)
+	want := int(f.Stats().Datagrams.Load())
+	if want < 100 || f.Stats().NoRoom.Load() < 100 || f.Trouble() != nil {
+		t.Errorf("%d sent, %d without room, %v", want, f.Stats().NoRoom.Load(), f.Trouble())
+	}
+	out := 0
+	for deadline := time.Now().Add(20 * time.Second); out != want && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		out = sent(t, "va") - before
+	}
+	if out != want {
+		t.Errorf("%d sent, %d went out", want, out)
 	}
 }
 

@@ -227,7 +227,7 @@ func (s *Sender) sendEach(n int) (left int) {
 	}
 	s.iov[n-1].SetLen(s.last)
 	for i, try := 0, 0; i < n; {
-		k, e := sendmmsg(s.fd, s.msgs[i:n])
+		k, e := sendmmsg(s.fd, s.msgs[i:n], 0)
 		if e == 0 && k > 0 {
 			bytes := k * s.size
 			if i += k; i == n {

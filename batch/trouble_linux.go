@@ -27,7 +27,7 @@ type trouble struct {
 	name     string // HOST:PORT of it, to be resolved again
 	stats    SenderStats
 	failing  time.Time // since when nothing was sent
-	refusing time.Time // since when it says that nobody listens there,
+	refusing time.Time // since when the network says that nobody gets it,
 	refused  time.Time // and when it said so last
 	looking  bool
 	found    atomic.Pointer[netip.AddrPort]
@@ -52,11 +52,7 @@ func (t *trouble) again(e unix.Errno, try int) bool {
 	case unix.ECONNREFUSED:
 		// The answer to an earlier datagram, told now: this one was not looked
 		// at (RFC 1122, 4.1.3.3; udp_sendmsg clears sk_err).
-		t.stats.Refused.Add(1)
-		t.refused = time.Now()
-		if t.refusing.IsZero() {
-			t.refusing = t.refused
-		}
+		t.told()
 		return true
 	case unix.ENOBUFS, unix.ENOMEM, unix.EAGAIN:
 		t.stats.NoBuffers.Add(1)
@@ -67,6 +63,15 @@ func (t *trouble) again(e unix.Errno, try int) bool {
 		return true
 	}
 	return false
+}
+
+// told counts that the network said of an earlier datagram that nobody got it.
+func (t *trouble) told() {
+	t.stats.Refused.Add(1)
+	t.refused = time.Now()
+	if t.refusing.IsZero() {
+		t.refusing = t.refused
+	}
 }
 
 // consider does what a failure to send left datagrams needs. After a while
@@ -116,6 +121,7 @@ type dialConfig struct {
 	sendBuffer int    // SO_SNDBUF, bytes; 0: the system's default
 	source     uint16 // port, shared with other such sockets; 0: any
 	fragment   bool   // what is larger than the path's MTU goes as IP fragments
+	hear       bool   // of all errors that the network tells, and of full queues: IP_RECVERR
 }
 
 // dial makes a connected socket. marked says that it got the mark.
@@ -147,6 +153,15 @@ func dial(to netip.AddrPort, cfg dialConfig) (fd int, marked bool, err error) {
 	}
 	if err != nil {
 		return fail("setsockopt MTU_DISCOVER", err)
+	}
+	if cfg.hear {
+		level, option := unix.IPPROTO_IP, unix.IP_RECVERR
+		if family == unix.AF_INET6 {
+			level, option = unix.IPPROTO_IPV6, unix.IPV6_RECVERR
+		}
+		if err := unix.SetsockoptInt(fd, level, option, 1); err != nil {
+			return fail("setsockopt RECVERR", err)
+		}
 	}
 	if cfg.source != 0 {
 		if err := bindSource(fd, family, cfg.source); err != nil {
