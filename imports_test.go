@@ -34,6 +34,7 @@ var mayImport = map[string][]string{
 	"collector":        {"ring", "batch", "engine", "crypto", "proto", "perf"},
 	"internal/testnet": {},
 	"cmd/ntap":         {"remote", "collector", "ring", "batch", "engine", "crypto", "proto", "perf"},
+	"benchmarks/flood": {"proto"},
 	"benchmarks/gen":   {"remote", "collector", "ring", "batch", "engine", "crypto", "proto", "perf"},
 }
 
