@@ -5,14 +5,15 @@ package engine
 import (
 	"fmt"
 	"os"
+	"runtime"
+	"slices"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// CPUs returns the CPUs that this process may run on: those of its cpuset and
-// affinity mask, in order.
+// CPUs returns the CPUs that the calling thread may run on: those of its cpuset
+// and affinity mask, in order.
 func CPUs() ([]int, error) {
 	var set unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &set); err != nil {
@@ -27,59 +28,35 @@ func CPUs() ([]int, error) {
 	return out, nil
 }
 
-// ParseCPUs reads a list as in "0-3,6", each of which this process may run on.
-// "none" and "" give no CPUs: shards are not pinned.
+// ParseCPUs reads a list as in "0-3,6", on each of which a thread of this
+// process can run: that is more than those of its affinity mask, which leaves
+// out isolated CPUs, and less than those online where there is a cpuset.
 func ParseCPUs(list string) ([]int, error) {
-	if list == "none" || list == "" {
-		return nil, nil
+	cpus, err := parseList(list)
+	if err != nil {
+		return nil, err
 	}
 	allowed, err := CPUs()
 	if err != nil {
 		return nil, err
 	}
-	may := make(map[int]bool)
-	for _, cpu := range allowed {
-		may[cpu] = true
-	}
-	var out []int
-	for part := range strings.SplitSeq(list, ",") {
-		from, to, ranged := strings.Cut(part, "-")
-		if !ranged {
-			to = from
-		}
-		a, err1 := strconv.Atoi(from)
-		b, err2 := strconv.Atoi(to)
-		if err1 != nil || err2 != nil || a < 0 || b < a || b > 1<<16 {
-			return nil, fmt.Errorf("engine: CPUs %q: %q is not a CPU or a range of them, as in 0-3,6", list, part)
-		}
-		for cpu := a; cpu <= b; cpu++ {
-			if !may[cpu] {
-				return nil, fmt.Errorf("engine: CPUs %q: CPU %d is not among those that this process may use: %s", list, cpu, format(allowed))
+	var bad error
+	done := make(chan struct{})
+	go func() { // on a thread that ends with what was tried on it
+		defer close(done)
+		runtime.LockOSThread()
+		for _, cpu := range cpus {
+			if !slices.Contains(allowed, cpu) && pin(cpu) != nil {
+				bad = fmt.Errorf("engine: CPUs %q: CPU %d is not there, or not among those that this process may use: %s", list, cpu, format(allowed))
+				return
 			}
-			out = append(out, cpu)
 		}
+	}()
+	<-done
+	if bad != nil {
+		return nil, bad
 	}
-	return out, nil
-}
-
-// format writes CPUs as ParseCPUs reads them.
-func format(cpus []int) string {
-	var b strings.Builder
-	for i := 0; i < len(cpus); i++ {
-		from := cpus[i]
-		for i+1 < len(cpus) && cpus[i+1] == cpus[i]+1 {
-			i++
-		}
-		if b.Len() > 0 {
-			b.WriteByte(',')
-		}
-		if from == cpus[i] {
-			fmt.Fprintf(&b, "%d", from)
-		} else {
-			fmt.Fprintf(&b, "%d-%d", from, cpus[i])
-		}
-	}
-	return b.String()
+	return cpus, nil
 }
 
 // pin ties the calling thread to a CPU.

@@ -8,12 +8,13 @@ import "errors"
 
 func CPUs() ([]int, error) { return nil, errors.ErrUnsupported }
 
-func ParseCPUs(list string) ([]int, error) {
-	if list == "none" || list == "" {
-		return nil, nil
-	}
-	return nil, errors.ErrUnsupported
-}
+func ParseCPUs(string) ([]int, error) { return nil, errors.ErrUnsupported }
+
+// ReadMachine knows nothing here.
+func ReadMachine() *Machine { return &Machine{} }
+
+// ReadNIC knows nothing here.
+func ReadNIC(name string) NIC { return NIC{Name: name, Node: Unknown} }
 
 func pin(cpu int) error {
 	if cpu == Unpinned {

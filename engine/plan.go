@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// An Ask is what a user says of shards and CPUs.
+type Ask struct {
+	Workers    string   // shards for each interface: a number, or "auto": as many as suit it
+	CPUs       string   // a list, "auto", or "none"; "": auto if there is more than one shard
+	Interfaces []string // that are served; none: not known
+}
+
+// A Plan is what came of an Ask.
+type Plan struct {
+	Workers int   // for each interface
+	CPUs    []int // one for each shard, those of the first interface first; none: not pinned
+}
+
+// String says it in a few words.
+func (p Plan) String() string {
+	if len(p.CPUs) == 0 {
+		return fmt.Sprintf("workers %d, not pinned", p.Workers)
+	}
+	return fmt.Sprintf("workers %d, on CPUs %s", p.Workers, strings.Trim(fmt.Sprint(p.CPUs), "[]"))
+}
+
+// Arrange makes a Plan for this machine.
+func Arrange(ask Ask) (Plan, error) {
+	m := ReadMachine()
+	nics := make([]NIC, len(ask.Interfaces))
+	for i, name := range ask.Interfaces {
+		nics[i] = ReadNIC(name)
+	}
+	return m.arrange(ask, nics)
+}
+
+func (m *Machine) arrange(ask Ask, nics []NIC) (p Plan, err error) {
+	if len(nics) == 0 {
+		nics = []NIC{{Node: Unknown}}
+	}
+	listed := ask.CPUs != "" && ask.CPUs != "none" && ask.CPUs != "auto"
+	if listed {
+		if p.CPUs, err = ParseCPUs(ask.CPUs); err != nil {
+			return p, err
+		}
+	}
+	switch n, err := strconv.Atoi(ask.Workers); {
+	case err == nil && n > 0 && n <= maxShards:
+		p.Workers = n
+	case ask.Workers != "auto":
+		return p, fmt.Errorf("engine: workers %q: auto, or 1 to %d", ask.Workers, maxShards)
+	case listed:
+		p.Workers = max(1, len(p.CPUs)/len(nics))
+	default:
+		p.Workers = maxAuto
+		for _, nic := range nics {
+			p.Workers = min(p.Workers, m.Workers(nic, len(nics)))
+		}
+	}
+	if listed || ask.CPUs == "none" || ask.CPUs == "" && p.Workers*len(nics) == 1 {
+		return p, nil
+	}
+	var shards []NIC
+	for _, nic := range nics {
+		for range p.Workers {
+			shards = append(shards, nic)
+		}
+	}
+	if p.CPUs = m.Place(shards); p.CPUs[0] == Unpinned {
+		p.CPUs = nil
+	}
+	return p, nil
+}
+
+// maxShards is more than any host has use for.
+const maxShards = 1024
