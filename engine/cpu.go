@@ -28,8 +28,8 @@ func parseList(list string) (out []int, err error) {
 	return out, nil
 }
 
-// format writes CPUs as parseList reads them.
-func format(cpus []int) string {
+// FormatCPUs writes a list of CPUs as ParseCPUs reads it.
+func FormatCPUs(cpus []int) string {
 	var b strings.Builder
 	for i := 0; i < len(cpus); i++ {
 		from := cpus[i]

@@ -47,7 +47,7 @@ func ParseCPUs(list string) ([]int, error) {
 		runtime.LockOSThread()
 		for _, cpu := range cpus {
 			if !slices.Contains(allowed, cpu) && pin(cpu) != nil {
-				bad = fmt.Errorf("engine: CPUs %q: CPU %d is not there, or not among those that this process may use: %s", list, cpu, format(allowed))
+				bad = fmt.Errorf("engine: CPUs %q: CPU %d is not there, or not among those that this process may use: %s", list, cpu, FormatCPUs(allowed))
 				return
 			}
 		}
@@ -69,7 +69,7 @@ func pin(cpu int) error {
 	if err := unix.SchedSetaffinity(0, &set); err != nil {
 		allowed := ""
 		if cpus, e := CPUs(); e == nil {
-			allowed = "; this process may use " + format(cpus)
+			allowed = "; this process may use " + FormatCPUs(cpus)
 		}
 		return fmt.Errorf("cpu %d: %w%s", cpu, os.NewSyscallError("sched_setaffinity", err), allowed)
 	}

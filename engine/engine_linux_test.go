@@ -85,10 +85,10 @@ func TestParseCPUs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := ParseCPUs(format(cpus)); err != nil || !slices.Equal(got, cpus) {
-		t.Errorf("%s: %v, %v", format(cpus), got, err)
+	if got, err := ParseCPUs(FormatCPUs(cpus)); err != nil || !slices.Equal(got, cpus) {
+		t.Errorf("%s: %v, %v", FormatCPUs(cpus), got, err)
 	}
-	if got := format([]int{0, 1, 2, 5, 7, 8}); got != "0-2,5,7-8" {
+	if got := FormatCPUs([]int{0, 1, 2, 5, 7, 8}); got != "0-2,5,7-8" {
 		t.Error(got)
 	}
 	for s, want := range map[string]string{"": "not a CPU", "x": "not a CPU", "1-": "not a CPU", "3-1": "not a CPU", "-1": "not a CPU", "0,": "not a CPU", "0-99999999": "not a CPU", "9999": "CPU 9999 is not there"} {

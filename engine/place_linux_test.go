@@ -153,7 +153,7 @@ func TestPlaceKnowingNothing(t *testing.T) {
 	if err != nil || len(p.CPUs) != p.Workers {
 		t.Fatal(p, err)
 	}
-	if _, err := ParseCPUs(format(p.CPUs)); err != nil {
+	if _, err := ParseCPUs(FormatCPUs(p.CPUs)); err != nil {
 		t.Error(err)
 	}
 }
@@ -172,7 +172,7 @@ func TestArrangeRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p, err := Arrange(Ask{Workers: "auto", CPUs: format(cpus)}); err != nil || p.Workers != len(cpus) || !slices.Equal(p.CPUs, cpus) {
+	if p, err := Arrange(Ask{Workers: "auto", CPUs: FormatCPUs(cpus)}); err != nil || p.Workers != len(cpus) || !slices.Equal(p.CPUs, cpus) {
 		t.Errorf("%v, %v", p, err)
 	}
 }

@@ -50,10 +50,10 @@ func (m *Machine) arrange(ask Ask, nics []NIC) (p Plan, err error) {
 		}
 	}
 	switch n, err := strconv.Atoi(ask.Workers); {
-	case err == nil && n > 0 && n <= maxShards:
+	case err == nil && n > 0 && n <= MaxShards:
 		p.Workers = n
 	case ask.Workers != "auto":
-		return p, fmt.Errorf("engine: workers %q: auto, or 1 to %d", ask.Workers, maxShards)
+		return p, fmt.Errorf("engine: workers %q: auto, or 1 to %d", ask.Workers, MaxShards)
 	case listed:
 		p.Workers = max(1, len(p.CPUs)/len(nics))
 	default:
@@ -77,5 +77,5 @@ func (m *Machine) arrange(ask Ask, nics []NIC) (p Plan, err error) {
 	return p, nil
 }
 
-// maxShards is more than any host has use for.
-const maxShards = 1024
+// MaxShards is the most for one interface: more than any host has use for.
+const MaxShards = 1024

@@ -18,11 +18,12 @@ import (
 
 func newCollector() *cobra.Command {
 	var (
-		cfg                             collector.Config
-		log                             logFlags
-		port, keyFile, passphrase, cpus string
-		clear, noTAP                    bool
-		window                          time.Duration
+		cfg                       collector.Config
+		log                       logFlags
+		place                     placeFlags
+		port, keyFile, passphrase string
+		clear, noTAP              bool
+		window                    time.Duration
 	)
 	c := &cobra.Command{
 		Use:   "collector -p [HOST:]PORT --key-file FILE [-i NAME | --no-tap] [-w FILE] [flags]",
@@ -56,9 +57,11 @@ virtual Ethernet interface, and as pcapng.`,
 					return usagef("collector: --no-tap without -w: there is nowhere to give frames to")
 				}
 			}
-			if cfg.CPUs, err = engine.ParseCPUs(cpus); err != nil {
-				return usageError{err}
+			plan, err := place.arrange(facing(cfg.Listen)...)
+			if err != nil {
+				return err
 			}
+			cfg.Workers, cfg.CPUs = plan.Workers, plan.CPUs
 			if passphrase != "" {
 				logger.Warn().Msg("a passphrase on the command line is seen by everybody who may run ps: use --key-file")
 			} else if clear && keyFile == "" && os.Getenv("NTAP_KEY_FILE") == "" {
@@ -84,6 +87,8 @@ virtual Ethernet interface, and as pcapng.`,
 				}
 			}
 			cfg.Out, cfg.Log = c.ErrOrStderr(), logger
+			defer engine.Settle(plan.Workers)()
+			logger.Debug().Stringer("plan", plan).Msg("placement")
 			_, err = collector.Run(c.Context(), cfg)
 			return err
 		},
@@ -98,8 +103,6 @@ virtual Ethernet interface, and as pcapng.`,
 	f.BoolVar(&noTAP, "no-tap", false, "make no virtual interface")
 	f.BoolVar(&cfg.Isolate, "isolate", true, "keep frames on the virtual interface from this host's own network stack")
 	f.StringVarP(&cfg.Write, "write", "w", "", "write pcapng to this file or FIFO; - is standard output")
-	f.IntVar(&cfg.Workers, "workers", 1, "sockets that share the port")
-	f.StringVar(&cpus, "cpus", "none", "pin workers to these CPUs in turn, as in 0-3,6; none: not pinned")
 	f.StringVar(&cfg.IO, "io", "auto", "how frames get to the virtual interface: auto, uring or write")
 	f.BoolVar(&cfg.Once, "once", false, "end when every tap that was heard has said bye")
 	f.StringVar(&cfg.State, "state", "", "file that keeps the newest session of each tap; none: keep it nowhere")
@@ -108,6 +111,7 @@ virtual Ethernet interface, and as pcapng.`,
 	f.DurationVar(&cfg.ReorderWait, "reorder-wait", 10*time.Millisecond, "the longest that they are held")
 	f.IntVar(&cfg.ReceiveBuffer, "receive-buffer", 64<<20, "bytes of each socket's buffer")
 	f.BoolVar(&cfg.Stats, "stats", false, "print the account every second")
+	place.add(c, "sockets that share the port, with a thread each")
 	log.add(c)
 	return c
 }

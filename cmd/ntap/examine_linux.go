@@ -34,7 +34,8 @@ func examine() []finding {
 	all := []finding{rights("capture", capNetRaw, "CAP_NET_RAW"), rights("virtual interfaces", capNetAdmin, "CAP_NET_ADMIN"), tun(),
 		limit("receive buffers", "net.core.rmem_max"), limit("send buffers", "net.core.wmem_max")}
 	all = append(all, offload()...)
-	all = append(all, uring(), cpu(), cpus(), clock(), portUnreachable())
+	all = append(append(all, uring(), cpu()), cpus()...)
+	all = append(all, clock(), portUnreachable())
 	return append(all, interfaces()...)
 }
 
@@ -146,12 +147,37 @@ func cpu() finding {
 		strings.TrimSpace(cpuid.CPU.BrandName), strings.Join(has, " "), suite, why, kernel, what), ""}
 }
 
-func cpus() finding {
-	list, err := engine.CPUs()
-	if err != nil {
-		return finding{"CPUs", stateWarn, err.Error(), ""}
+// cpus says where shards would run, for each interface with a device behind it.
+func cpus() []finding {
+	m := engine.ReadMachine()
+	f := finding{"CPUs", stateOK, fmt.Sprintf("%d may be used", len(m.CPUs)), ""}
+	if m.Quota > 0 {
+		f.Found += fmt.Sprintf("; the cgroup has the time of %.3g", m.Quota)
 	}
-	return finding{"CPUs", stateOK, fmt.Sprintf("%d may be used", len(list)), ""}
+	if list := engine.FormatCPUs(m.Isolated); list != "" {
+		f.Found += "; isolated, and not taken by themselves: " + list
+		f.Mend = "if they are meant for ntap: --cpus " + list
+	}
+	out := []finding{f}
+	all, err := net.Interfaces()
+	if err != nil {
+		return out
+	}
+	const most = 16
+	for _, i := range all {
+		nic := engine.ReadNIC(i.Name)
+		plan, err := engine.Arrange(engine.Ask{Workers: "auto", CPUs: "auto", Interfaces: []string{i.Name}})
+		if len(nic.IRQs) == 0 || len(out) > most || err != nil {
+			continue
+		}
+		node := ""
+		if nic.Node != engine.Unknown {
+			node = fmt.Sprintf(", node %d", nic.Node)
+		}
+		out = append(out, finding{"CPUs for " + i.Name, stateOK, fmt.Sprintf("%d queues%s, interrupts on %s; --workers auto: %v",
+			nic.Queues, node, engine.FormatCPUs(nic.IRQs), plan), ""})
+	}
+	return out
 }
 
 // silence keeps a host from answering datagrams to closed ports, by both

@@ -17,10 +17,9 @@ import (
 
 // Chosen, beyond what the packages below refuse: no host has more.
 const (
-	maxMemory  = 1 << 40                // bytes of one ring or socket buffer
-	maxWorkers = 1024                   // shards of an interface, or sockets of a port
-	maxWait    = 1 * time.Minute        // for frames in a block, and for datagrams that may still come
-	maxWindow  = 100 * 8766 * time.Hour // between clocks: a century
+	maxMemory = 1 << 40                // bytes of one ring or socket buffer
+	maxWait   = 1 * time.Minute        // for frames in a block, and for datagrams that may still come
+	maxWindow = 100 * 8766 * time.Hour // between clocks: a century
 )
 
 // checkRemote refuses values of the remote's flags that cannot be meant.
@@ -29,7 +28,6 @@ func checkRemote(cfg *remote.Config) error {
 		hostPort("-c", cfg.Collector),
 		within("--snaplen", cfg.SnapLen, 0, proto.MaxFrame),
 		oneOf0("--mtu", cfg.MTU, 576, 65535),
-		within("--workers", cfg.Workers, 1, maxWorkers),
 		within("--ring", cfg.RingBytes, 1, maxMemory),
 		within("--block", cfg.BlockSize, 1, maxMemory),
 		within("--retire", cfg.Retire, time.Millisecond, maxWait),
@@ -44,7 +42,6 @@ func checkCollector(cfg *collector.Config) error {
 	}
 	return errors.Join(
 		io,
-		within("--workers", cfg.Workers, 1, maxWorkers),
 		within("--reorder", cfg.Reorder, 1, 4096),
 		within("--reorder-wait", cfg.ReorderWait, time.Microsecond, maxWait),
 		within("--receive-buffer", cfg.ReceiveBuffer, 1, maxMemory),

@@ -22,12 +22,13 @@ const defaultMark = 0x3074
 
 func newRemote() *cobra.Command {
 	var (
-		cfg                                          remote.Config
-		log                                          logFlags
-		keyFile, passphrase, suite, pace, cpus, text string
-		bytecode                                     string
-		tap                                          int64
-		clear, noPromisc                             bool
+		cfg                                    remote.Config
+		log                                    logFlags
+		place                                  placeFlags
+		keyFile, passphrase, suite, pace, text string
+		bytecode                               string
+		tap                                    int64
+		clear, noPromisc                       bool
 	)
 	c := &cobra.Command{
 		Use:   "remote (-i IFACE... | -r FILE) -c HOST:PORT --key-file FILE [flags] [FILTER EXPRESSION]",
@@ -62,9 +63,11 @@ The words after the flags are a filter in the language of tcpdump.`,
 			if cfg.Suite, err = chooseSuite(suite, clear); err != nil {
 				return err
 			}
-			if cfg.CPUs, err = engine.ParseCPUs(cpus); err != nil {
-				return usageError{err}
+			plan, err := place.arrange(cfg.Interfaces...)
+			if err != nil {
+				return err
 			}
+			cfg.Workers, cfg.CPUs = plan.Workers, plan.CPUs
 			if passphrase != "" {
 				logger.Warn().Msg("a passphrase on the command line is seen by everybody who may run ps: use --key-file")
 			} else if clear && keyFile == "" && os.Getenv("NTAP_KEY_FILE") == "" {
@@ -88,6 +91,8 @@ The words after the flags are a filter in the language of tcpdump.`,
 			if cfg.Suite == crypto.Plaintext {
 				logger.Warn().Msg("what is captured is sent in clear")
 			}
+			defer engine.Settle(max(plan.Workers*len(cfg.Interfaces), 1))()
+			logger.Debug().Stringer("plan", plan).Msg("placement")
 			_, err = remote.Run(c.Context(), cfg)
 			return err
 		},
@@ -107,14 +112,13 @@ The words after the flags are a filter in the language of tcpdump.`,
 	f.StringVar(&bytecode, "filter-bytecode", "", "file with the filter as tcpdump -ddd prints it")
 	f.IntVarP(&cfg.SnapLen, "snaplen", "s", 0, "bytes of each frame to capture; 0: all")
 	f.IntVar(&cfg.MTU, "mtu", 0, "IP MTU of the path to the collector; default: what the route says")
-	f.IntVar(&cfg.Workers, "workers", 1, "shards for each interface")
-	f.StringVar(&cpus, "cpus", "none", "pin shards to these CPUs in turn, as in 0-3,6; none: not pinned")
 	f.Uint32Var(&cfg.Mark, "mark", defaultMark, "SO_MARK of what is sent, by which it is not captured; 0: none")
 	f.BoolVarP(&noPromisc, "no-promiscuous", "p", false, "leave the interface out of promiscuous mode")
 	f.IntVar(&cfg.RingBytes, "ring", 64<<20, "bytes of ring memory for each shard")
 	f.IntVar(&cfg.BlockSize, "block", 256<<10, "bytes of a ring block: frames longer than that are cut")
 	f.DurationVar(&cfg.Retire, "retire", 5*time.Millisecond, "the longest that a frame waits in a block")
 	f.BoolVar(&cfg.Stats, "stats", false, "print the account every second")
+	place.add(c, "shards for each interface")
 	log.add(c)
 	return c
 }
