@@ -36,6 +36,8 @@ var mayImport = map[string][]string{
 	"cmd/ntap":         {"remote", "collector", "ring", "batch", "engine", "crypto", "proto", "perf"},
 	"benchmarks/flood": {"proto"},
 	"benchmarks/gen":   {"remote", "collector", "ring", "batch", "engine", "crypto", "proto", "perf"},
+
+	"internal/emulate/init": {},
 }
 
 // nearKernel are the packages and files that may use unsafe and x/sys/unix.
