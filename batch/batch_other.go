@@ -36,6 +36,7 @@ func (*Fan) Queue(uint32, []byte, []byte) {}
 func (*Fan) Flush()                       {}
 func (f *Fan) Stats() *SenderStats        { return &f.stats }
 func (*Fan) Trouble() error               { return errors.ErrUnsupported }
+func (*Fan) Troubled() bool               { return true }
 func (*Fan) To() netip.AddrPort           { return netip.AddrPort{} }
 func (*Fan) Ports() (first uint16, n int) { return 0, 0 }
 func (*Fan) MTU() int                     { return 0 }

@@ -377,11 +377,14 @@ func (f *Fan) Stats() *SenderStats { return &f.stats }
 // Trouble returns why datagrams are not taken by the kernel or, as far as the
 // network tells, do not arrive; nil: there is none.
 func (f *Fan) Trouble() error {
-	if f.failing.IsZero() && f.refusing.IsZero() {
+	if !f.Troubled() {
 		return nil
 	}
 	return fmt.Errorf("batch: %s %v: %w", f.what, f.to, os.NewSyscallError("sendmmsg", f.last))
 }
+
+// Troubled says that Trouble has something to tell.
+func (f *Fan) Troubled() bool { return !f.failing.IsZero() || !f.refusing.IsZero() }
 
 // To returns the address that datagrams go to.
 func (f *Fan) To() netip.AddrPort { return f.to }

@@ -142,9 +142,29 @@ func (t TapTotal) check() error {
 type OutputTotal struct {
 	Name                                                  string
 	Delivered, DeliveredBytes, Refused, Full, NotEthernet uint64
+	TooLong, NoVNI, Sliced, Nobody                        uint64
 }
 
-func (t OutputTotal) in() uint64 { return t.Delivered + t.Refused + t.Full + t.NotEthernet }
+func (t OutputTotal) in() uint64 {
+	return t.Delivered + t.Refused + t.Full + t.NotEthernet + t.TooLong + t.NoVNI
+}
+
+// rare lists what only some outputs count, where it occurred.
+func (t OutputTotal) rare() string {
+	var b strings.Builder
+	for _, c := range []struct {
+		n    uint64
+		text string
+	}{
+		{t.TooLong, "too long for the path"}, {t.NoVNI, "of taps without a VNI"}, {t.Sliced, "cut"},
+		{t.Nobody, "times the network said that nobody got them"},
+	} {
+		if c.n > 0 {
+			fmt.Fprintf(&b, ", %d %s", c.n, c.text)
+		}
+	}
+	return b.String()
+}
 
 // Sum adds up the workers.
 func (o *OutputAccount) Sum() OutputTotal {
@@ -157,6 +177,10 @@ func (o *OutputAccount) Sum() OutputTotal {
 		t.Refused += c.Refused.Load()
 		t.Full += c.Full.Load()
 		t.NotEthernet += c.NotEthernet.Load()
+		t.TooLong += c.TooLong.Load()
+		t.NoVNI += c.NoVNI.Load()
+		t.Sliced += c.Sliced.Load()
+		t.Nobody += c.Nobody.Load()
 	}
 	return t
 }
@@ -205,8 +229,8 @@ func (a *Account) Print(w io.Writer) {
 	}
 	for _, o := range a.Outputs {
 		s := o.Sum()
-		fmt.Fprintf(w, "%10d frames written to %s, %d refused, %d without room, %d not Ethernet\n",
-			s.Delivered, s.Name, s.Refused, s.Full, s.NotEthernet)
+		fmt.Fprintf(w, "%10d frames written to %s, %d refused, %d without room, %d not Ethernet%s\n",
+			s.Delivered, s.Name, s.Refused, s.Full, s.NotEthernet, s.rare())
 	}
 	fmt.Fprintf(w, "%10d datagrams received%s; the socket was full %d times\n", a.Received(), a.dropText(), a.SocketDrops())
 }

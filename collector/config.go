@@ -2,7 +2,7 @@
 
 // Package collector is the side of the tap where the traffic is wanted: it
 // receives datagrams, opens them, puts them in order and gives their frames
-// to its outputs. It never sends a byte back.
+// to its outputs. It never sends a byte back to where they came from.
 package collector
 
 import (
@@ -27,6 +27,7 @@ type Config struct {
 	IO      string    // how TAPs are written: auto, uring or write
 	Write   string    // pcapng file or FIFO, "-" for Stdout; "": none
 	Stdout  io.Writer // nil: os.Stdout
+	VXLAN   []VXLAN   // each gets all frames
 
 	Workers       int           // sockets sharing the port; 0: 1
 	CPUs          []int         // workers are pinned to these in turn; none: not pinned

@@ -14,6 +14,7 @@ type outputs struct {
 	sh     *shared
 	tap    *tapSet     // nil: none
 	file   *pcapngFile // nil: none
+	vxlans []*vxlanSet
 	counts []*OutputAccount
 }
 
@@ -21,8 +22,8 @@ type outputs struct {
 // goroutine: devices appear in its network namespace.
 func openOutputs(ctx context.Context, sh *shared) (*outputs, error) {
 	o := &outputs{sh: sh}
-	if sh.cfg.TAP == "" && sh.cfg.Write == "" {
-		return nil, errors.New("collector: no output: give a virtual interface (-i) or a file (-w)")
+	if sh.cfg.TAP == "" && sh.cfg.Write == "" && len(sh.cfg.VXLAN) == 0 {
+		return nil, errors.New("collector: no output: give a virtual interface (-i), a file (-w) or a VTEP (--vxlan)")
 	}
 	warn := func(err error) { sh.log.Warn().Err(err).Msg("output") }
 	if name := sh.cfg.TAP; name != "" {
@@ -45,6 +46,9 @@ func openOutputs(ctx context.Context, sh *shared) (*outputs, error) {
 		o.file = f
 		o.counts = append(o.counts, &OutputAccount{Name: "pcapng " + path})
 	}
+	if err := o.openVXLAN(warn); err != nil {
+		return nil, errors.Join(err, o.close())
+	}
 	return o, nil
 }
 
@@ -62,6 +66,9 @@ func (o *outputs) open(worker int) ([]sink, error) {
 	if o.file != nil {
 		sinks = append(sinks, o.file.sink())
 	}
+	for _, v := range o.vxlans {
+		sinks = append(sinks, v.sink(worker))
+	}
 	for i, s := range sinks {
 		o.counts[i].add(s.Counts())
 	}
@@ -76,6 +83,9 @@ func (o *outputs) close() error {
 	}
 	if o.file != nil {
 		err = errors.Join(err, o.file.Close())
+	}
+	for _, v := range o.vxlans {
+		err = errors.Join(err, v.close())
 	}
 	return err
 }

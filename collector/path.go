@@ -6,7 +6,7 @@ import "github.com/ntap-project/ntap/proto"
 
 // deliver takes one recvmmsg of datagrams to the outputs:
 //
-//	UDP ──recv──▶ datagrams ──open──▶ plaintext ──order──▶ unpack ──▶ records ──sink──▶ TAP, pcapng
+//	UDP ──recv──▶ datagrams ──open──▶ plaintext ──order──▶ unpack ──▶ records ──sink──▶ TAP, VXLAN, pcapng
 //
 // Datagrams are opened in place. One that fails a check is counted under its
 // reason and skipped; only the socket or a sink can end the worker. Records

@@ -40,11 +40,17 @@ type sink interface {
 }
 
 // SinkCounts account for every record given to a sink, in frames:
-// written = Delivered + Refused + Full + NotEthernet once Flush returned.
+// written = Delivered + Refused + Full + NotEthernet + TooLong + NoVNI once
+// Flush returned.
 type SinkCounts struct {
 	Delivered      perf.Counter
 	DeliveredBytes perf.Counter
 	Refused        perf.Counter // the kernel refused the frame, as a TAP does one shorter than its header
-	Full           perf.Counter // no room: the disk is full
+	Full           perf.Counter // no room: the disk is full, or the network slower
 	NotEthernet    perf.Counter // the output carries Ethernet only
+	TooLong        perf.Counter // the path of a VXLAN output does not take them whole
+	NoVNI          perf.Counter // their tap has no VNI
+
+	Sliced perf.Counter // frames of those given that did not fit and were cut
+	Nobody perf.Counter // times that the network said that nobody got what was sent
 }

@@ -2,7 +2,14 @@
 
 package proto
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+)
 
 // VXLAN: RFC 7348, section 5.
 const (
@@ -41,4 +48,20 @@ func ParseVXLAN(d []byte) (vni uint32, frame []byte, ok bool) {
 		return 0, nil, false
 	}
 	return binary.BigEndian.Uint32(d[4:]) >> 8, d[VXLANHeaderLen:], true
+}
+
+// VXLANAddress returns HOST:PORT for HOST[:PORT]: without a port it is 4789. An
+// IPv6 address may stand without brackets where there is no port.
+func VXLANAddress(s string) (string, error) {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		host, port = strings.TrimSuffix(strings.TrimPrefix(s, "["), "]"), strconv.Itoa(VXLANPort)
+		if _, err := netip.ParseAddr(host); err != nil && strings.ContainsAny(s, ":[]") {
+			host = ""
+		}
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || host == "" {
+		return "", fmt.Errorf("VXLAN to %q: want HOST[:PORT], as in 192.0.2.1, 192.0.2.1:4789, [2001:db8::1]:4789 or ovs.example.org", s)
+	}
+	return net.JoinHostPort(host, port), nil
 }

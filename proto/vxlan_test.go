@@ -42,6 +42,18 @@ func TestVXLAN(t *testing.T) {
 	AppendVXLAN(nil, MaxVNI+1)
 }
 
+func TestVXLANAddress(t *testing.T) {
+	for in, want := range map[string]string{
+		"192.0.2.1": "192.0.2.1:4789", "192.0.2.1:8472": "192.0.2.1:8472", "host.example.org": "host.example.org:4789",
+		"2001:db8::1": "[2001:db8::1]:4789", "[2001:db8::1]": "[2001:db8::1]:4789", "[2001:db8::1]:1": "[2001:db8::1]:1",
+		"fe80::1%eth0": "[fe80::1%eth0]:4789", "": "", ":4789": "", "h:": "", "h:0": "", "h:70000": "", "h:x": "", "[]": "", "a:b:c": "", "[h]": "", "h:1:2": "",
+	} {
+		if got, err := VXLANAddress(in); got != want || (err == nil) != (want != "") {
+			t.Errorf("%q: %q, %v; want %q", in, got, err, want)
+		}
+	}
+}
+
 // What parses is told again with the same VNI and frame.
 func FuzzVXLAN(f *testing.F) {
 	f.Add([]byte{8, 0, 0, 0, 0, 0, 7, 0, 1, 2, 3})

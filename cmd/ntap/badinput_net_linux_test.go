@@ -75,6 +75,9 @@ func TestWrongStart(t *testing.T) {
 	}
 	defer taken.Close()
 	remote := func(more ...string) []string { return append([]string{"remote", "-c", "127.0.0.1:9"}, more...) }
+	vxlan := func(to string, more ...string) []string {
+		return append([]string{"collector", "-p", "0", "--no-tap", "--key-file", master, "--vxlan", to}, more...)
+	}
 	for _, c := range []struct {
 		status int
 		want   string
@@ -104,6 +107,15 @@ func TestWrongStart(t *testing.T) {
 		{2, "-p", []string{"collector", "-p", "70000", "--key-file", master}},
 		{2, "no key", []string{"collector", "-p", "0"}},
 		{2, "nowhere to give", []string{"collector", "-p", "0", "--no-tap", "--key-file", master}},
+		{2, "--vni: two rules", vxlan("127.0.0.1", "--vni", "5,6")},
+		{2, `"16777216" is no VNI: 0 to 16777215`, vxlan("127.0.0.1", "--vni", "16777216")},
+		{2, "drop, slice, fragment", vxlan("127.0.0.1", "--vxlan-oversize", "cut")},
+		{2, "want HOST[:PORT]", vxlan("127.0.0.1:99999")},
+		{2, "--vxlan-ports 0: 1 to 256", vxlan("127.0.0.1", "--vxlan-ports", "0")},
+		{2, "without --vxlan HOST", []string{"collector", "-p", "0", "--no-tap", "--vni", "5", "--key-file", master}},
+		{1, "given twice", vxlan("127.0.0.1", "--vxlan", "127.0.0.1:4789")},
+		{1, `VTEP "nosuch.invalid:4789": lookup`, vxlan("nosuch.invalid")},
+		{1, "tap 7 has no VNI: it is not in --vni", []string{"collector", "-p", "0", "--no-tap", "--vxlan", "127.0.0.1", "--vni", "8=9", "--key-file", tap7}},
 		{2, "exclude each other", []string{"collector", "-p", "0", "--no-tap", "-i", "x", "--key-file", master}},
 		{1, "taken by another program", []string{"collector", "-p", taken.LocalAddr().String(), "--no-tap", "-w", filepath.Join(dir, "o"), "--key-file", master}},
 		{1, "no such file or directory", []string{"collector", "-p", "0", "--no-tap", "-w", filepath.Join(dir, "no", "dir"), "--key-file", master}},

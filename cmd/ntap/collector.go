@@ -20,19 +20,21 @@ func newCollector() *cobra.Command {
 	var (
 		cfg                       collector.Config
 		log                       logFlags
+		vxlan                     vxlanFlags
 		place                     placeFlags
 		port, keyFile, passphrase string
 		clear, noTAP              bool
 		window                    time.Duration
 	)
 	c := &cobra.Command{
-		Use:   "collector -p [HOST:]PORT --key-file FILE [-i NAME | --no-tap] [-w FILE] [flags]",
-		Short: "receive what remotes send, and give it back as live traffic and as pcapng",
+		Use:   "collector -p [HOST:]PORT --key-file FILE [-i NAME | --no-tap] [-w FILE] [--vxlan HOST] [flags]",
+		Short: "receive what remotes send, and give it back as live traffic, VXLAN and pcapng",
 		Long: `Receive what remotes send, open it, put it in order and give it back: on a
-virtual Ethernet interface, and as pcapng.`,
+virtual Ethernet interface, as VXLAN towards Open vSwitch, and as pcapng.`,
 		Example: `  ntap collector -p 5678 --key-file master.key -i ntap0
   ntap collector -p 5678 --key-file master.key -i ntap%t      # an interface for each tap ID
-  ntap collector -p 5678 --key-file master.key --no-tap -w - | tshark -r -`,
+  ntap collector -p 5678 --key-file master.key --no-tap -w - | tshark -r -
+  ntap collector -p 5678 --key-file master.key --no-tap --vxlan ovs.example.org --vni 7=1001,8=1002`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			logger := log.logger(c.ErrOrStderr())
@@ -48,13 +50,16 @@ virtual Ethernet interface, and as pcapng.`,
 			if cfg.ClockWindow = window; window == 0 {
 				cfg.ClockWindow = -1
 			}
+			if cfg.VXLAN, err = vxlan.outputs(c); err != nil {
+				return err
+			}
 			if noTAP {
 				if c.Flags().Changed("interface") {
 					return usagef("collector: -i and --no-tap exclude each other")
 				}
 				cfg.TAP = ""
-				if cfg.Write == "" {
-					return usagef("collector: --no-tap without -w: there is nowhere to give frames to")
+				if cfg.Write == "" && len(cfg.VXLAN) == 0 {
+					return usagef("collector: --no-tap without -w or --vxlan: there is nowhere to give frames to")
 				}
 			}
 			plan, err := place.arrange(facing(cfg.Listen)...)

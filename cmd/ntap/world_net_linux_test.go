@@ -45,21 +45,26 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	testnet.RequireRoot(t)
 	testnet.RequireTool(t, "ip", "tcpdump")
-	id := fmt.Sprintf("%d-%d", os.Getpid(), worlds.Add(1))
-	w := &world{t: t, dir: t.TempDir(), peer: "ntp" + id, sender: "nts" + id, collector: "ntc" + id}
-	for _, ns := range []string{w.peer, w.sender, w.collector} {
-		w.must("ip", "netns", "add", ns)
-		t.Cleanup(func() { exec.Command("ip", "netns", "del", ns).Run() })
-		w.in(ns, "ip", "link", "set", "lo", "up")
-		// No router solicitations and neighbour discovery at odd moments:
-		// tests count frames.
-		w.in(ns, "sh", "-c", "echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad; echo 0 >/proc/sys/net/ipv6/conf/default/router_solicitations")
-	}
+	w := &world{t: t, dir: t.TempDir()}
+	w.peer, w.sender, w.collector = w.namespace("ntp"), w.namespace("nts"), w.namespace("ntc")
 	w.link(w.sender, "up0", w.collector, "up1", "99")
 	w.link(w.sender, "t0", w.peer, "p0", "98")
 	w.key = filepath.Join(w.dir, "master.key")
 	w.must(ntapBinary, "key", "new", "--out", w.key)
 	return w
+}
+
+// namespace makes a network namespace, which goes with the test.
+func (w *world) namespace(name string) string {
+	w.t.Helper()
+	ns := fmt.Sprintf("%s%d-%d", name, os.Getpid(), worlds.Add(1))
+	w.must("ip", "netns", "add", ns)
+	w.t.Cleanup(func() { exec.Command("ip", "netns", "del", ns).Run() })
+	w.in(ns, "ip", "link", "set", "lo", "up")
+	// No router solicitations and neighbour discovery at odd moments: tests
+	// count frames.
+	w.in(ns, "sh", "-c", "echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad; echo 0 >/proc/sys/net/ipv6/conf/default/router_solicitations")
+	return ns
 }
 
 // link joins two namespaces by a veth with addresses .1 and .2.

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ntap-project/ntap/batch"
+	"github.com/ntap-project/ntap/collector"
+	"github.com/ntap-project/ntap/proto"
+)
+
+// A vxlanFlags are the collector's flags about VXLAN.
+type vxlanFlags struct {
+	to            []string
+	vni, oversize string
+	mtu, ports    int
+}
+
+func (v *vxlanFlags) add(c *cobra.Command) {
+	f := c.Flags()
+	f.StringArrayVar(&v.to, "vxlan", nil, "send frames as VXLAN to HOST[:PORT], in clear; may be given again: each gets all")
+	f.StringVar(&v.vni, "vni", "tap", "VNI of the frames: tap (the tap ID), a number, or a list as in 7=1001,8=1002,tap")
+	f.StringVar(&v.oversize, "vxlan-oversize", "drop", "what becomes of frames that do not fit the path's MTU: drop, slice or fragment")
+	f.IntVar(&v.mtu, "vxlan-mtu", 0, "IP MTU of the path to the VTEPs; default: what the route says")
+	f.IntVar(&v.ports, "vxlan-ports", 16, "UDP source ports over which flows are spread")
+}
+
+// outputs returns what the flags say.
+func (v *vxlanFlags) outputs(c *cobra.Command) ([]collector.VXLAN, error) {
+	if len(v.to) == 0 {
+		for _, name := range []string{"vni", "vxlan-oversize", "vxlan-mtu", "vxlan-ports"} {
+			if c.Flags().Changed(name) {
+				return nil, usagef("--%s without --vxlan HOST: there is no VXLAN output that it could be about", name)
+			}
+		}
+		return nil, nil
+	}
+	how := collector.VXLAN{MTU: v.mtu, Ports: v.ports}
+	var err error
+	if how.VNI, err = collector.ParseVNI(v.vni); err != nil {
+		return nil, usagef("--vni: %w", err)
+	}
+	if how.Oversize, err = collector.ParseOversize(v.oversize); err != nil {
+		return nil, usagef("--vxlan-oversize %w", err)
+	}
+	if how.Oversize == collector.OversizeFragment && v.mtu != 0 {
+		return nil, usagef("--vxlan-mtu and --vxlan-oversize fragment exclude each other: fragments are made for the route's MTU (ip route change … mtu N)")
+	}
+	if err := errors.Join(
+		oneOf0("--vxlan-mtu", v.mtu, 576, 65535),
+		within("--vxlan-ports", v.ports, 1, batch.MaxPorts),
+	); err != nil {
+		return nil, err
+	}
+	var all []collector.VXLAN
+	for _, to := range v.to {
+		if _, err := proto.VXLANAddress(to); err != nil {
+			return nil, usageError{err}
+		}
+		how.To = to
+		all = append(all, how)
+	}
+	return all, nil
+}

@@ -1,0 +1,368 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/ntap-project/ntap/internal/testnet"
+	"github.com/ntap-project/ntap/proto"
+)
+
+// A vtepWorld is a world with a fourth namespace, where VXLAN comes out, and a
+// second tapped interface:
+//
+//	peer ──(p8 ═ t8)── sender      collector ──(v0 ═ v1)── vtep
+//
+// v0 is 10.97.0.1 and fd97::1, v1 10.97.0.2 and fd97::2.
+type vtepWorld struct {
+	*world
+	vtep string // namespace
+}
+
+func newVTEPWorld(t *testing.T) *vtepWorld {
+	t.Helper()
+	testnet.RequireTool(t, "ethtool")
+	w := &vtepWorld{world: newWorld(t)}
+	w.vtep = w.namespace("ntv")
+	w.link(w.collector, "v0", w.vtep, "v1", "97")
+	w.link(w.sender, "t8", w.peer, "p8", "96")
+	// The datagrams of a run are cut, and their checksums finished, before they
+	// enter the veth, as they are before they leave a real device.
+	w.in(w.collector, "ethtool", "-K", "v0", "tx", "off", "tx-udp-segmentation", "off")
+	for _, iface := range []string{"t0", "t8"} {
+		w.in(w.sender, "ethtool", "-K", iface, "gro", "off", "gso", "off", "tso", "off", "tx", "off", "rx", "off")
+	}
+	for _, iface := range []string{"p0", "p8"} {
+		w.in(w.peer, "ethtool", "-K", iface, "gro", "off", "gso", "off", "tso", "off", "tx", "off", "rx", "off")
+	}
+	return w
+}
+
+// device makes a VXLAN device of the kernel's in the vtep.
+func (w *vtepWorld) device(name, local string, port, vni int) {
+	w.t.Helper()
+	w.in(w.vtep, "ip", "link", "add", name, "type", "vxlan", "id", fmt.Sprint(vni), "local", local, "dstport", fmt.Sprint(port), "dev", "v1", "nolearning")
+	w.in(w.vtep, "ip", "link", "set", name, "addrgenmode", "none")
+	w.in(w.vtep, "ethtool", "-K", name, "gro", "off")
+	w.in(w.vtep, "ip", "link", "set", name, "up")
+}
+
+// a tapped interface of the sender, and the program that records it.
+type wire struct {
+	iface, peer string
+	tap         int
+	file        string
+	dump        *proc
+	remote      *proc
+}
+
+// tapped starts a remote on an interface, with a recording to compare with.
+func (w *vtepWorld) tapped(iface, peer string, tap int, args ...string) *wire {
+	w.t.Helper()
+	x := &wire{iface: iface, peer: peer, tap: tap, file: filepath.Join(w.dir, iface+".pcap")}
+	x.dump = w.startTcpdump(w.sender, iface, x.file)
+	x.remote = w.start(w.sender, ntapBinary, append([]string{"remote", "-i", iface, "--tap", fmt.Sprint(tap)}, args...)...)
+	x.remote.wait("remote started")
+	return x
+}
+
+// traffic sends frames of all kinds both ways over a tapped interface, between
+// the markers; size is that of the longest.
+func (w *vtepWorld) traffic(x *wire, size int) {
+	w.t.Helper()
+	w.inject(w.peer, x.peer, marker("begin"))
+	there := map[string]string{"t0": "98", "t8": "96"}[x.iface]
+	w.in(w.peer, "ping", "-q", "-c", "5", "-i", "0.02", "-s", "1000", "10."+there+".0.1")
+	w.in(w.peer, "ping", "-q", "-c", "5", "-i", "0.02", "fd"+there+"::1")
+	if x.iface == "t0" {
+		w.httpAndUDP()
+	}
+	for _, f := range mixedFrames() {
+		if len(f) <= size {
+			w.inject(w.peer, x.peer, f)
+			w.inject(w.sender, x.iface, f)
+		}
+	}
+	w.inject(w.peer, x.peer, marker("end"))
+}
+
+// compare wants the frames of the wire, from marker to marker, byte for byte
+// and each flow in order, in a recording of all that came out.
+func (w *vtepWorld) compare(x *wire, got string, kinds ...string) {
+	w.t.Helper()
+	seen, flows := map[string]int{}, map[uint32][][]byte{}
+	for _, p := range testnet.ReadCapture(w.t, got) {
+		h := proto.FlowHash(p.Data)
+		flows[h] = append(flows[h], p.Data)
+	}
+	want := between(w.t, x.file)
+	for i, p := range want {
+		seen[etherKind(p.Data)]++
+		h := proto.FlowHash(p.Data)
+		have := flows[h]
+		for len(have) > 0 && !bytes.Equal(have[0], p.Data) && seen[fmt.Sprint(h)] == 0 {
+			have = have[1:] // of before the marker
+		}
+		if len(have) == 0 || !bytes.Equal(have[0], p.Data) {
+			w.t.Fatalf("%s: frame %d, %d bytes %x, is not what comes next of its flow in %s: %d more; %s", x.iface, i, len(p.Data), head(p.Data),
+				filepath.Base(got), len(have), w.where())
+		}
+		flows[h] = have[1:]
+		seen[fmt.Sprint(h)]++
+	}
+	for _, k := range kinds {
+		if seen[k] == 0 {
+			w.t.Errorf("%s: no %s among the frames: %v", x.iface, k, seen)
+		}
+	}
+}
+
+// recorded waits until a recording holds n packets and more, and ends it.
+func (w *vtepWorld) recorded(dump *proc, file string, n int) {
+	w.t.Helper()
+	dump.until(fmt.Sprintf("%d packets were there", n), func() bool {
+		all, err := os.ReadFile(file)
+		if err != nil {
+			return false
+		}
+		have := 0
+		for at := 24; len(all) >= at+16; have++ { // headers of the file and of a packet
+			at += 16 + int(binary.LittleEndian.Uint32(all[at+8:]))
+		}
+		return have >= n
+	})
+	dump.stop()
+}
+
+// where tells how many packets came how far, so that a lost one is told from
+// one that was never sent.
+func (w *vtepWorld) where() string {
+	return fmt.Sprintf("v0 sent %d packets and dropped %d; v1 received %d and dropped %d; VXLAN devices:\n%s",
+		w.counter(w.collector, "v0", "tx_packets"), w.counter(w.collector, "v0", "tx_dropped"),
+		w.counter(w.vtep, "v1", "rx_packets"), w.counter(w.vtep, "v1", "rx_dropped"),
+		w.in(w.vtep, "ip", "-s", "link", "show", "type", "vxlan"))
+}
+
+// outer is what a VXLAN datagram says on the wire.
+type outer struct {
+	flow   uint32 // hash of the inner flow
+	source uint16
+}
+
+// outers reads the VXLAN datagrams of a recording of the path, to one port. It
+// wants each whole, with a UDP checksum that is right.
+func outers(t *testing.T, file string, port uint16) (out []outer) {
+	t.Helper()
+	for i, p := range testnet.ReadCapture(t, file) {
+		ip, proto4, n := p.Data[14:], byte(0), 0
+		var pseudo []byte
+		switch binary.BigEndian.Uint16(p.Data[12:]) {
+		case 0x0800:
+			proto4, n = ip[9], int(ip[0]&0xF)*4
+			pseudo = bytes.Clone(ip[12:20])
+			if binary.BigEndian.Uint16(ip[6:])&0x3FFF != 0 {
+				t.Fatalf("packet %d is a fragment", i)
+			}
+		case 0x86DD:
+			proto4, n = ip[6], 40
+			pseudo = bytes.Clone(ip[8:40])
+		}
+		if proto4 != 17 || binary.BigEndian.Uint16(ip[n+2:]) != port {
+			continue
+		}
+		udp := ip[n:]
+		udp = udp[:binary.BigEndian.Uint16(udp[4:])]
+		if sum := binary.BigEndian.Uint16(udp[6:]); sum == 0 || checksum(binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(pseudo, uint32(len(udp))), 17), udp) != 0 {
+			t.Fatalf("packet %d: UDP checksum %04x is wrong", i, sum)
+		}
+		_, frame, ok := proto.ParseVXLAN(udp[8:])
+		if !ok || !bytes.Equal(udp[9:12], []byte{0, 0, 0}) || udp[8] != 8 || udp[15] != 0 {
+			t.Fatalf("packet %d is no VXLAN: %x", i, head(udp))
+		}
+		out = append(out, outer{proto.FlowHash(frame), binary.BigEndian.Uint16(udp)})
+	}
+	return out
+}
+
+// checksum is that of RFC 1071, over both.
+func checksum(a, b []byte) uint16 {
+	var sum uint32
+	for _, p := range [][]byte{a, b} {
+		for i, c := range p {
+			sum += uint32(c) << (8 * (1 - i%2))
+		}
+	}
+	for sum > 0xFFFF {
+		sum = sum>>16 + sum&0xFFFF
+	}
+	return ^uint16(sum)
+}
+
+// What two remotes capture comes out of the kernel's own VXLAN devices, each
+// tap under its VNI, byte for byte and in order, at every one of several VTEPs;
+// outside, the UDP checksum is there, and each flow has one source port.
+func TestVXLANToTheKernel(t *testing.T) {
+	for _, v := range []struct {
+		name, at, vni string
+		vnis          [2]int
+	}{
+		{"IPv4", "10.97.0.2", "tap", [2]int{7, 8}},
+		{"IPv6", "fd97::2", "7=1001,8=16777215", [2]int{1001, 16777215}},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			w := newVTEPWorld(t)
+			for _, end := range [][2]string{{w.collector, "v0"}, {w.vtep, "v1"}, {w.sender, "t0"}, {w.sender, "t8"}, {w.peer, "p0"}, {w.peer, "p8"}} {
+				w.in(end[0], "ip", "link", "set", end[1], "mtu", map[byte]string{'v': "9500", 't': "9000", 'p': "9000"}[end[1][0]])
+			}
+			w.in(w.collector, "ping", "-q", "-c", "1", "-w", "5", v.at)
+			var dumps [4]*proc
+			files := [4]string{}
+			for i, name := range []string{"vx7", "vx8", "second7", "second8"} {
+				w.device(name, v.at, 4789+i/2, v.vnis[i%2])
+				files[i] = filepath.Join(w.dir, name+".pcap")
+				dumps[i] = w.startTcpdump(w.vtep, name, files[i])
+			}
+			outerFile := filepath.Join(w.dir, "outer.pcap")
+			outside := w.startTcpdump(w.vtep, "v1", outerFile)
+			second := v.at + ":4790"
+			if v.name == "IPv6" {
+				second = "[" + v.at + "]:4790"
+			}
+			c := w.startCollector("--no-tap", "--vxlan", v.at, "--vxlan", second, "--vni", v.vni)
+			wires := [2]*wire{}
+			for i, iface := range []string{"t0", "t8"} {
+				wires[i] = w.tapped(iface, "p"+iface[1:], 7+i, "-c", "10.99.0.2:5678", "--key-file", w.key)
+			}
+			for _, x := range wires {
+				w.traffic(x, 9000)
+			}
+			text, captured := "", [2]int{}
+			for i, x := range wires {
+				x.dump.until("the end was captured", func() bool { return fileHas(x.file, marker("end")) })
+				says := x.remote.stop()
+				text += says
+				captured[i] = account(says, "frames captured on")
+				x.dump.stop()
+			}
+			cText := c.stop()
+			w.recorded(outside, outerFile, 2*(captured[0]+captured[1]))
+			for i, d := range dumps {
+				w.recorded(d, files[i], captured[i%2])
+				kinds := []string{"ICMP", "VLAN", "QinQ", "802.1ad", "ICMPv6"}
+				if i%2 == 0 {
+					kinds = append(kinds, "TCP", "UDP")
+				}
+				w.compare(wires[i%2], files[i], kinds...)
+			}
+			sealed := account(text, "frames captured on")
+			for _, at := range []string{":4789", ":4790"} {
+				if n := account(cText, "frames written to VXLAN "+strings.TrimSuffix(second, ":4790")+at); n != sealed || sealed == 0 {
+					t.Errorf("%s: %d frames captured, %d sent:\n%s", at, sealed, n, cText)
+				}
+			}
+			sources, flows := map[uint16]bool{}, map[uint32]uint16{}
+			all := outers(t, outerFile, 4789)
+			for _, o := range all {
+				if p := flows[o.flow]; p != 0 && p != o.source {
+					t.Fatalf("a flow has source ports %d and %d", p, o.source)
+				}
+				flows[o.flow] = o.source
+				sources[o.source] = true
+				if o.source < 49152 {
+					t.Errorf("source port %d", o.source)
+				}
+			}
+			if len(all) != sealed || len(sources) < 3 {
+				t.Errorf("%d datagrams on the path for %d frames, from %d ports", len(all), sealed, len(sources))
+			}
+		})
+	}
+}
+
+// mixed returns those packets that mixedFrames made: they are one flow.
+func mixed(all []testnet.Packet) (out []testnet.Packet) {
+	flow := proto.FlowHash(mixedFrames()[0])
+	for _, p := range all {
+		if proto.FlowHash(p.Data) == flow {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// Frames that do not fit the underlay's MTU are told and counted, and dropped,
+// cut, or sent as IP fragments, which arrive whole.
+func TestVXLANOversize(t *testing.T) {
+	for _, v := range []struct{ how, at string }{{"drop", "10.97.0.2"}, {"slice", "fd97::2"}, {"fragment", "10.97.0.2"}, {"fragment", "fd97::2"}} {
+		t.Run(v.how+"/"+v.at, func(t *testing.T) {
+			w := newVTEPWorld(t)
+			w.in(w.sender, "ip", "link", "set", "t0", "mtu", "9000")
+			w.in(w.peer, "ip", "link", "set", "p0", "mtu", "9000")
+			w.in(w.collector, "ping", "-q", "-c", "1", "-w", "5", v.at)
+			w.device("vx7", v.at, 4789, 7)
+			file, outerFile := filepath.Join(w.dir, "vx7.pcap"), filepath.Join(w.dir, "outer.pcap")
+			dump, outside := w.startTcpdump(w.vtep, "vx7", file), w.startTcpdump(w.vtep, "v1", outerFile)
+			c := w.startCollector("--no-tap", "--vxlan", v.at, "--vxlan-oversize", v.how)
+			x := w.tapped("t0", "p0", 7, "-c", "10.99.0.2:5678", "--key-file", w.key)
+			w.inject(w.peer, "p0", marker("begin"))
+			w.inject(w.peer, "p0", mixedFrames()...)
+			w.inject(w.peer, "p0", marker("end"))
+			x.dump.until("the end was captured", func() bool { return fileHas(x.file, marker("end")) })
+			captured := account(x.remote.stop(), "frames captured on")
+			x.dump.stop()
+			text := c.stop()
+			w.recorded(dump, file, account(text, "frames written to VXLAN"))
+			outside.stop()
+			room := 1500 - 20 - 8 - 8
+			if strings.Contains(v.at, ":") {
+				room -= 20
+			}
+			var want [][]byte
+			long := 0
+			for _, p := range mixed(testnet.ReadCapture(t, x.file)) {
+				switch {
+				case len(p.Data) <= room || v.how == "fragment":
+					want = append(want, p.Data)
+				case v.how == "slice":
+					want = append(want, p.Data[:room])
+					fallthrough
+				default:
+					long++
+				}
+			}
+			got := mixed(testnet.ReadCapture(t, file))
+			if len(got) != len(want) || v.how != "fragment" && long < 20 {
+				t.Fatalf("%d frames, want %d; %d too long; %s", len(got), len(want), long, w.where())
+			}
+			for i := range want {
+				if !bytes.Equal(got[i].Data, want[i]) {
+					t.Fatalf("frame %d: %d bytes, want %d", i, len(got[i].Data), len(want[i]))
+				}
+			}
+			fragments := 0
+			for _, p := range testnet.ReadCapture(t, outerFile) {
+				if ip := p.Data[14:]; ip[0]>>4 == 4 && binary.BigEndian.Uint16(ip[6:])&0x3FFF != 0 || ip[0]>>4 == 6 && ip[6] == 44 {
+					fragments++
+				}
+			}
+			if (fragments > 0) != (v.how == "fragment") {
+				t.Errorf("%d IP fragments outside", fragments)
+			}
+			dropped := account(text, "too long for the path")
+			cut := account(text, "cut")
+			if n := account(text, "frames written to VXLAN"); n+dropped != captured || v.how == "drop" && dropped != long || v.how == "slice" && cut != long {
+				t.Errorf("%d captured, %d sent, %d too long and %d cut of %d:\n%s", captured, n, dropped, cut, long, text)
+			}
+			if v.how != "fragment" && strings.Count(text, "does not fit the path's MTU of 1500") != 1 {
+				t.Errorf("told otherwise than once:\n%s", text)
+			}
+		})
+	}
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package collector
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/ntap-project/ntap/batch"
+	"github.com/ntap-project/ntap/perf"
+	"github.com/ntap-project/ntap/proto"
+)
+
+// A vxlanSink is a worker's end of a VXLAN output.
+//
+//	record ──Write──▶ header of its tap, frame ──Queue──▶ runs by flow ──(128, or Flush)──▶ sendmmsg ──▶ VTEP
+//
+// Nothing is copied on the way: a run names the records' own memory. A frame is
+// delivered once the kernel took it.
+type vxlanSink struct {
+	set *vxlanSet
+	fan *batch.Fan
+
+	tap   uint32            // whose records came last,
+	head  []byte            // and their VXLAN header; nil: the tap has no VNI
+	known bool              // both are valid
+	heads map[uint32][]byte // by tap
+
+	refused uint64 // frames too short to be Ethernet
+	tooLong uint64 // frames, but for those that Fan found out
+
+	troubled bool      // the last warning is not yet over
+	said     time.Time // when that was
+
+	_      perf.Pad
+	counts SinkCounts
+	_      perf.Pad
+}
+
+// Chosen: trouble that comes and goes is told this often.
+const sayAgain = 10 * time.Second
+
+// ethernetLen is the length of an Ethernet header, bytes: nothing shorter is a
+// frame.
+const ethernetLen = 14
+
+// sink returns the sink of one worker, to which Write, Flush and Close belong.
+func (s *vxlanSet) sink(worker int) *vxlanSink {
+	return &vxlanSink{set: s, fan: s.fans[worker], heads: map[uint32][]byte{}}
+}
+
+// Write queues a record's frame, see sink.
+func (s *vxlanSink) Write(o *Origin, r *proto.Record) {
+	if r.LinkType != proto.LinkTypeEthernet {
+		s.counts.NotEthernet.Add(1)
+		return
+	}
+	if !s.known || s.tap != o.Tap {
+		s.turn(o.Tap)
+	}
+	frame := r.Data
+	switch room := s.fan.Room() - proto.VXLANHeaderLen; {
+	case s.head == nil:
+		s.counts.NoVNI.Add(1)
+		return
+	case len(frame) < ethernetLen:
+		s.refused++
+		return
+	case len(frame) > room:
+		s.set.tooLong(s.fan, len(frame))
+		if s.set.cfg.Oversize != OversizeSlice {
+			s.tooLong++
+			return
+		}
+		frame = frame[:room]
+		s.counts.Sliced.Add(1)
+	}
+	s.fan.Queue(proto.FlowHash(frame), s.head, frame)
+}
+
+// turn makes tap the one whose records come: once for a run of its datagrams.
+func (s *vxlanSink) turn(tap uint32) {
+	head, known := s.heads[tap]
+	if !known {
+		if vni, err := s.set.cfg.VNI.Of(tap); err != nil {
+			s.set.warn(fmt.Errorf("collector: %s: %w; its frames are dropped", s.set.name(), err))
+		} else {
+			head = proto.AppendVXLAN(nil, vni)
+		}
+		s.heads[tap] = head
+	}
+	s.tap, s.head, s.known = tap, head, true
+}
+
+// Flush sends what is queued, see sink. Nothing that happens to the path ends
+// the collector.
+func (s *vxlanSink) Flush() error {
+	s.fan.Flush()
+	n := s.fan.Stats()
+	s.counts.Delivered.Set(n.Datagrams.Load())
+	s.counts.DeliveredBytes.Set(n.Bytes.Load() - n.Datagrams.Load()*proto.VXLANHeaderLen)
+	s.counts.Refused.Set(s.refused + n.Unsent.Load())
+	s.counts.TooLong.Set(s.tooLong + n.TooLong.Load())
+	s.counts.Full.Set(n.NoRoom.Load())
+	s.counts.Nobody.Set(n.Refused.Load())
+	if s.fan.Troubled() {
+		s.tell()
+	} else {
+		s.troubled = false
+	}
+	return nil
+}
+
+// tell warns when trouble begins.
+func (s *vxlanSink) tell() {
+	if s.troubled {
+		return
+	}
+	if now := time.Now(); now.Sub(s.said) >= sayAgain {
+		s.troubled, s.said = true, now
+		s.set.warn(fmt.Errorf("collector: %s: %w; frames go on being sent, and those that are not taken are counted", s.set.name(), s.fan.Trouble()))
+	}
+}
+
+// Counts returns the sink's accounts.
+func (s *vxlanSink) Counts() *SinkCounts { return &s.counts }
+
+// Close sends what is queued. The set closes the sockets.
+func (s *vxlanSink) Close() error { return s.Flush() }
