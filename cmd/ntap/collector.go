@@ -117,6 +117,7 @@ virtual Ethernet interface, as VXLAN towards Open vSwitch, and as pcapng.`,
 	f.IntVar(&cfg.ReceiveBuffer, "receive-buffer", 64<<20, "bytes of each socket's buffer")
 	f.BoolVar(&cfg.Stats, "stats", false, "print the account every second")
 	place.add(c, "sockets that share the port, with a thread each")
+	vxlan.add(c)
 	log.add(c)
 	return c
 }
