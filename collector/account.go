@@ -32,7 +32,9 @@ type WorkerAccount struct {
 	Accepted perf.Counter // verified, new and in time
 	Drops    [NumDrops]perf.Counter
 	Socket   perf.Counter // datagrams, or trains of them, for which the socket's buffer had no room
-	Unpacked perf.Counter // frames given to the outputs
+	Unpacked perf.Counter // frames as they were captured
+	Cut      perf.Counter // frames that the outputs were given beyond those, since the wire saw one frame as several
+	Uncut    perf.Counter // frames given as they were captured, though the wire saw several
 	_        perf.Pad
 }
 
@@ -92,7 +94,7 @@ func (a *Account) Taps() []TapTotal {
 // Check returns an error if the account does not add up. It is meaningful once
 // Run has returned.
 func (a *Account) Check() error {
-	var unpacked uint64
+	var unpacked, cut uint64
 	for i, w := range a.Workers {
 		out := w.Accepted.Load()
 		for d := range w.Drops {
@@ -102,6 +104,7 @@ func (a *Account) Check() error {
 			return fmt.Errorf("collector: worker %d: %d datagrams received, but accepted and dropped make %d", i, in, out)
 		}
 		unpacked += w.Unpacked.Load()
+		cut += w.Cut.Load()
 	}
 	var byTap uint64
 	for _, t := range a.Taps() {
@@ -114,8 +117,8 @@ func (a *Account) Check() error {
 		return fmt.Errorf("collector: %d frames unpacked by the workers, but the taps' make %d", unpacked, byTap)
 	}
 	for _, o := range a.Outputs {
-		if s := o.Sum(); s.in() != unpacked {
-			return fmt.Errorf("collector: %s: %d frames given, but delivered and dropped make %d", o.Name, unpacked, s.in())
+		if s := o.Sum(); s.in() != unpacked+cut {
+			return fmt.Errorf("collector: %s: %d frames given, but delivered and dropped make %d", o.Name, unpacked+cut, s.in())
 		}
 	}
 	return nil
@@ -203,6 +206,15 @@ func (a *Account) Received() uint64 {
 	return n
 }
 
+// cut returns the sums of Cut and Uncut.
+func (a *Account) cut() (cut, uncut uint64) {
+	for _, w := range a.Workers {
+		cut += w.Cut.Load()
+		uncut += w.Uncut.Load()
+	}
+	return cut, uncut
+}
+
 // SocketDrops returns how often the kernel dropped a datagram, or a train of
 // them, because a socket's buffer was full. How many datagrams that were, the
 // taps' LostDatagrams say.
@@ -226,6 +238,9 @@ func (a *Account) Print(w io.Writer) {
 		fmt.Fprintf(w, "%10d frames sealed, %d of them before this collector listened\n", t.Sealed, t.Before)
 		fmt.Fprintf(w, "%10d frames lost in %d datagrams, %d of those never sent\n", t.Lost, t.LostDatagrams, t.Unsent)
 		fmt.Fprintf(w, "%10d frames delivered to the outputs\n", t.Unpacked)
+	}
+	if cut, uncut := a.cut(); cut+uncut > 0 {
+		fmt.Fprintf(w, "%10d frames more, since the wire saw some as several (GSO, GRO); %d of those left whole\n", cut, uncut)
 	}
 	for _, o := range a.Outputs {
 		s := o.Sum()

@@ -34,6 +34,7 @@ type Config struct {
 	Once          bool          // end when every tap that was heard said bye
 	State         string        // file that keeps the newest session of each tap; "": none
 	ClockWindow   time.Duration // how far the clock of a tap of which no session is known may be off; 0: 5 minutes; negative: any
+	KeepGSO       bool          // give outputs GSO frames whole, not as the wire saw them
 	Reorder       int           // datagrams held while an earlier one is missing; 0: 64
 	ReorderWait   time.Duration // the longest they are held; 0: 10 ms
 	ReceiveBuffer int           // SO_RCVBUF, bytes; 0: 64 MiB

@@ -52,8 +52,10 @@ func (w *worker) unpack(s *stream, plaintext []byte) error {
 	err := s.records.Start(plaintext, s.gap)
 	var frames uint64
 	for r, ok := s.records.Next(); ok; r, ok = s.records.Next() {
-		for _, out := range w.sinks {
-			out.Write(&s.origin, r)
+		if r.Unfinished() {
+			w.finish(&s.origin, r)
+		} else {
+			w.give(&s.origin, r)
 		}
 		frames++
 	}

@@ -27,6 +27,8 @@ type worker struct {
 	in      *batch.Receiver
 	sinks   []sink
 	asm     *proto.Assembly
+	cut     cutter
+	flushed error // of a flush in the middle of a batch
 	streams map[streamKey]*stream
 	last    *stream // most datagrams come in trains of one stream
 	waiting []*stream
@@ -89,14 +91,23 @@ func (w *worker) count(d []byte, drop error) {
 
 // flush ends a batch: the outputs are done with its records.
 func (w *worker) flush() error {
+	err := w.flushSinks()
+	if w.flushed != nil {
+		err, w.flushed = errors.Join(w.flushed, err), nil
+	}
+	w.asm.Reset()
+	w.pool.recycle()
+	w.cut.reset()
+	return err
+}
+
+func (w *worker) flushSinks() error {
 	var err error
 	for _, s := range w.sinks {
 		if e := s.Flush(); e != nil {
 			err = errors.Join(err, e)
 		}
 	}
-	w.asm.Reset()
-	w.pool.recycle()
 	return err
 }
 

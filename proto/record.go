@@ -44,3 +44,7 @@ type Record struct {
 	GSOType    uint8  // VIRTIO_NET_HDR_GSO_*, linux/virtio_net.h; 0: none
 	GSOSize    uint16 // payload bytes of each frame that the wire saw
 }
+
+// Unfinished says that the wire saw something else than Data: another
+// checksum, or several frames.
+func (r *Record) Unfinished() bool { return r.NeedsCsum || r.GSOType != 0 }

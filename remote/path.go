@@ -49,5 +49,7 @@ func (s *shard) record(f *ring.Frame) *proto.Record {
 	if f.Outgoing {
 		r.Direction = proto.Outbound
 	}
+	r.NeedsCsum, r.GSOType = f.NeedsCsum, f.GSOType
+	r.GSOSize, r.CsumStart, r.CsumOffset = f.GSOSize, f.CsumStart, f.CsumOffset
 	return r
 }

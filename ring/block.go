@@ -14,6 +14,15 @@ type Frame struct {
 	Time     int64  // ns since 1970 UTC
 	WireLen  uint32 // bytes on the wire without FCS, with the VLAN tag
 	Outgoing bool   // sent by this host
+
+	// What the kernel left for the network card to do, or what the card did
+	// for the kernel: virtio_net_hdr of linux/virtio_net.h. The other three are
+	// undefined where these two are zero.
+	NeedsCsum  bool   // the checksum at CsumStart+CsumOffset is not complete
+	GSOType    uint8  // VIRTIO_NET_HDR_GSO_*: the wire saw several frames; 0: none
+	GSOSize    uint16 // payload of each of those, bytes
+	CsumStart  uint16 // bytes from the start of Data
+	CsumOffset uint16 // bytes from CsumStart
 }
 
 // A Block is one TPACKET_V3 block, on loan from the kernel.
@@ -27,6 +36,7 @@ type Block struct {
 	snap uint32 // the longest Data, bytes
 	f    Frame  // what Next returns
 	tags bool   // frames have room for a VLAN tag behind their addresses: Ethernet
+	vnet bool   // a virtio_net_hdr lies before each frame
 }
 
 // struct tpacket_block_desc of linux/if_packet.h: offsets in bytes.
@@ -51,6 +61,18 @@ const (
 	headAddr     = 48 // TPACKET_ALIGN(sizeof(struct tpacket3_hdr))
 	headPktType  = 58 // sll_pkttype, 1 byte
 	frameHead    = 68 // TPACKET3_HDRLEN
+)
+
+// struct virtio_net_hdr of linux/virtio_net.h, which ends where the frame
+// begins: offsets in bytes from there, downward.
+const (
+	vnetLen        = 10
+	vnetFlags      = 10 // 1 byte
+	vnetType       = 9  // 1 byte
+	vnetGSOSize    = 6
+	vnetCsumStart  = 4
+	vnetCsumOffset = 2
+	vnetNeedsCsum  = 1 // VIRTIO_NET_HDR_F_NEEDS_CSUM
 )
 
 // TP_STATUS_ of a block and of a frame, and PACKET_OUTGOING.
@@ -110,12 +132,17 @@ func (b *Block) Next() (f *Frame, ok bool) {
 	f.WireLen = binary.NativeEndian.Uint32(h[headLen:])
 	f.Time = int64(binary.NativeEndian.Uint32(h[headSec:]))*1e9 + int64(binary.NativeEndian.Uint32(h[headNsec:]))
 	f.Outgoing = h[headPktType] == packetOutgoing
+	f.NeedsCsum, f.GSOType = false, 0
+	if b.vnet && start >= frameHead+vnetLen {
+		f.offload(b.mem[start-vnetLen : start])
+	}
 	if binary.NativeEndian.Uint32(h[headStatus:])&statusVLANValid != 0 && b.tags {
 		f.WireLen += vlanLen
 		if captured >= vlanAt && start >= vlanLen {
 			start -= vlanLen
 			captured += vlanLen
-			putTag(b.mem[start:], h)
+			f.CsumStart += vlanLen
+			putTag(b.mem[start:], h) // over the virtio_net_hdr
 		}
 	}
 	end := start + min(captured, uint64(b.snap))
@@ -128,6 +155,16 @@ func (b *Block) Next() (f *Frame, ok bool) {
 		b.next = nowhere // right behind the last frame
 	}
 	return f, true
+}
+
+// offload reads the virtio_net_hdr before the frame. Nearly all frames that
+// came over a wire have nothing in it.
+func (f *Frame) offload(v []byte) {
+	v = v[:vnetLen]
+	f.NeedsCsum, f.GSOType = v[vnetLen-vnetFlags]&vnetNeedsCsum != 0, v[vnetLen-vnetType]
+	f.GSOSize = binary.NativeEndian.Uint16(v[vnetLen-vnetGSOSize:])
+	f.CsumStart = binary.NativeEndian.Uint16(v[vnetLen-vnetCsumStart:])
+	f.CsumOffset = binary.NativeEndian.Uint16(v[vnetLen-vnetCsumOffset:])
 }
 
 // nowhere is where no frame can be: blocks are smaller.

@@ -17,6 +17,7 @@ type fake struct {
 	tci      uint32
 	tpid     uint16
 	outgoing bool
+	vnet     [vnetLen]byte // before the frame
 }
 
 // fakeBlock lays frames out as prb_fill_curr_block of net/packet/af_packet.c
@@ -46,6 +47,7 @@ func fakeBlock(size int, frames ...fake) []byte {
 		if f.outgoing {
 			h[headPktType] = packetOutgoing
 		}
+		copy(h[mac-vnetLen:], f.vnet[:])
 		copy(h[mac:], f.data)
 		at += step
 	}
@@ -262,4 +264,53 @@ func nextAll(b *Block) (sum int64) {
 		sum += int64(len(f.Data)) + int64(f.WireLen) + f.Time
 	}
 	return sum
+}
+
+// TestBlockSaysWhatIsUnfinished: the virtio_net_hdr before a frame is read
+// before a VLAN tag is put over it, and its offset moves by the tag.
+func TestBlockSaysWhatIsUnfinished(t *testing.T) {
+	order := binary.NativeEndian
+	v := func(flags, kind byte, size, start, offset uint16) (h [vnetLen]byte) {
+		h[0], h[1] = flags, kind
+		order.PutUint16(h[2:], 54) // hdr_len: only a hint, not used
+		order.PutUint16(h[4:], size)
+		order.PutUint16(h[6:], start)
+		order.PutUint16(h[8:], offset)
+		return h
+	}
+	frames := []fake{
+		{data: counting(60)},
+		{data: counting(200), vnet: v(1, 0, 0, 34, 16)},
+		{data: counting(200), vnet: v(1, 5, 1000, 34, 6), status: statusVLANValid, tci: 5},
+		{data: counting(200), vnet: v(2, 1, 1448, 0, 0)}, // valid data: put together by the kernel
+		{data: counting(60)},
+	}
+	type facts struct {
+		csum                bool
+		kind                uint8
+		size, start, offset uint16
+	}
+	want := []facts{{}, {true, 0, 0, 34, 16}, {true, 5, 1000, 38, 6}, {false, 1, 1448, 0, 0}, {}}
+	for _, vnet := range []bool{true, false} {
+		b := ethernetBlock()
+		b.vnet = vnet
+		b.take(fakeBlock(1<<16, frames...))
+		for i := range frames {
+			f, ok := b.Next()
+			if !ok {
+				t.Fatal("too few frames")
+			}
+			var got facts
+			if f.NeedsCsum || f.GSOType != 0 {
+				got = facts{f.NeedsCsum, f.GSOType, f.GSOSize, f.CsumStart, f.CsumOffset}
+			}
+			w := want[i]
+			if !vnet {
+				w = facts{}
+			}
+			if got != w {
+				t.Errorf("header %v, frame %d: %+v, want %+v", vnet, i, got, w)
+			}
+		}
+	}
 }

@@ -49,6 +49,10 @@ func (r *Ring) setUp() error {
 	if err := unix.SetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_RESERVE, vlanLen); err != nil { // for putTag
 		return r.fail("setsockopt PACKET_RESERVE", err)
 	}
+	// Before the ring is made. A kernel that refuses says nothing of unfinished
+	// checksums and of frames that were several on the wire.
+	err := unix.SetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1)
+	r.block.vnet = err == nil
 	if err := r.mapBlocks(); err != nil {
 		return err
 	}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package collector
+
+import (
+	"bytes"
+	"encoding/binary"
+	"testing"
+
+	"github.com/ntap-project/ntap/proto"
+)
+
+// Of a sliced GSO frame each frame that the wire saw comes out, with its
+// headers and its length on the wire, and with as much data as was captured.
+func TestCutsSlicedFrames(t *testing.T) {
+	whole := synthetic{payload: 5000, gso: 1000}.record()
+	var want [][]byte
+	w := &worker{shared: &shared{}, account: new(WorkerAccount), sinks: []sink{&keeper{frames: &want}}}
+	w.finish(&Origin{}, synthetic{payload: 5000, gso: 1000}.record())
+	for _, snap := range []int{54, 55, 1053, 1054, 1055, 2500, 5053} {
+		r := *whole
+		r.Data = bytes.Clone(whole.Data[:snap])
+		l, ok := lay(&r)
+		if !ok {
+			t.Fatalf("%d bytes: not cut", snap)
+		}
+		var c cutter
+		i := 0
+		c.cut(&r, &l, func(f *proto.Record) {
+			from := 54 + i*1000
+			captured := 54 + min(max(snap-from, 0), 1000)
+			if int(f.OrigLen) != len(want[i]) || len(f.Data) != captured {
+				t.Fatalf("%d bytes, frame %d: %d of %d bytes; want %d of %d", snap, i, len(f.Data), f.OrigLen, captured, len(want[i]))
+			}
+			a, b := bytes.Clone(f.Data), bytes.Clone(want[i][:captured])
+			if captured < len(want[i]) { // nothing to compute a checksum of
+				for _, d := range [][]byte{a, b} {
+					clear(d[24:26])
+					clear(d[50:52])
+				}
+			}
+			if !bytes.Equal(a, b) {
+				t.Fatalf("%d bytes, frame %d:\n%x\nwant\n%x", snap, i, head(a), head(b))
+			}
+			i++
+		})
+		if i != len(want) {
+			t.Fatalf("%d bytes: %d frames, want %d", snap, i, len(want))
+		}
+	}
+}
+
+// What cannot be cut is given whole, and counted.
+func TestUncut(t *testing.T) {
+	arp := &proto.Record{LinkType: proto.LinkTypeEthernet, Data: make([]byte, 60), OrigLen: 60, GSOType: gsoTCPv4, GSOSize: 10}
+	for name, r := range map[string]*proto.Record{
+		"no IP":          arp,
+		"no GSO size":    func() *proto.Record { r := synthetic{payload: 500, gso: 100}.record(); r.GSOSize = 0; return r }(),
+		"too many":       func() *proto.Record { r := synthetic{payload: 65000, gso: 1}.record(); r.OrigLen = 1 << 31; return r }(),
+		"another start":  func() *proto.Record { r := synthetic{payload: 500, gso: 100}.record(); r.CsumStart++; return r }(),
+		"other link":     func() *proto.Record { r := synthetic{payload: 500, gso: 100}.record(); r.LinkType = 127; return r }(),
+		"headers cut":    func() *proto.Record { r := synthetic{payload: 500, gso: 100}.record(); r.Data = r.Data[:50]; return r }(),
+		"a fragment":     func() *proto.Record { r := synthetic{payload: 500, gso: 100}.record(); r.Data[20] = 0x20; return r }(),
+		"a short header": func() *proto.Record { r := synthetic{payload: 500, gso: 100}.record(); r.Data[46] = 0x40; return r }(),
+	} {
+		var got [][]byte
+		w := &worker{shared: &shared{}, account: new(WorkerAccount), sinks: []sink{&keeper{frames: &got}}}
+		want := bytes.Clone(r.Data)
+		w.finish(&Origin{}, r)
+		if len(got) != 1 || !bytes.Equal(got[0], want) || w.account.Uncut.Load() != 1 || w.account.Cut.Load() != 0 {
+			t.Errorf("%s: %d frames, %d uncut, %d cut", name, len(got), w.account.Uncut.Load(), w.account.Cut.Load())
+		}
+	}
+}
+
+// SCTP has a CRC-32C in place of a checksum: that of 32 zero bytes is in RFC
+// 3720, appendix B.4.
+func TestCompletesSCTP(t *testing.T) {
+	d := make([]byte, 34+32)
+	binary.BigEndian.PutUint32(d[34+8:], 0xDEADBEEF)
+	r := &proto.Record{Data: d, OrigLen: uint32(len(d)), NeedsCsum: true, CsumStart: 34, CsumOffset: 8}
+	complete(r)
+	if got := binary.LittleEndian.Uint32(d[34+8:]); got != 0x8a9136aa || r.Unfinished() {
+		t.Errorf("checksum %#x", got)
+	}
+}
+
+// TestChecksum compares with RFC 1071 taken at its word, at every length.
+func TestChecksum(t *testing.T) {
+	d := make([]byte, 300)
+	for i := range d {
+		d[i] = byte(i*251 + i>>3)
+	}
+	for n := range len(d) {
+		for _, start := range []uint64{0, 1, 0xFFFF, 1<<64 - 1} {
+			sum := start%0xFFFF + 0xFFFF
+			for i := 0; i < n; i++ {
+				if i%2 == 0 {
+					sum += uint64(d[i]) << 8
+				} else {
+					sum += uint64(d[i])
+				}
+			}
+			if got := fold(checksum(d[:n], start)); uint64(got)%0xFFFF != sum%0xFFFF {
+				t.Fatalf("%d bytes from %#x: %#x, want %#x", n, start, got, sum%0xFFFF)
+			}
+		}
+	}
+}
+
+// Nothing that a remote may say of a frame leads out of it, or makes more than
+// the arena holds.
+func FuzzFinish(f *testing.F) {
+	for _, c := range unfinished() {
+		r := c.record()
+		f.Add(head(r.Data), r.OrigLen, r.NeedsCsum, r.CsumStart, r.CsumOffset, r.GSOType, r.GSOSize, true)
+	}
+	c := make([]byte, arenaSize)
+	f.Fuzz(func(t *testing.T, d []byte, orig uint32, needs bool, start, offset uint16, kind byte, size uint16, ethernet bool) {
+		r := &proto.Record{
+			Data: bytes.Clone(d), OrigLen: max(orig%(proto.MaxFrame+1), uint32(len(d))), NeedsCsum: needs, CsumStart: start, CsumOffset: offset,
+			GSOType: kind, GSOSize: size, LinkType: proto.LinkTypeRaw,
+		}
+		if ethernet {
+			r.LinkType = proto.LinkTypeEthernet
+		}
+		if !r.Unfinished() {
+			return
+		}
+		n := 0
+		w := &worker{shared: &shared{}, account: new(WorkerAccount), cut: cutter{arena: c}}
+		w.sinks = []sink{sinkFunc(func(r *proto.Record) {
+			n++
+			if len(r.Data) > int(r.OrigLen) {
+				t.Fatalf("%d bytes of %d", len(r.Data), r.OrigLen)
+			}
+		})}
+		w.finish(&Origin{}, r)
+		if uint64(n) != w.account.Cut.Load()+1 {
+			t.Fatalf("%d frames, %d counted beyond the first", n, w.account.Cut.Load())
+		}
+	})
+}
+
+// A sinkFunc is a sink that calls a function.
+type sinkFunc func(*proto.Record)
+
+func (f sinkFunc) Write(_ *Origin, r *proto.Record) { f(r) }
+func (sinkFunc) Flush() error                       { return nil }
+func (sinkFunc) Counts() *SinkCounts                { return new(SinkCounts) }
+func (sinkFunc) Close() error                       { return nil }
+
+// Cutting and completing allocate nothing once the arena is there.
+func TestFinishAllocates(t *testing.T) {
+	gso, csum := synthetic{payload: 60000, gso: 1448}.record(), synthetic{payload: 1448}.record()
+	w := &worker{shared: &shared{}, account: new(WorkerAccount), sinks: []sink{sinkFunc(func(*proto.Record) {})}}
+	o := &Origin{}
+	if n := testing.AllocsPerRun(100, func() {
+		w.finish(o, gso)
+		csum.NeedsCsum = true
+		w.finish(o, csum)
+		w.cut.reset()
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func BenchmarkFinish(b *testing.B) {
+	for _, s := range []synthetic{{payload: 1448}, {payload: 60000, gso: 1448}} {
+		r := s.record()
+		b.Run(map[bool]string{true: "checksum", false: "cut"}[s.gso == 0], func(b *testing.B) {
+			frames := 0
+			w := &worker{shared: &shared{}, account: new(WorkerAccount), sinks: []sink{sinkFunc(func(*proto.Record) { frames++ })}}
+			o := &Origin{}
+			b.SetBytes(int64(len(r.Data)))
+			for range b.N {
+				x := *r
+				w.finish(o, &x)
+				w.cut.reset()
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(frames), "ns/frame")
+		})
+	}
+}
