@@ -8,7 +8,7 @@ GO       ?= go
 FUZZTIME ?= 10s
 TOOLS    := ip:iproute2 tcpdump:tcpdump tshark:tshark ethtool:ethtool nft:nftables ping:iputils-ping
 
-.PHONY: build generate demo test test-net check cross race fuzz bench tools clean
+.PHONY: build generate demo test test-net check cross race fuzz bench bench-flood tools clean
 
 build: ## the binary, bin/ntap, and its links with nTap's names
 	$(GO) build -trimpath -o bin/ntap ./cmd/ntap
@@ -60,6 +60,9 @@ fuzz: ## every fuzzer for FUZZTIME
 
 bench: build ## CPU per frame of each side, as benchmarks/README.md has it (as root)
 	for size in 60 300 1300; do benchmarks/path.sh $$size 300000; done
+
+bench-flood: build ## a collector under attack, beside good traffic at the rate that half of its CPU carries (as root)
+	benchmarks/flood.sh
 
 clean:
 	rm -rf bin

@@ -26,8 +26,9 @@ func sendmmsg(fd int, msgs []mmsghdr, flags int) (int, unix.Errno) {
 	return int(n), e
 }
 
-// recvmmsg waits for a message and takes as many as are there.
-func recvmmsg(fd int, msgs []mmsghdr) (int, unix.Errno) {
-	n, _, e := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), unix.MSG_WAITFORONE, 0, 0)
+// recvmmsg takes as many messages as are there. With MSG_WAITFORONE it waits
+// for the first, with MSG_DONTWAIT it does not.
+func recvmmsg(fd int, msgs []mmsghdr, flags int) (int, unix.Errno) {
+	n, _, e := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), uintptr(flags), 0, 0)
 	return int(n), e
 }

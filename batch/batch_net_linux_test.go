@@ -421,3 +421,44 @@ func BenchmarkSend(b *testing.B) {
 		s.Queue(1472) // most find the buffer full: sending is what is measured
 	}
 }
+
+// A second socket of each worker lies behind the first ones, with its own
+// buffer; the program picks among all, and can be changed; Wait says which of
+// two has something.
+func TestSecondSockets(t *testing.T) {
+	at := func(n uint32) []bpf.RawInstruction {
+		raw, err := bpf.Assemble([]bpf.Instruction{bpf.RetConstant{Val: n}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+	rs := listen(t, ListenConfig{Addr: "127.0.0.1:0", Workers: 2, Second: 1 << 16, Steer: at(3)})
+	if len(rs) != 4 || rs[1].Buffer() <= 1<<16 || rs[2].Buffer() != 1<<16 {
+		t.Fatalf("%d sockets, buffers of %d and %d", len(rs), rs[1].Buffer(), rs[2].Buffer())
+	}
+	s := sender(t, SenderConfig{To: rs[0].Addr().String(), Datagram: 1000})
+	for k := 3; k >= 0; k-- {
+		if err := rs[0].Steer(at(uint32(k))); err != nil {
+			t.Fatal(err)
+		}
+		if a, b, err := Wait(rs[0], rs[k], time.Millisecond); a || b || err != nil {
+			t.Errorf("nothing was sent, but there is something: %v %v %v", a, b, err)
+		}
+		fill(s, 1, 1000)
+		s.Flush()
+		a, b, err := Wait(rs[(k+1)%4], rs[k], time.Second)
+		if a || !b || err != nil {
+			t.Errorf("sent to socket %d: %v %v %v", k, a, b, err)
+		}
+		if n, full, err := rs[k].TryRecv(); n != 1 || full || err != nil {
+			t.Errorf("%d messages at socket %d, %v %v", n, k, full, err)
+		}
+		if n, _, err := rs[k].TryRecv(); n != 0 || err != nil {
+			t.Errorf("%d messages more, %v", n, err)
+		}
+	}
+	if err := rs[0].Steer(make([]bpf.RawInstruction, 1)); err == nil {
+		t.Error("a program without an end was taken")
+	}
+}

@@ -7,6 +7,9 @@ package batch
 import (
 	"errors"
 	"net/netip"
+	"time"
+
+	"golang.org/x/net/bpf"
 )
 
 type Arena struct{}
@@ -46,13 +49,18 @@ func (*Fan) Close() error                 { return nil }
 
 type Receiver struct{ stats ReceiverStats }
 
-func Listen(ListenConfig) ([]*Receiver, error) { return nil, errors.ErrUnsupported }
-func (*Receiver) Recv() (int, error)           { return 0, errors.ErrUnsupported }
-func (*Receiver) Next() ([]byte, bool)         { return nil, false }
-func (*Receiver) From() netip.AddrPort         { return netip.AddrPort{} }
-func (*Receiver) Memory() []byte               { return nil }
-func (r *Receiver) Stats() *ReceiverStats      { return &r.stats }
-func (*Receiver) Addr() netip.AddrPort         { return netip.AddrPort{} }
-func (*Receiver) Buffer() int                  { return 0 }
-func (*Receiver) Grouped() bool                { return false }
-func (*Receiver) Close() error                 { return nil }
+func Listen(ListenConfig) ([]*Receiver, error)     { return nil, errors.ErrUnsupported }
+func (*Receiver) Recv() (int, error)               { return 0, errors.ErrUnsupported }
+func (*Receiver) TryRecv() (int, bool, error)      { return 0, false, errors.ErrUnsupported }
+func (*Receiver) Steer([]bpf.RawInstruction) error { return errors.ErrUnsupported }
+func Wait(a, b *Receiver, d time.Duration) (hasA, hasB bool, err error) {
+	return false, false, errors.ErrUnsupported
+}
+func (*Receiver) Next() ([]byte, bool)    { return nil, false }
+func (*Receiver) From() netip.AddrPort    { return netip.AddrPort{} }
+func (*Receiver) Memory() []byte          { return nil }
+func (r *Receiver) Stats() *ReceiverStats { return &r.stats }
+func (*Receiver) Addr() netip.AddrPort    { return netip.AddrPort{} }
+func (*Receiver) Buffer() int             { return 0 }
+func (*Receiver) Grouped() bool           { return false }
+func (*Receiver) Close() error            { return nil }

@@ -64,6 +64,9 @@ type ListenConfig struct {
 	Workers int           // sockets that share the port; 0: 1
 	Buffer  int           // SO_RCVBUF of each, bytes; 0: the system's default
 	Poll    time.Duration // the longest that a Recv waits
+	// Second is SO_RCVBUF of a second socket for each worker, bytes; 0: there
+	// are none. Listen returns them behind the first ones.
+	Second int
 	// Steer picks the socket of a datagram (SO_ATTACH_REUSEPORT_CBPF): it
 	// sees the UDP payload at offset 0 and returns an index. Nil: by flow hash.
 	Steer []bpf.RawInstruction

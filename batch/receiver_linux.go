@@ -14,6 +14,7 @@ import (
 	"time"
 	"unsafe"
 
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -54,6 +55,11 @@ func Listen(cfg ListenConfig) ([]*Receiver, error) {
 	if err := free(a); err != nil {
 		return nil, err
 	}
+	sockets, buffer := cfg.Workers, cfg.Buffer
+	if cfg.Second > 0 {
+		sockets *= 2
+	}
+	shared := sockets > 1
 	var all []*Receiver
 	fail := func(err error) ([]*Receiver, error) {
 		for _, r := range all {
@@ -61,15 +67,33 @@ func Listen(cfg ListenConfig) ([]*Receiver, error) {
 		}
 		return nil, err
 	}
-	for i := range cfg.Workers {
-		r, err := open(a, cfg, i)
+	for i := range sockets {
+		if cfg.Buffer = buffer; i >= cfg.Workers {
+			cfg.Buffer = cfg.Second
+		}
+		r, err := open(a, cfg, shared)
 		if err != nil {
 			return fail(err)
 		}
 		all = append(all, r)
 		a.Port = int(r.addr.Port()) // all share the one that the first was given
+		if i == 0 && len(cfg.Steer) > 0 {
+			if err := r.Steer(cfg.Steer); err != nil {
+				return fail(err)
+			}
+		}
 	}
 	return all, nil
+}
+
+// Steer has prog pick the socket of each datagram from now on, for all sockets
+// that share the port.
+func (r *Receiver) Steer(prog []bpf.RawInstruction) error {
+	p := unix.SockFprog{Len: uint16(len(prog)), Filter: (*unix.SockFilter)(unsafe.Pointer(unsafe.SliceData(prog)))}
+	if err := unix.SetsockoptSockFprog(r.fd, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF, &p); err != nil {
+		return fmt.Errorf("batch: %v: %d instructions: %w", r.addr, len(prog), os.NewSyscallError("setsockopt SO_ATTACH_REUSEPORT_CBPF", err))
+	}
+	return nil
 }
 
 // free says whether nobody has the port: two programs of one user that both
@@ -88,11 +112,11 @@ func free(a *net.UDPAddr) error {
 	return fmt.Errorf("batch: listen on %v: %w", a, err)
 }
 
-func open(a *net.UDPAddr, cfg ListenConfig, index int) (r *Receiver, err error) {
+func open(a *net.UDPAddr, cfg ListenConfig, shared bool) (r *Receiver, err error) {
 	what := ""
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		return c.Control(func(fd uintptr) {
-			if cfg.Workers > 1 {
+			if shared {
 				what, err = "SO_REUSEPORT", unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
 			}
 		})
@@ -112,7 +136,7 @@ func open(a *net.UDPAddr, cfg ListenConfig, index int) (r *Receiver, err error) 
 		return nil, fmt.Errorf("batch: %w", os.NewSyscallError("fcntl", err))
 	}
 	r = &Receiver{fd: fd, addr: pc.LocalAddr().(*net.UDPAddr).AddrPort()}
-	if err := r.set(cfg, index); err != nil {
+	if err := r.set(cfg); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("batch: listen on %v: %w", a, err)
 	}
@@ -120,15 +144,9 @@ func open(a *net.UDPAddr, cfg ListenConfig, index int) (r *Receiver, err error) 
 }
 
 // set sets the options of the socket and makes its buffers.
-func (r *Receiver) set(cfg ListenConfig, index int) error {
+func (r *Receiver) set(cfg ListenConfig) error {
 	if err := unix.SetNonblock(r.fd, false); err != nil {
 		return os.NewSyscallError("fcntl", err)
-	}
-	if len(cfg.Steer) > 0 && index == 0 {
-		prog := unix.SockFprog{Len: uint16(len(cfg.Steer)), Filter: (*unix.SockFilter)(unsafe.Pointer(&cfg.Steer[0]))}
-		if err := unix.SetsockoptSockFprog(r.fd, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF, &prog); err != nil {
-			return os.NewSyscallError("setsockopt SO_ATTACH_REUSEPORT_CBPF", err)
-		}
 	}
 	if n := cfg.Buffer; n > 0 && unix.SetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, n) != nil {
 		if err := unix.SetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, n); err != nil {
@@ -165,13 +183,32 @@ func (r *Receiver) set(cfg ListenConfig, index int) error {
 // Recv waits for datagrams, at most cfg.Poll, and takes what is there. It
 // returns how many messages came: a train of datagrams is one. 0 and nil: none
 // came. What an earlier Recv lent is overwritten.
-func (r *Receiver) Recv() (int, error) {
+func (r *Receiver) Recv() (int, error) { return r.recv(unix.MSG_WAITFORONE) }
+
+// TryRecv is Recv that does not wait. full says that there may be more.
+func (r *Receiver) TryRecv() (n int, full bool, err error) {
+	n, err = r.recv(unix.MSG_DONTWAIT)
+	return n, n == recvMessages, err
+}
+
+// Wait waits until one of two Receivers has something, at most for d, and says
+// which have.
+func Wait(a, b *Receiver, d time.Duration) (hasA, hasB bool, err error) {
+	fds := [...]unix.PollFd{{Fd: int32(a.fd), Events: unix.POLLIN}, {Fd: int32(b.fd), Events: unix.POLLIN}}
+	_, err = unix.Poll(fds[:], int(max(d, time.Millisecond)/time.Millisecond))
+	if err != nil && err != unix.EINTR {
+		return false, false, fmt.Errorf("batch: %v: %w", a.addr, os.NewSyscallError("poll", err))
+	}
+	return fds[0].Revents != 0, fds[1].Revents != 0, nil
+}
+
+func (r *Receiver) recv(flags int) (int, error) {
 	r.n, r.msg, r.rest = 0, -1, nil
 	for i := range r.msgs {
 		r.msgs[i].hdr.SetControllen(recvControl)
 		r.msgs[i].hdr.Namelen = unix.SizeofSockaddrInet6
 	}
-	n, e := recvmmsg(r.fd, r.msgs[:])
+	n, e := recvmmsg(r.fd, r.msgs[:], flags)
 	switch e {
 	case 0:
 		r.n = n

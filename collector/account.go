@@ -20,6 +20,8 @@ type Account struct {
 	Workers []*WorkerAccount
 	Outputs []*OutputAccount
 
+	flows perf.Counter
+
 	mu   sync.Mutex
 	taps map[uint32]*tap // written by workers when a tap is first heard
 }
@@ -31,11 +33,15 @@ type WorkerAccount struct {
 	Bytes    perf.Counter // of those, UDP payload
 	Accepted perf.Counter // verified, new and in time
 	Drops    [NumDrops]perf.Counter
-	Socket   perf.Counter // datagrams, or trains of them, for which the socket's buffer had no room
 	Unpacked perf.Counter // frames as they were captured
 	Cut      perf.Counter // frames that the outputs were given beyond those, since the wire saw one frame as several
 	Uncut    perf.Counter // frames given as they were captured, though the wire saw several
-	_        perf.Pad
+
+	// Datagrams, or trains of them, for which a socket's buffer had no room:
+	// that for known flows, or that for strangers.
+	Socket, Strangers perf.Counter
+
+	_ perf.Pad
 }
 
 // An OutputAccount names the counts of one output, one per worker.
@@ -226,6 +232,20 @@ func (a *Account) SocketDrops() uint64 {
 	return n
 }
 
+// KnownFlows returns how many addresses and ports have a socket apart from
+// strangers', since a stream comes from there.
+func (a *Account) KnownFlows() int { return int(a.flows.Load()) }
+
+// StrangerDrops returns the same of the sockets for strangers, which have
+// verified nothing yet.
+func (a *Account) StrangerDrops() uint64 {
+	var n uint64
+	for _, w := range a.Workers {
+		n += w.Strangers.Load()
+	}
+	return n
+}
+
 // Print writes the account in the manner of tcpdump.
 func (a *Account) Print(w io.Writer) {
 	for _, t := range a.Taps() {
@@ -247,7 +267,8 @@ func (a *Account) Print(w io.Writer) {
 		fmt.Fprintf(w, "%10d frames written to %s, %d refused, %d without room, %d not Ethernet%s\n",
 			s.Delivered, s.Name, s.Refused, s.Full, s.NotEthernet, s.rare())
 	}
-	fmt.Fprintf(w, "%10d datagrams received%s; the socket was full %d times\n", a.Received(), a.dropText(), a.SocketDrops())
+	fmt.Fprintf(w, "%10d datagrams received%s; the socket was full %d times, that for strangers %d times\n",
+		a.Received(), a.dropText(), a.SocketDrops(), a.StrangerDrops())
 }
 
 // printLine writes the account in one line.
@@ -259,8 +280,8 @@ func (a *Account) printLine(w io.Writer, now time.Time) {
 		t.Lost += x.Lost
 		t.LostDatagrams += x.LostDatagrams
 	}
-	fmt.Fprintf(w, "%s %d taps %d datagrams %d frames %d lost in %d datagrams, socket full %d times%s",
-		now.Format(time.TimeOnly), len(taps), a.Received(), t.Unpacked, t.Lost, t.LostDatagrams, a.SocketDrops(), a.dropText())
+	fmt.Fprintf(w, "%s %d taps %d datagrams %d frames %d lost in %d datagrams, socket full %d times, for strangers %d times%s",
+		now.Format(time.TimeOnly), len(taps), a.Received(), t.Unpacked, t.Lost, t.LostDatagrams, a.SocketDrops(), a.StrangerDrops(), a.dropText())
 	for _, o := range a.Outputs {
 		s := o.Sum()
 		fmt.Fprintf(w, ", %s %d", s.Name, s.Delivered)

@@ -98,9 +98,10 @@ func (p *past) has(h *proto.Header, now time.Time) bool {
 
 // explain looks whether a datagram of an old session is a recording, or of a
 // remote that runs and whose clock was set back, and says what to do. A look
-// costs a derivation: only so many are taken, and only until there was a line.
+// costs a derivation: only so many are taken, only until there was a line, and
+// none at data, whose time is not when it was sent.
 func (w *worker) explain(h *proto.Header, newest uint64, d []byte) {
-	if w.notes.told(w.gate.seed, noteOld, h.Tap, w.now) || h.Counter>>crypto.EpochBits > 0 || !w.gate.look(w.now) {
+	if h.Kind == proto.Data || w.notes.told(w.gate.seed, noteOld, h.Tap, w.now) || h.Counter>>crypto.EpochBits > 0 || !w.gate.look(w.now) {
 		return
 	}
 	key, err := w.cfg.Keys.TapKey(h.Tap)

@@ -46,6 +46,7 @@ type shared struct {
 	window      time.Duration // for the clocks of taps that are not known; 0: not looked at
 	taps        *taps
 	state       *state
+	flows       *flows // nil: all share one socket of each worker
 	log         zerolog.Logger
 }
 
@@ -105,10 +106,7 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 		cfg: cfg, reorder: cmp.Or(cfg.Reorder, defaultReorder), reorderWait: cmp.Or(cfg.ReorderWait, defaultWait),
 		window: max(cmp.Or(cfg.ClockWindow, defaultWindow), 0), taps: &taps{account}, state: st, log: cfg.Log,
 	}
-	in, err := batch.Listen(batch.ListenConfig{
-		Addr: cfg.Listen, Workers: cfg.Workers, Buffer: cmp.Or(cfg.ReceiveBuffer, defaultReceive), Poll: pollWait,
-		Steer: steering(cfg.Workers),
-	})
+	in, err := sh.listen()
 	if err != nil {
 		return nil, err
 	}
@@ -129,8 +127,11 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 		}
 		defer mem.Close()
 		workers[i] = &worker{
-			shared: sh, number: i, in: in[i], asm: proto.NewAssembly(mem.Bytes()), streams: make(map[streamKey]*stream),
+			shared: sh, number: i, in: in[i], listener: listener{home: in[i]}, asm: proto.NewAssembly(mem.Bytes()), streams: make(map[streamKey]*stream),
 			pool: holdPool{spare: holdBytes}, account: new(WorkerAccount), gate: newGate(time.Now()),
+		}
+		if sh.flows != nil {
+			workers[i].strangers = in[cfg.Workers+i]
 		}
 		account.Workers = append(account.Workers, workers[i].account)
 	}
@@ -168,6 +169,35 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 	return account, errors.Join(err, account.Check())
 }
 
+// listen opens the sockets: for each worker one and, behind those, a second one
+// for strangers. Where no datagram proves where it comes from, as in clear, all
+// come to the first.
+func (sh *shared) listen() ([]*batch.Receiver, error) {
+	cfg := batch.ListenConfig{
+		Addr: sh.cfg.Listen, Workers: sh.cfg.Workers, Buffer: cmp.Or(sh.cfg.ReceiveBuffer, defaultReceive), Poll: pollWait,
+	}
+	if cfg.Workers > 1 {
+		cfg.Steer = steering(cfg.Workers)
+	}
+	if sh.cfg.AllowPlaintext {
+		return batch.Listen(cfg)
+	}
+	apart := cfg
+	apart.Second = cfg.Buffer
+	flows := newFlows(cfg.Workers, &sh.taps.account.flows)
+	apart.Steer = flows.program(nil)
+	in, err := batch.Listen(apart)
+	if err == nil {
+		sh.flows, flows.first = flows, in[0]
+		return in, nil
+	}
+	in, err2 := batch.Listen(cfg)
+	if err2 == nil {
+		sh.log.Warn().Err(err).Msg("a flood of strangers takes room from known flows")
+	}
+	return in, err2
+}
+
 // monitor does what happens by the clock: the state file, alarms for silent
 // taps, the account each second, and the end with Once.
 func (sh *shared) monitor(ctx context.Context, stop func(), a *Account) {
@@ -185,7 +215,7 @@ func (sh *shared) monitor(ctx context.Context, stop func(), a *Account) {
 		all := sh.taps.all()
 		done := len(all) > 0
 		for _, t := range all {
-			sh.listen(t, now)
+			sh.attend(t, now)
 			done = done && t.done()
 		}
 		if !done {
@@ -209,8 +239,8 @@ func (sh *shared) monitor(ctx context.Context, stop func(), a *Account) {
 	}
 }
 
-// listen notes when a tap falls silent, and when it is heard again.
-func (sh *shared) listen(t *tap, now time.Time) {
+// attend notes when a tap falls silent, and when it is heard again.
+func (sh *shared) attend(t *tap, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := t.sessions[t.newest.Load()]
@@ -229,26 +259,31 @@ func (sh *shared) listen(t *tap, now time.Time) {
 	}
 }
 
-// steering returns the classic BPF program that picks a worker's socket by tap
-// ID and shard, so that a shard's datagrams always meet the same worker. The
-// program sees the UDP payload at offset 0 (reuseport_select_sock,
+// steering returns the classic BPF program that picks a worker's first socket
+// by tap ID and shard, so that a shard's datagrams always meet the same worker.
+// The program sees the UDP payload at offset 0 (reuseport_select_sock,
 // net/core/sock_reuseport.c); where that has no header it yields 0.
 func steering(workers int) []bpf.RawInstruction {
-	if workers < 2 {
-		return nil
+	raw, err := bpf.Assemble(append(chooseWorker(workers), bpf.RetA{}))
+	if err != nil {
+		panic("collector: steering: " + err.Error())
 	}
-	raw, err := bpf.Assemble([]bpf.Instruction{
+	return raw
+}
+
+// chooseWorker returns the part of a program that leaves the number of the worker in
+// the accumulator.
+func chooseWorker(workers int) []bpf.Instruction {
+	if workers < 2 {
+		return []bpf.Instruction{bpf.LoadConstant{Dst: bpf.RegA, Val: 0}}
+	}
+	return []bpf.Instruction{
 		bpf.LoadAbsolute{Off: 2, Size: 2}, // shard
 		bpf.TAX{},
 		bpf.LoadAbsolute{Off: 4, Size: 4}, // tap ID
 		bpf.ALUOpX{Op: bpf.ALUOpAdd},
 		bpf.ALUOpConstant{Op: bpf.ALUOpMod, Val: uint32(workers)},
-		bpf.RetA{},
-	})
-	if err != nil {
-		panic("collector: steering: " + err.Error())
 	}
-	return raw
 }
 
 // steered returns the worker that a datagram is steered to, as the program of

@@ -12,7 +12,7 @@ import "github.com/ntap-project/ntap/proto"
 // reason and skipped; only the socket or a sink can end the worker. Records
 // alias the receive buffers, so the sinks are flushed before the next Recv.
 func (w *worker) deliver() (n int, err error) {
-	if n, err = w.in.Recv(); err != nil {
+	if n, err = w.receive(); err != nil {
 		return n, err
 	}
 	w.begin()

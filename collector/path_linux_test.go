@@ -25,7 +25,7 @@ func TestDeliverPathAllocates(t *testing.T) {
 	defer to.Close()
 	keys := testKeys(t)
 	d := newDesk(t, keys, "")
-	d.in = in[0]
+	d.home = in[0]
 	out := &nullSink{}
 	d.sinks = []sink{out}
 	s := newSim(t, keys, 7, startedAgo(0), 0, 1472)

@@ -3,6 +3,7 @@
 package collector
 
 import (
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,6 +29,9 @@ type stream struct {
 	session *session
 	openers [proto.NumKinds]*crypto.Opener
 	at      time.Time // when something of it verified last
+
+	from      netip.AddrPort // its flow, once that is known
+	heardHome time.Time      // when something of it came from its flow last
 
 	// Order: next is the counter of the data datagram to unpack next.
 	next    uint64
@@ -268,6 +272,9 @@ func (w *worker) admit(h *proto.Header, d []byte) (s *stream, plaintext []byte, 
 		return nil, nil, DropLimited
 	}
 	w.gate.refund(ticket, h.Session != newest)
+	if w.in == w.strangers {
+		w.met(s)
+	}
 	s.openers[h.Kind] = o
 	return s, plaintext, nil
 }

@@ -57,6 +57,7 @@ func newDesk(t testing.TB, keys *crypto.KeyFile, statePath string) *desk {
 		in: new(batch.Receiver), asm: proto.NewAssembly(make([]byte, assemblyLen)), streams: map[streamKey]*stream{},
 		pool: holdPool{spare: holdBytes}, account: new(WorkerAccount), sinks: []sink{out}, now: time.Now(), gate: newGate(time.Now()),
 	}
+	w.home = w.in
 	all.Workers = []*WorkerAccount{w.account}
 	o := &OutputAccount{Name: "list"}
 	o.add(&out.counts)

@@ -23,8 +23,9 @@ const (
 // end of each output. One goroutine owns it while the collector runs.
 type worker struct {
 	*shared
-	number  int
-	in      *batch.Receiver
+	number int
+	in     *batch.Receiver // of this batch
+	listener
 	sinks   []sink
 	asm     *proto.Assembly
 	cut     cutter
@@ -71,10 +72,17 @@ func (w *worker) end(err error) error {
 
 // begin starts a batch.
 func (w *worker) begin() {
+	before := w.now
 	w.now = time.Now()
+	w.spent(w.now.Sub(before))
 	if w.now.After(w.round) {
 		w.round = w.now.Add(second)
 		w.look()
+	}
+	if w.flows != nil && w.flows.wanted.Load() {
+		if err := w.flows.remake(w.now); err != nil {
+			w.log.Warn().Err(err).Msg("known flows and strangers")
+		}
 	}
 }
 
@@ -87,6 +95,7 @@ func (w *worker) count(d []byte, drop error) {
 		return
 	}
 	w.account.Drops[drop.(Drop)].Add(1)
+	w.refused()
 }
 
 // flush ends a batch: the outputs are done with its records.
@@ -114,7 +123,11 @@ func (w *worker) flushSinks() error {
 // look goes through the streams once a second: their counters go to the state
 // file, and those of superseded sessions go.
 func (w *worker) look() {
-	w.account.Socket.Set(w.in.Stats().KernelDrops.Load())
+	w.patience = drainMost
+	w.account.Socket.Set(w.home.Stats().KernelDrops.Load())
+	if w.strangers != nil {
+		w.account.Strangers.Set(w.strangers.Stats().KernelDrops.Load())
+	}
 	for key, s := range w.streams {
 		for kind, o := range s.openers {
 			if o != nil && o.Next() > 0 {
@@ -131,6 +144,7 @@ func (w *worker) look() {
 // drop forgets a stream whose session is over.
 func (w *worker) drop(key streamKey, s *stream) {
 	s.tap.fold(s.session, s.account)
+	w.parted(s)
 	w.asm.Forget(s.records)
 	for _, o := range s.openers {
 		if o != nil {
@@ -188,6 +202,11 @@ func (w *worker) open(d []byte) (s *stream, kind proto.Kind, counter uint64, pla
 		return nil, 0, 0, nil, dropOf(err)
 	}
 	s.at = w.now
+	if w.in == w.strangers {
+		w.met(s)
+	} else {
+		s.heardHome = w.now
+	}
 	return s, h.Kind, h.Counter, plaintext, nil
 }
 

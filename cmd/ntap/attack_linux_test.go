@@ -4,10 +4,16 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,6 +23,7 @@ import (
 	"github.com/ntap-project/ntap/crypto"
 	"github.com/ntap-project/ntap/internal/testnet"
 	"github.com/ntap-project/ntap/proto"
+	"github.com/ntap-project/ntap/remote"
 )
 
 // record returns what a remote sends of a capture file, whole, as somebody on
@@ -178,5 +185,120 @@ func sendTrain(t *testing.T, to netip.AddrPort, datagrams [][]byte) {
 	}
 	if _, err := conn.Write(bytes.Join(datagrams, nil)); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Attackers send all that a collector refuses, as fast as they can, from many
+// flows and in trains, while a tap runs on the same worker: its frames all come,
+// each attack is counted under its name, and nothing of it is kept.
+func TestFlood(t *testing.T) {
+	keys := masterKey(t)
+	const frames, victim = 3000, 9
+	file := numbered(t, frames, 300, time.Millisecond) // 3 s
+	old := record(t, keys, numbered(t, 2000, 100, time.Microsecond))
+	out := filepath.Join(t.TempDir(), "out.pcapng")
+	c := listen(t, collector.Config{Keys: keys, Write: out})
+	var taps sync.WaitGroup
+	taps.Go(func() { // the tap whose datagrams are forged and played back
+		relay := newRelay(t, c.addr, 0, 1, 0, 0) // it doubles
+		send(t, keys, file, relay.addr(), func(cfg *remote.Config) { cfg.Tap, cfg.Pace = victim, remote.PaceReal })
+	})
+	taps.Go(func() {
+		send(t, keys, file, c.addr, func(cfg *remote.Config) { cfg.Tap, cfg.Pace = 1, remote.PaceReal })
+	})
+	c.until(t, "both are known", func() bool { return c.account.KnownFlows() == 2 })
+
+	before := heap()
+	attack, stop := context.WithCancel(context.Background())
+	var attackers sync.WaitGroup
+	var session uint64
+	for _, s := range c.account.Taps() {
+		if s.Tap == victim {
+			session = s.Session
+		}
+	}
+	for seed := range uint64(2) {
+		attackers.Go(func() { flood(t, attack, c.addr, seed, proto.Header{Tap: victim, Session: session, Suite: 1}, old) })
+	}
+	c.until(t, "the flood is a flood", func() bool { return c.account.Received() > 10*frames })
+	taps.Wait()
+	after := heap()
+	stop()
+	attackers.Wait()
+	c.stop()
+	c.end(t)
+
+	var text strings.Builder
+	c.account.Print(&text)
+	t.Log(text.String())
+	for _, s := range c.account.Taps() {
+		if s.Tap == 1 && (s.Unpacked != frames || s.Lost != 0) || s.Tap != 1 && s.Tap != victim {
+			t.Errorf("%+v", s)
+		}
+	}
+	for _, d := range []collector.Drop{collector.DropShort, collector.DropVersion, collector.DropKind, collector.DropSuite, collector.DropSession,
+		collector.DropLimited, collector.DropEpoch, collector.DropForged, collector.DropReplay} {
+		if c.account.Drops(d) == 0 {
+			t.Errorf("nothing is%v", strings.TrimPrefix(d.Error(), "collector: datagram dropped:"))
+		}
+	}
+	if grew := after - before; grew > 32<<20 {
+		t.Errorf("the heap grew by %d bytes", grew)
+	}
+}
+
+// heap returns the bytes of live objects.
+func heap() int {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int(m.HeapAlloc)
+}
+
+// flood sends datagrams made of a header that is in force, in trains and one by
+// one, until ctx ends.
+func flood(t *testing.T, ctx context.Context, to netip.AddrPort, seed uint64, h proto.Header, recorded [][]byte) {
+	rnd := rand.New(rand.NewPCG(seed, 1))
+	random := func(n int) []byte {
+		b := make([]byte, n)
+		for i := range b {
+			b[i] = byte(rnd.Uint32())
+		}
+		return b
+	}
+	with := func(change func(h *proto.Header)) []byte {
+		g := h
+		change(&g)
+		return append(g.Append(nil), random(rnd.IntN(1400)+proto.TagLen)...)
+	}
+	var all [][]byte
+	for n := range uint64(64) {
+		all = append(all, random(int(n)%proto.Overhead), random(100),
+			with(func(h *proto.Header) { h.Tap = rnd.Uint32() }),
+			with(func(h *proto.Header) { h.Session += n + 1 }),
+			with(func(h *proto.Header) { h.Session -= 1 << 40 }),
+			with(func(h *proto.Header) { h.Suite = uint8(n) << 1 }),
+			with(func(h *proto.Header) { h.Shard = uint16(n) + 1 }),
+			with(func(h *proto.Header) { h.Kind = proto.Kind(n % 16) }),
+			with(func(h *proto.Header) { h.Counter = 1<<20 + n }),
+			with(func(h *proto.Header) { h.Counter = n << crypto.EpochBits }),
+			recorded[n%uint64(len(recorded))])
+	}
+	for ctx.Err() == nil {
+		d := all[rnd.IntN(len(all))]
+		switch train := slices.Repeat([][]byte{d}, max(min(60, 60000/(len(d)+1)), 1)); {
+		case len(d) > 0 && rnd.IntN(2) == 0:
+			sendTrain(t, to, train)
+		default:
+			conn, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(to))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for _, d := range train {
+				conn.Write(d)
+			}
+			conn.Close()
+		}
 	}
 }
