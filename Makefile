@@ -8,7 +8,7 @@ GO       ?= go
 FUZZTIME ?= 10s
 TOOLS    := ip:iproute2 tcpdump:tcpdump tshark:tshark ethtool:ethtool nft:nftables ping:iputils-ping
 
-.PHONY: build generate demo test test-net check cross race fuzz bench bench-flood tools clean
+.PHONY: build generate demo test test-net test-arm64 test-avx512 check cross race fuzz bench bench-flood tools clean
 
 build: ## the binary, bin/ntap, and its links with nTap's names
 	$(GO) build -trimpath -o bin/ntap ./cmd/ntap
@@ -26,6 +26,12 @@ test: tools ## all tests
 
 test-net: tools ## all tests, and a test that would be skipped fails
 	CI=true $(GO) test -timeout 15m ./...
+
+test-arm64: ## crypto and proto as arm64 runs them, under qemu-user
+	internal/emulate/arm64.sh
+
+test-avx512: ## the AVX-512 kernel of crypto, on an emulated CPU where this one has none
+	internal/emulate/avx512.sh
 
 tools: ## as root on Debian: installs what the tests need and is missing
 	@missing=""; for t in $(TOOLS); do command -v $${t%%:*} >/dev/null 2>&1 || missing="$$missing $${t##*:}"; done; \

@@ -96,7 +96,7 @@ echo c >"$t/commands" # Debian builds bochs with its debugger, which waits for "
 # The display is a terminal that script makes; nobody looks at it. bochs ends when the machine is switched off.
 TERM=vt100 timeout -k 5 "$limit" script -qfec "exec bochs-bin -q -f $t/bochsrc -rc $t/commands" /dev/null </dev/null >"$t/display" 2>&1 &
 emulator=$!
-tail -n +1 -s 0.2 -f --pid="$emulator" "$t/serial" | tr -d '\r' | tee "$t/output"
+tail -n +1 -s 0.2 -f --pid="$emulator" "$t/serial" | sed -u 's/\r$//' | tee "$t/output"
 wait "$emulator" || true
 emulator=""
 status=$(sed -n 's/^emulated: exit status \([0-9]*\)$/\1/p' "$t/output" | tail -1)
