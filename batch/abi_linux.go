@@ -27,8 +27,12 @@ func sendmmsg(fd int, msgs []mmsghdr, flags int) (int, unix.Errno) {
 }
 
 // recvmmsg takes as many messages as are there. With MSG_WAITFORONE it waits
-// for the first, with MSG_DONTWAIT it does not.
+// for the first; with MSG_DONTWAIT it does not, and the scheduler is not told.
 func recvmmsg(fd int, msgs []mmsghdr, flags int) (int, unix.Errno) {
+	if flags&unix.MSG_DONTWAIT != 0 {
+		n, _, e := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), uintptr(flags), 0, 0)
+		return int(n), e
+	}
 	n, _, e := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), uintptr(flags), 0, 0)
 	return int(n), e
 }

@@ -3,7 +3,6 @@
 package batch
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"net"
@@ -136,6 +135,51 @@ func TestFlights(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// As many segments go in one send as the kernel takes: where it refuses 200, as
+// an old one does 128, all arrive, and later flights have as many as any takes.
+func TestSegmentsAsManyAsTheKernelTakes(t *testing.T) {
+	r := listen(t, ListenConfig{Addr: "127.0.0.1:0"})[0]
+	s := sender(t, SenderConfig{To: r.Addr().String(), Datagram: 508})
+	if s.slots != maxSegments {
+		t.Fatalf("%d datagrams of 508 bytes in a flight", s.slots)
+	}
+	s.most = 130 // more than any kernel takes
+	s.resize(480)
+	want := 0
+	send := func(n int) {
+		t.Helper()
+		sent := want
+		for i := range n {
+			fill(s, sent+i, 480)
+		}
+		fill(s, sent+n, 100)
+		if err := s.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		drain(t, r, func(k int, d []byte) {
+			if k != want || len(d) != 480 && k != sent+n {
+				t.Fatalf("datagram %d of %d bytes, want %d", k, len(d), want)
+			}
+			want++
+		})
+		if want != sent+n+1 {
+			t.Fatalf("%d datagrams of %d", want-sent, n+1)
+		}
+	}
+	send(130)
+	if !s.Segmented() || s.slots != oldSegments || s.Size() != 480 {
+		t.Errorf("afterwards: segmented %v, %d in a flight, size %d", s.Segmented(), s.slots, s.Size())
+	}
+	calls := s.Stats().Calls.Load()
+	send(640)
+	if n := s.Stats().Calls.Load() - calls; n != 11 {
+		t.Errorf("%d sends for 641 datagrams", n)
+	}
+	if u := s.Stats().Unsent.Load(); u != 0 {
+		t.Errorf("%d unsent", u)
 	}
 }
 
@@ -278,32 +322,6 @@ func TestResolvedAgain(t *testing.T) {
 	}
 }
 
-// The program picks the socket by bytes of the payload, for whole trains too.
-func TestSteering(t *testing.T) {
-	raw, err := bpf.Assemble([]bpf.Instruction{bpf.LoadAbsolute{Off: 4, Size: 1}, bpf.ALUOpConstant{Op: bpf.ALUOpMod, Val: 3}, bpf.RetA{}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	rs := listen(t, ListenConfig{Addr: "127.0.0.1:0", Workers: 3, Steer: raw})
-	for i := range 9 {
-		s := sender(t, SenderConfig{To: rs[0].Addr().String(), Datagram: 1000})
-		for range 100 {
-			fill(s, i, 1000) // byte 4 is i+4
-		}
-		s.Flush()
-	}
-	for k, r := range rs {
-		n := drain(t, r, func(n int, _ []byte) {
-			if (n+4)%3 != k {
-				t.Fatalf("worker %d has a datagram of %d", k, n)
-			}
-		})
-		if n != 300 {
-			t.Errorf("worker %d has %d datagrams of 300", k, n)
-		}
-	}
-}
-
 // The path's MTU is found, or given; a wrong one is refused with the reason.
 func TestSizes(t *testing.T) {
 	testnet.Veth(t)
@@ -340,57 +358,6 @@ func TestSizes(t *testing.T) {
 			t.Errorf("%+v: size %d, want %d %s", c.cfg, s.Size(), c.want, c.err)
 		}
 		s.Close()
-	}
-}
-
-// A port that somebody has is an error, also where both would share it by
-// SO_REUSEPORT: then each would have had half of the datagrams.
-func TestPortTaken(t *testing.T) {
-	first := listen(t, ListenConfig{Addr: "127.0.0.1:0", Workers: 2})
-	_, err := Listen(ListenConfig{Addr: first[0].Addr().String(), Workers: 2})
-	if err == nil || !strings.Contains(err.Error(), "taken by another program") || !strings.Contains(err.Error(), "ss -ulpn") {
-		t.Errorf("%v", err)
-	}
-}
-
-// What the socket's buffer has no room for is counted: the kernel counts a
-// train of datagrams once.
-func TestSocketDrops(t *testing.T) {
-	r, err := Listen(ListenConfig{Addr: "127.0.0.1:0", Buffer: 1 << 16, Poll: 100 * time.Millisecond})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r[0].Close()
-	s := sender(t, SenderConfig{To: r[0].Addr().String(), Datagram: 1400})
-	for n := range 3000 {
-		fill(s, n, 1400)
-	}
-	s.Flush()
-	got := drain(t, r[0], func(int, []byte) {})
-	fill(s, 9, 100) // the count comes with the next datagram that is taken
-	got += drain(t, r[0], func(int, []byte) {})
-	if drops := r[0].Stats().KernelDrops.Load(); drops < 3000/maxSegments-2 || uint64(got)+drops > 3001 {
-		t.Errorf("%d came, %d drops, of 3001", got, drops)
-	}
-}
-
-func TestFrom(t *testing.T) {
-	for _, host := range []string{"127.0.0.1", "::1"} {
-		r := listen(t, ListenConfig{Addr: ":0"})[0]
-		c, err := net.Dial("udp", net.JoinHostPort(host, fmt.Sprint(r.Addr().Port())))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		c.Write([]byte("hello"))
-		c.Write(nil)
-		if n, err := r.Recv(); n == 0 || err != nil {
-			t.Fatal(n, err)
-		}
-		d, ok := r.Next()
-		if !ok || !bytes.Equal(d, []byte("hello")) || r.From().String() != c.LocalAddr().String() {
-			t.Errorf("%q from %v, sent from %v", d, r.From(), c.LocalAddr())
-		}
 	}
 }
 

@@ -47,6 +47,21 @@ func (*Fan) Segmented() bool              { return false }
 func (*Fan) Marked() bool                 { return false }
 func (*Fan) Close() error                 { return nil }
 
+func (*Sender) UseRing(Ring) error            { return errors.ErrUnsupported }
+func (*Sender) Paced() (uint64, bool, string) { return 0, false, "" }
+
+type (
+	Ring  interface{ Discard() int }
+	Inbox interface {
+		Recv(time.Duration) (int, error)
+	}
+)
+
+const (
+	RingFlights = 1
+	MaxPayload  = 1 << 16
+)
+
 type Receiver struct{ stats ReceiverStats }
 
 func Listen(ListenConfig) ([]*Receiver, error)     { return nil, errors.ErrUnsupported }
@@ -64,3 +79,6 @@ func (*Receiver) Addr() netip.AddrPort    { return netip.AddrPort{} }
 func (*Receiver) Buffer() int             { return 0 }
 func (*Receiver) Grouped() bool           { return false }
 func (*Receiver) Close() error            { return nil }
+func (*Receiver) UseInbox(Inbox)          {}
+func (*Receiver) FD() int                 { return -1 }
+func (*Receiver) Drops() uint64           { return 0 }

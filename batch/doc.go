@@ -21,6 +21,7 @@ type SenderConfig struct {
 	MTU        int    // IP MTU of the path, bytes; 0: what the route says
 	Mark       uint32 // SO_MARK; 0: none
 	SendBuffer int    // SO_SNDBUF, bytes; 0: the system's default
+	Pace       uint64 // bytes a second that are sent at the most, headers from Ethernet on counted; 0: no limit
 }
 
 // MaxPorts is the most source ports that a Fan can have. Its first is looked
@@ -64,6 +65,7 @@ type ListenConfig struct {
 	Workers int           // sockets that share the port; 0: 1
 	Buffer  int           // SO_RCVBUF of each, bytes; 0: the system's default
 	Poll    time.Duration // the longest that a Recv waits
+	Spin    bool          // a Recv does not wait, and has the device's queue polled
 	// Second is SO_RCVBUF of a second socket for each worker, bytes; 0: there
 	// are none. Listen returns them behind the first ones.
 	Second int
@@ -77,6 +79,6 @@ type ReceiverStats struct {
 	Datagrams   perf.Counter
 	Bytes       perf.Counter // UDP payload
 	Calls       perf.Counter // recvmmsg that brought something
-	KernelDrops perf.Counter // datagrams, or trains of them, that found the socket's buffer full (SO_RXQ_OVFL)
+	KernelDrops perf.Counter // datagrams, or trains of them, that found the socket's buffer full
 	Truncated   perf.Counter // trains longer than a buffer: cannot happen on Linux
 }

@@ -23,6 +23,7 @@ const (
 	recvMessages = 8       // trains taken by one recvmmsg
 	recvBuffer   = 1 << 16 // bytes: the longest train, and the longest datagram
 	recvControl  = 64      // bytes for UDP_GRO and SO_RXQ_OVFL
+	busyPoll     = 50      // µs, as the kernel's documentation of net.core.busy_read has it
 )
 
 // A Receiver is one socket. It never sends: there is no method for it. It
@@ -37,11 +38,15 @@ type Receiver struct {
 	iov     [recvMessages]unix.Iovec
 	control [recvMessages][recvControl]byte
 	names   [recvMessages]unix.RawSockaddrInet6
-	n       int    // messages of the last recvmmsg
+	inbox   Inbox // in place of recvmmsg; nil: none
+	poll    time.Duration
+	spin    bool   // never wait
+	n       int    // messages of the last Recv
 	msg     int    // the one Next is in
 	rest    []byte // of it
 	size    int    // of a datagram in it
 	drops   uint32 // as the socket told last
+	from    []byte // struct sockaddr of the message
 	stats   ReceiverStats
 }
 
@@ -160,6 +165,14 @@ func (r *Receiver) set(cfg ListenConfig) error {
 	if err := unix.SetsockoptTimeval(r.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv); err != nil {
 		return os.NewSyscallError("setsockopt SO_RCVTIMEO", err)
 	}
+	r.poll, r.spin = max(cfg.Poll, time.Millisecond), cfg.Spin
+	if cfg.Spin {
+		// The longest that a look at the socket polls its device's queue, where
+		// that can be polled; more than the sysctl net.core.busy_read takes
+		// CAP_NET_ADMIN, and without it nothing is lost but speed.
+		_ = unix.SetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_PREFER_BUSY_POLL, 1)
+		_ = unix.SetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_BUSY_POLL, busyPoll)
+	}
 	r.grouped = unix.SetsockoptInt(r.fd, unix.SOL_UDP, unix.UDP_GRO, 1) == nil
 	if err := unix.SetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1); err != nil {
 		return os.NewSyscallError("setsockopt SO_RXQ_OVFL", err)
@@ -180,22 +193,43 @@ func (r *Receiver) set(cfg ListenConfig) error {
 	return nil
 }
 
+// UseInbox has datagrams come by an io_uring from now on, or with nil no
+// longer. The calling goroutine is locked to the thread that made it. What an
+// earlier Recv lent is gone.
+func (r *Receiver) UseInbox(b Inbox) { r.inbox, r.n, r.msg, r.rest = b, 0, -1, nil }
+
+// FD returns the socket, for an Inbox.
+func (r *Receiver) FD() int { return r.fd }
+
+// MaxPayload is the room that a message needs, bytes: the longest train, and the
+// longest datagram.
+const MaxPayload = recvBuffer
+
 // Recv waits for datagrams, at most cfg.Poll, and takes what is there. It
 // returns how many messages came: a train of datagrams is one. 0 and nil: none
 // came. What an earlier Recv lent is overwritten.
-func (r *Receiver) Recv() (int, error) { return r.recv(unix.MSG_WAITFORONE) }
+func (r *Receiver) Recv() (int, error) {
+	if r.spin {
+		return r.recv(unix.MSG_DONTWAIT)
+	}
+	return r.recv(unix.MSG_WAITFORONE)
+}
 
 // TryRecv is Recv that does not wait. full says that there may be more.
 func (r *Receiver) TryRecv() (n int, full bool, err error) {
 	n, err = r.recv(unix.MSG_DONTWAIT)
-	return n, n == recvMessages, err
+	return n, n >= recvMessages, err
 }
 
 // Wait waits until one of two Receivers has something, at most for d, and says
 // which have.
 func Wait(a, b *Receiver, d time.Duration) (hasA, hasB bool, err error) {
 	fds := [...]unix.PollFd{{Fd: int32(a.fd), Events: unix.POLLIN}, {Fd: int32(b.fd), Events: unix.POLLIN}}
-	_, err = unix.Poll(fds[:], int(max(d, time.Millisecond)/time.Millisecond))
+	wait := int(max(d, time.Millisecond) / time.Millisecond)
+	if a.spin {
+		wait = 0
+	}
+	_, err = unix.Poll(fds[:], wait)
 	if err != nil && err != unix.EINTR {
 		return false, false, fmt.Errorf("batch: %v: %w", a.addr, os.NewSyscallError("poll", err))
 	}
@@ -204,6 +238,20 @@ func Wait(a, b *Receiver, d time.Duration) (hasA, hasB bool, err error) {
 
 func (r *Receiver) recv(flags int) (int, error) {
 	r.n, r.msg, r.rest = 0, -1, nil
+	if r.inbox != nil {
+		wait := r.poll
+		if flags == unix.MSG_DONTWAIT {
+			wait = 0
+		}
+		n, err := r.inbox.Recv(wait)
+		if err != nil {
+			return 0, fmt.Errorf("batch: %v: %w", r.addr, err)
+		}
+		if r.n = n; n > 0 {
+			r.stats.Calls.Add(1)
+		}
+		return n, nil
+	}
 	for i := range r.msgs {
 		r.msgs[i].hdr.SetControllen(recvControl)
 		r.msgs[i].hdr.Namelen = unix.SizeofSockaddrInet6
@@ -242,14 +290,21 @@ func (r *Receiver) Next() (d []byte, ok bool) {
 
 // begin starts with message r.msg: its train, and what the kernel says of it.
 func (r *Receiver) begin() {
-	m := &r.msgs[r.msg]
-	at := r.msg * recvBuffer
-	r.rest = r.arena.mem[at : at+int(m.n)]
-	r.size = max(int(m.n), 1)
-	if m.hdr.Flags&unix.MSG_TRUNC != 0 {
+	var control []byte
+	var flags int32
+	if r.inbox != nil {
+		r.from, control, r.rest, flags = r.inbox.Message(r.msg)
+	} else {
+		m := &r.msgs[r.msg]
+		at := r.msg * recvBuffer
+		r.rest, control, flags = r.arena.mem[at:at+int(m.n)], r.control[r.msg][:m.hdr.Controllen], m.hdr.Flags
+		r.from = unsafe.Slice((*byte)(unsafe.Pointer(&r.names[r.msg])), m.hdr.Namelen)
+	}
+	r.size = max(len(r.rest), 1)
+	if flags&unix.MSG_TRUNC != 0 {
 		r.stats.Truncated.Add(1)
 	}
-	for c := r.control[r.msg][:m.hdr.Controllen]; len(c) >= unix.SizeofCmsghdr; {
+	for c := control; len(c) >= unix.SizeofCmsghdr; {
 		h := (*unix.Cmsghdr)(unsafe.Pointer(unsafe.SliceData(c)))
 		length := int(h.Len)
 		if length < unix.SizeofCmsghdr+4 || length > len(c) {
@@ -260,23 +315,49 @@ func (r *Receiver) begin() {
 		case h.Level == unix.SOL_UDP && h.Type == unix.UDP_GRO && v > 0:
 			r.size = int(v)
 		case h.Level == unix.SOL_SOCKET && h.Type == unix.SO_RXQ_OVFL:
-			r.stats.KernelDrops.Add(uint64(v - r.drops)) // a 32-bit count that goes round
-			r.drops = v
+			r.dropped(v)
 		}
 		c = c[min(len(c), (length+7)&^7):] // CMSG_ALIGN
 	}
 }
 
+// dropped takes the socket's count of drops. It is a 32-bit count that goes
+// round; one that is older than what is known says nothing.
+func (r *Receiver) dropped(v uint32) {
+	if d := int32(v - r.drops); d > 0 {
+		r.stats.KernelDrops.Add(uint64(d))
+		r.drops = v
+	}
+}
+
+// Drops asks the kernel how often the socket's buffer was full, and returns the
+// count: a datagram tells (SO_RXQ_OVFL) only what was dropped before it, and
+// behind the last one none comes. Both are the same count, sk_drops
+// (sk_get_meminfo, net/core/sock.c), which a train of datagrams adds one to
+// (__udp_enqueue_schedule_skb, net/ipv4/udp.c).
+func (r *Receiver) Drops() uint64 {
+	var v [unix.SK_MEMINFO_VARS]uint32
+	size := uint32(unsafe.Sizeof(v))
+	_, _, e := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(r.fd), unix.SOL_SOCKET, unix.SO_MEMINFO, uintptr(unsafe.Pointer(&v)), uintptr(unsafe.Pointer(&size)), 0)
+	if e == 0 && size > unix.SK_MEMINFO_DROPS*4 { // Linux 4.12
+		r.dropped(v[unix.SK_MEMINFO_DROPS])
+	}
+	return r.stats.KernelDrops.Load()
+}
+
 // From returns where the datagram that Next returned last came from.
 func (r *Receiver) From() netip.AddrPort {
-	if r.msg < 0 || r.msg >= r.n {
+	if r.msg < 0 || r.msg >= r.n || len(r.from) < unix.SizeofSockaddrInet4 {
 		return netip.AddrPort{}
 	}
-	n := &r.names[r.msg]
+	n := (*unix.RawSockaddrInet6)(unsafe.Pointer(unsafe.SliceData(r.from)))
 	port := n.Port<<8 | n.Port>>8 // network order, on the little-endian machines that Go's Linux ports for us are
 	if n.Family == unix.AF_INET {
 		v4 := (*unix.RawSockaddrInet4)(unsafe.Pointer(n))
 		return netip.AddrPortFrom(netip.AddrFrom4(v4.Addr), port)
+	}
+	if len(r.from) < unix.SizeofSockaddrInet6 {
+		return netip.AddrPort{}
 	}
 	return netip.AddrPortFrom(netip.AddrFrom16(n.Addr).Unmap(), port)
 }

@@ -26,27 +26,58 @@ const (
 // Chosen.
 const likelyMTU = 9000 // where the route says more, as lo does, only --mtu has more
 
-// maxSegments bounds a flight: UDP_MAX_SEGMENTS is 64 before Linux 6.10 and
-// 128 since (include/linux/udp.h).
-const maxSegments = 64
+// maxSegments is the most in a flight: UDP_MAX_SEGMENTS of include/linux/udp.h
+// since Linux 6.10. Before, it says EINVAL, and oldSegments are the most.
+const maxSegments = 128
+
+// flightBytes is the room of a flight, bytes.
+const flightBytes = 1 << 16
 
 // A Sender packs datagrams of equal size into flights and sends each flight
-// with one system call. It belongs to one goroutine.
+// with one system call; with a Ring, RingFlights of them. It belongs to one
+// goroutine.
+//
+//	Slot, Queue ──▶ a flight: equal datagrams, the last perhaps shorter ──(full, ended, or Flush)──▶ sendmsg, UDP_SEGMENT
 type Sender struct {
 	trouble
 	cfg       SenderConfig
 	fd        int
 	to        netip.AddrPort
-	arena     *Arena
-	size      int // of a full datagram
-	slots     int // in a flight
-	n         int // datagrams queued
-	last      int // bytes of the last one
+	arena     *Arena // a flight, or RingFlights of them
+	mem       []byte // of the flight being filled, inside arena
+	size      int    // of a full datagram
+	slots     int    // in a flight
+	most      int    // segments in one send
+	n         int    // datagrams queued in the flight
+	last      int    // bytes of the last one
 	segmented bool
 	marked    bool
+	ring      Ring // nil: none
+	flights   [RingFlights]flight
+	under     int // flights queued in ring
+	pace      pacer
 	msgs      []mmsghdr
 	iov       []unix.Iovec
 	fatal     error
+}
+
+// A flight is what one UDP_SEGMENT send carries.
+type flight struct {
+	hdr   unix.Msghdr
+	iov   unix.Iovec
+	mem   []byte
+	n     int // datagrams
+	size  int // of each
+	bytes int // of all
+}
+
+// set makes f the n datagrams of size bytes in mem; the last has last.
+func (f *flight) set(mem []byte, n, size, last int) {
+	f.mem, f.n, f.size, f.bytes = mem, n, size, (n-1)*size+last
+	f.iov.Base = unsafe.SliceData(mem)
+	f.iov.SetLen(f.bytes)
+	f.hdr.Iov = &f.iov
+	f.hdr.SetIovlen(1)
 }
 
 // NewSender opens a socket towards cfg.To.
@@ -55,10 +86,11 @@ func NewSender(cfg SenderConfig) (*Sender, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Sender{trouble: trouble{what: "collector", name: cfg.To}, cfg: cfg, fd: -1}
-	if s.arena, err = NewArena(1 << 16); err != nil {
+	s := &Sender{trouble: trouble{what: "collector", name: cfg.To}, cfg: cfg, fd: -1, most: maxSegments}
+	if s.arena, err = NewArena(flightBytes); err != nil {
 		return nil, err
 	}
+	s.mem = s.arena.Bytes()
 	if err := s.connect(to); err != nil {
 		s.arena.Close()
 		return nil, err
@@ -105,6 +137,7 @@ func (s *Sender) connect(to netip.AddrPort) error {
 	if err != nil {
 		return err
 	}
+	s.pace.set(fd, to, s.cfg.Pace)
 	s.resize(size)
 	return nil
 }
@@ -136,12 +169,10 @@ func (s *Sender) wanted() (int, error) {
 // resize makes size that of the datagrams to come. Nothing is queued.
 func (s *Sender) resize(size int) {
 	s.size, s.n = size, 0
-	s.slots = max(1, min(maxSegments, maxGSO/size))
+	s.slots = max(1, min(s.most, s.pace.flight(maxGSO)/size))
 	s.segmented = s.slots > 1 && unix.SetsockoptInt(s.fd, unix.SOL_UDP, unix.UDP_SEGMENT, size) == nil
 	s.msgs, s.iov = make([]mmsghdr, s.slots), make([]unix.Iovec, s.slots)
-	mem := s.arena.Bytes()
 	for i := range s.msgs {
-		s.iov[i].Base = &mem[i*size]
 		s.msgs[i].hdr.Iov = &s.iov[i]
 		s.msgs[i].hdr.SetIovlen(1)
 	}
@@ -151,7 +182,7 @@ func (s *Sender) resize(size int) {
 // caller's until Queue.
 func (s *Sender) Slot() []byte {
 	at := s.n * s.size
-	return s.arena.mem[at : at+s.size : at+s.size]
+	return s.mem[at : at+s.size : at+s.size]
 }
 
 // Size returns the bytes of a full datagram. It can change with any Queue or
@@ -159,12 +190,13 @@ func (s *Sender) Slot() []byte {
 func (s *Sender) Size() int { return s.size }
 
 // Queue takes the first n bytes of the slot as a datagram. One shorter than
-// Size ends its flight; a flight that is full or ended is sent at once.
+// Size ends its flight; a flight that is full or ended is sent at once or, with
+// a Ring, when there are RingFlights of them.
 func (s *Sender) Queue(n int) {
 	s.n++
 	s.last = n
 	if n < s.size || s.n == s.slots {
-		s.send()
+		s.end()
 	}
 }
 
@@ -172,23 +204,33 @@ func (s *Sender) Queue(n int) {
 // after which no sending is possible; everything else is counted.
 func (s *Sender) Flush() error {
 	if s.n > 0 {
-		s.send()
+		s.end()
+	}
+	if s.under > 0 {
+		s.submit()
 	}
 	err := s.fatal
 	s.fatal = nil
 	return err
 }
 
-// send sends the flight, whatever it takes, and ends it.
-func (s *Sender) send() {
-	n, bytes := s.n, (s.n-1)*s.size+s.last
+// end ends the flight being filled.
+func (s *Sender) end() {
+	f := &s.flights[s.under]
+	f.set(s.mem, s.n, s.size, s.last)
 	s.n = 0
-	var left int
-	if s.segmented {
-		left = s.sendFlight(n, bytes)
-	} else {
-		left = s.sendEach(n)
+	if s.pace.own {
+		s.pace.wait(f.bytes + f.n*s.pace.head)
 	}
+	if s.ring != nil && s.segmented {
+		s.queue(f)
+		return
+	}
+	s.account(s.send(f))
+}
+
+// account deals with what a send left over.
+func (s *Sender) account(left int) {
 	if left == 0 && s.calm() {
 		return // the usual end
 	}
@@ -196,42 +238,70 @@ func (s *Sender) send() {
 	s.consider(left)
 }
 
-// sendFlight sends all with one call, and returns how many datagrams did not
-// go.
-func (s *Sender) sendFlight(n, bytes int) int {
-	s.iov[0].SetLen(bytes)
+// send sends a flight, whatever it takes, and returns how many datagrams did
+// not go.
+func (s *Sender) send(f *flight) int {
+	if s.segmented {
+		return s.sendFlight(f)
+	}
+	return s.sendEach(f)
+}
+
+// sendFlight sends all with one call.
+func (s *Sender) sendFlight(f *flight) int {
 	for try := range sendTries {
-		_, _, e := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.msgs[0].hdr)), 0)
+		_, _, e := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&f.hdr)), 0)
 		switch {
 		case e == 0:
-			s.sent(n, bytes)
+			s.sent(f.n, f.bytes)
 			return 0
+		case e == unix.EINVAL && f.n > oldSegments && !s.shrunk():
+			s.most = oldSegments // an older kernel: as many as it takes, from now on
+			left := s.sendParts(f)
+			s.resize(s.size)
+			return left
 		case e == unix.EIO, e == unix.EINVAL && !s.shrunk():
 			// The device cannot finish checksums, or the kernel is too old for
 			// segments: one datagram a message from now on.
 			s.segmented = false
 			unix.SetsockoptInt(s.fd, unix.SOL_UDP, unix.UDP_SEGMENT, 0)
-			return s.sendEach(n)
+			return s.sendEach(f)
 		case !s.again(e, try):
-			return n
+			return f.n
 		}
 	}
-	return n
+	return f.n
+}
+
+// sendParts sends a flight as several of at most oldSegments.
+func (s *Sender) sendParts(f *flight) (left int) {
+	for at := 0; at < f.n; at += oldSegments {
+		n, last := oldSegments, f.size
+		if f.n-at <= oldSegments {
+			n, last = f.n-at, f.bytes-(f.n-1)*f.size
+		}
+		var part flight
+		part.set(f.mem[at*f.size:], n, f.size, last)
+		left += s.send(&part)
+	}
+	return left
 }
 
 // sendEach sends each datagram as a message of its own, and returns how many
 // did not go.
-func (s *Sender) sendEach(n int) (left int) {
+func (s *Sender) sendEach(f *flight) (left int) {
+	n, last := f.n, f.bytes-(f.n-1)*f.size
 	for i := range n {
-		s.iov[i].SetLen(s.size)
+		s.iov[i].Base = &f.mem[i*f.size]
+		s.iov[i].SetLen(f.size)
 	}
-	s.iov[n-1].SetLen(s.last)
+	s.iov[n-1].SetLen(last)
 	for i, try := 0, 0; i < n; {
 		k, e := sendmmsg(s.fd, s.msgs[i:n], 0)
 		if e == 0 && k > 0 {
-			bytes := k * s.size
+			bytes := k * f.size
 			if i += k; i == n {
-				bytes += s.last - s.size
+				bytes += last - f.size
 			}
 			s.sent(k, bytes)
 			try = 0

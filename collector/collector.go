@@ -96,6 +96,9 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 	if cfg.Reorder < 0 || cfg.Reorder > 4096 {
 		return nil, fmt.Errorf("collector: reorder window of %d datagrams: 1 to 4096", cfg.Reorder)
 	}
+	if err := checkIO(cfg.IO); err != nil {
+		return nil, err
+	}
 	cfg.Workers = max(cfg.Workers, 1)
 	st, err := openState(cfg.State)
 	if err != nil {
@@ -136,6 +139,7 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 		account.Workers = append(account.Workers, workers[i].account)
 	}
 	account.Outputs = outs.counts
+	sh.buffered(in[0], cmp.Or(cfg.ReceiveBuffer, defaultReceive))
 	sh.log.Info().Stringer("address", in[0].Addr()).Int("workers", cfg.Workers).Int("buffer", in[0].Buffer()).
 		Bool("grouped", in[0].Grouped()).Msg("collector started")
 	if cfg.Ready != nil {
@@ -153,6 +157,11 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 			return err
 		}
 		w.sinks = sinks
+		end, err := w.byConfig()
+		if err != nil {
+			return err
+		}
+		defer end()
 		return w.run(ctx)
 	})
 	stop()

@@ -24,7 +24,7 @@ type Config struct {
 
 	TAP     string    // virtual interface: a name, or a pattern with %t for the tap ID; "": none
 	Isolate bool      // the host's own stack never sees frames on the TAP
-	IO      string    // how TAPs are written: auto, uring or write
+	IO      string    // how datagrams come in and TAPs are written: auto, uring or mmsg
 	Write   string    // pcapng file or FIFO, "-" for Stdout; "": none
 	Stdout  io.Writer // nil: os.Stdout
 	VXLAN   []VXLAN   // each gets all frames

@@ -151,7 +151,7 @@ func TestTapNameTaken(t *testing.T) {
 }
 
 func TestTapGoneAfterClose(t *testing.T) {
-	for _, io := range []string{ioUring, ioWrite} {
+	for _, io := range []string{ioUring, ioMmsg} {
 		for _, name := range []string{"gone0", "gone%t"} {
 			t.Run(io+"/"+name, func(t *testing.T) {
 				ownNet(t)

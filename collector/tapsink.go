@@ -14,13 +14,6 @@ import (
 	"github.com/ntap-project/ntap/ring"
 )
 
-// How frames get into a TAP: Config.IO.
-const (
-	ioAuto  = "auto"  // io_uring, or write(2) where it is not to be had
-	ioUring = "uring" // io_uring, or an error
-	ioWrite = "write" // write(2), a system call for each frame
-)
-
 // Chosen. On a Zen 3 with Linux 6.18 a 60-byte frame costs 1040 ns in batches
 // of 8, 900 of 16, 830 of 32, 790 of 64, and larger ones differ by no more than
 // the measurement's noise. Nor do registered buffers (WRITE_FIXED) and
@@ -101,10 +94,10 @@ type tapQueue struct {
 type tapSink struct {
 	devs   *tapSet
 	worker int
-	io     string // ioUring or ioWrite: what came out of it
+	io     string // ioUring or ioMmsg: what came out of it
 	reason string // why not io_uring, with ioAuto
 
-	uring  *ring.Uring // nil with ioWrite
+	uring  *ring.Uring // nil with ioMmsg
 	n      int         // frames queued
 	frames [tapBatch][]byte
 	queues [tapBatch]*tapQueue
@@ -127,11 +120,11 @@ type tapSink struct {
 func newTapSink(devs *tapSet, worker int, io string) (*tapSink, error) {
 	s := &tapSink{devs: devs, worker: worker, io: io, taps: map[uint32]*tapQueue{}}
 	switch io {
-	case ioWrite:
+	case ioMmsg:
 		return s, s.first()
 	case ioAuto, ioUring, "":
 	default:
-		return nil, fmt.Errorf("collector: TAP: no way to write called %q; there are %s, %s, %s", io, ioAuto, ioUring, ioWrite)
+		return nil, fmt.Errorf("collector: TAP: no way to write called %q; there are %s, %s, %s", io, ioAuto, ioUring, ioMmsg)
 	}
 	ok, reason := ring.UringSupported()
 	if ok {
@@ -147,9 +140,9 @@ func newTapSink(devs *tapSet, worker int, io string) (*tapSink, error) {
 		reason = err.Error()
 	}
 	if io == ioUring {
-		return nil, fmt.Errorf("collector: TAP: %s; or use --io %s", reason, ioWrite)
+		return nil, fmt.Errorf("collector: TAP: %s; or use --io %s", reason, ioMmsg)
 	}
-	s.io, s.reason = ioWrite, reason
+	s.io, s.reason = ioMmsg, reason
 	if worker == 0 { // once is enough
 		devs.warn(fmt.Errorf("collector: TAP: %s; frames are written one by one, which costs more", reason))
 	}

@@ -48,7 +48,7 @@ func numbered(size, number int) []byte {
 func number(f []byte) int { return int(binary.BigEndian.Uint32(f[16:])) }
 
 func TestTapSinkDeliversEveryByteInOrder(t *testing.T) {
-	for _, io := range []string{ioUring, ioWrite, ioAuto} {
+	for _, io := range []string{ioUring, ioMmsg, ioAuto} {
 		for _, workers := range []int{1, 2} {
 			t.Run(fmt.Sprintf("%s/workers=%d", io, workers), func(t *testing.T) {
 				ownNet(t)
@@ -92,7 +92,7 @@ func TestTapSinkDeliversEveryByteInOrder(t *testing.T) {
 }
 
 func TestTapSinkCountsEveryRefusal(t *testing.T) {
-	for _, io := range []string{ioUring, ioWrite} {
+	for _, io := range []string{ioUring, ioMmsg} {
 		t.Run(io, func(t *testing.T) {
 			ownNet(t)
 			var warnings []string
@@ -182,11 +182,11 @@ func TestTapSinkWithoutUring(t *testing.T) {
 	if s, err := newTapSink(devs, 0, ioUring); err == nil {
 		s.Close()
 		t.Error("io uring: no error")
-	} else if !strings.Contains(err.Error(), "seccomp") || !strings.Contains(err.Error(), "--io write") {
+	} else if !strings.Contains(err.Error(), "seccomp") || !strings.Contains(err.Error(), "--io mmsg") {
 		t.Errorf("io uring: %v", err)
 	}
 	s := openSink(t, devs, 0, ioAuto)
-	if s.io != ioWrite || !strings.Contains(s.reason, "seccomp") {
+	if s.io != ioMmsg || !strings.Contains(s.reason, "seccomp") {
 		t.Errorf("io auto: became %q because %q", s.io, s.reason)
 	}
 	openSink(t, devs, 1, ioAuto)
@@ -197,7 +197,7 @@ func TestTapSinkWithoutUring(t *testing.T) {
 	if err := s.Flush(); err != nil || s.Counts().Delivered.Load() != 1 {
 		t.Errorf("delivered %d, %v", s.Counts().Delivered.Load(), err)
 	}
-	if _, err := newTapSink(devs, 0, "mmap"); err == nil || !strings.Contains(err.Error(), "auto, uring, write") {
+	if _, err := newTapSink(devs, 0, "mmap"); err == nil || !strings.Contains(err.Error(), "auto, uring, mmsg") {
 		t.Errorf("io mmap: %v", err)
 	}
 }
@@ -223,7 +223,7 @@ func TestTapSinkAfterTheRingFailed(t *testing.T) {
 }
 
 func TestTapSinkDoesNotAllocate(t *testing.T) {
-	for _, io := range []string{ioUring, ioWrite} {
+	for _, io := range []string{ioUring, ioMmsg} {
 		for _, name := range []string{"alloc0", "alloc%t"} {
 			t.Run(io+"/"+name, func(t *testing.T) {
 				ownNet(t)
@@ -251,7 +251,7 @@ func BenchmarkTapSink(b *testing.B) {
 	ownNet(b)
 	for _, workers := range []int{1, 2} {
 		devs := openTaps(b, tapConfig{Name: fmt.Sprintf("bench%d", workers), Workers: workers, Isolate: true})
-		for _, io := range []string{ioWrite, ioUring} {
+		for _, io := range []string{ioMmsg, ioUring} {
 			for _, size := range []int{60, 300, 1300} { // bytes of a frame
 				b.Run(fmt.Sprintf("io=%s/queues=%d/frame=%d", io, workers, size), func(b *testing.B) {
 					s := openSink(b, devs, 0, io)

@@ -124,9 +124,9 @@ func (w *worker) flushSinks() error {
 // file, and those of superseded sessions go.
 func (w *worker) look() {
 	w.patience = drainMost
-	w.account.Socket.Set(w.home.Stats().KernelDrops.Load())
+	w.account.Socket.Set(w.home.Drops())
 	if w.strangers != nil {
-		w.account.Strangers.Set(w.strangers.Stats().KernelDrops.Load())
+		w.account.Strangers.Set(w.strangers.Drops())
 	}
 	for key, s := range w.streams {
 		for kind, o := range s.openers {

@@ -45,6 +45,8 @@ type Config struct {
 	BlockSize   int           // of the ring, bytes; 0: 256 KiB
 	Retire      time.Duration // the longest a frame waits in a block; 0: 5 ms
 	SendBuffer  int           // SO_SNDBUF, bytes; 0: 4 MiB
+	SendRate    uint64        // bit/s on the wire at the most, all shards together; 0: no limit
+	IO          string        // how datagrams are sent: auto, uring or mmsg
 
 	FilterText string               // as it was written, for the announce
 	Filter     []bpf.RawInstruction // nil: everything

@@ -82,6 +82,7 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 			return nil, err
 		}
 	}
+	t.paced(shards[0].out)
 	t.log.Info().Uint32("tap", t.id).Str("name", t.cfg.Name).Str("session", fmt.Sprintf("%016x", t.session)).
 		Str("suite", account.Suite).Stringer("collector", account.Collector).Int("shards", len(shards)).
 		Int("datagram", shards[0].out.Size()).Bool("segmented", shards[0].out.Segmented()).Msg("remote started")
@@ -90,11 +91,16 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 	}
 	stopStats := t.printStats(account)
 	err = engine.Run(ctx, engine.Place(len(shards), cfg.CPUs), func(ctx context.Context, i int) error {
-		if s := shards[i]; s.source != nil {
-			return s.replay(ctx)
-		} else {
-			return s.run(ctx)
+		s := shards[i]
+		end, err := s.begin()
+		if err != nil {
+			return err
 		}
+		defer end()
+		if s.source != nil {
+			return s.replay(ctx)
+		}
+		return s.run(ctx)
 	})
 	stopStats()
 	err = errors.Join(err, t.goodbye(shards))
@@ -117,6 +123,9 @@ func newTap(cfg Config) (*tap, error) {
 		return nil, fmt.Errorf("remote: snap length %d: 1 to %d bytes, or 0 for whole frames", cfg.SnapLen, proto.MaxFrame)
 	case cfg.Workers < 0 || max(cfg.Workers, 1)*max(len(cfg.Interfaces), 1) > maxShards:
 		return nil, fmt.Errorf("remote: %d workers on %d interfaces: at most %d shards in all", cfg.Workers, len(cfg.Interfaces), maxShards)
+	}
+	if err := checkIO(cfg.IO); err != nil {
+		return nil, err
 	}
 	seen := make(map[string]bool)
 	for _, name := range cfg.Interfaces {
@@ -172,6 +181,7 @@ func (t *tap) open() (shards []*shard, closeAll func(), err error) {
 		closers = append(closers, s.seal.wipe)
 		s.out, err = batch.NewSender(batch.SenderConfig{
 			To: t.cfg.Collector, MTU: t.cfg.MTU, Mark: t.cfg.Mark, SendBuffer: t.cfg.SendBuffer,
+			Pace: t.cfg.SendRate / 8 / uint64(max(len(t.cfg.Interfaces), 1)*t.cfg.Workers),
 		})
 		if err != nil {
 			return nil, err

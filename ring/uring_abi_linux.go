@@ -34,14 +34,33 @@ type CQE struct {
 
 // Opcodes: enum io_uring_op.
 const (
-	OpNop        uint8 = 0
-	OpWritev     uint8 = 2
-	OpWriteFixed uint8 = 5
-	OpWrite      uint8 = 23 // Linux 5.6
+	OpNop         uint8 = 0
+	OpWritev      uint8 = 2
+	OpWriteFixed  uint8 = 5
+	OpSendMsg     uint8 = 9  // Linux 5.3
+	OpRecvMsg     uint8 = 10 // Linux 5.3
+	OpAsyncCancel uint8 = 14 // Linux 5.5
+	OpWrite       uint8 = 23 // Linux 5.6
+	OpSendMsgZC   uint8 = 48 // Linux 6.1
 )
 
 // Flags of an SQE: IOSQE_*.
-const SQEFixedFile uint8 = 1 << 0
+const (
+	SQEFixedFile    uint8 = 1 << 0
+	SQEBufferSelect uint8 = 1 << 5 // Linux 5.7: the kernel takes a provided buffer of group BufIndex
+)
+
+// RecvMultishot in Ioprio of a receive: one request, a completion for each
+// message (IORING_RECV_MULTISHOT, Linux 6.0).
+const RecvMultishot uint16 = 1 << 1
+
+// Flags of a CQE: IORING_CQE_F_*.
+const (
+	CQEBuffer      uint32 = 1 << 0 // the high 16 bits say which provided buffer
+	CQEMore        uint32 = 1 << 1 // the request goes on
+	CQENotif       uint32 = 1 << 3 // of a zero-copy send: its memory is free again
+	CQEBufferShift        = 16
+)
 
 // IORING_SETUP_*
 const (
@@ -55,9 +74,14 @@ const (
 const (
 	featSingleMmap = 1 << 0 // 5.4
 	featNoDrop     = 1 << 1 // 5.5: completions are never lost
+	featExtArg     = 1 << 8 // 5.11: io_uring_enter takes a time to wait
 )
 
-const enterGetEvents = 1 << 0 // IORING_ENTER_GETEVENTS
+// IORING_ENTER_*
+const (
+	enterGetEvents = 1 << 0
+	enterExtArg    = 1 << 3
+)
 
 // IORING_REGISTER_*
 const (
@@ -66,6 +90,7 @@ const (
 	unregisterFiles     = 3
 	registerFilesUpdate = 6
 	registerProbe       = 8
+	registerBufRing     = 22 // 5.19
 )
 
 // Offsets for mmap: IORING_OFF_*
@@ -96,6 +121,32 @@ type filesUpdate struct { // struct io_uring_files_update
 	fds       uint64
 }
 
+type bufReg struct { // struct io_uring_buf_reg
+	ringAddr    uint64
+	ringEntries uint32
+	bgid, flags uint16
+	_           [3]uint64
+}
+
+// A uringBuf is struct io_uring_buf: one provided buffer. The ring's tail is
+// where the first one has its last two bytes.
+type uringBuf struct {
+	addr      uint64
+	len       uint32
+	bid, tail uint16
+}
+
+type geteventsArg struct { // struct io_uring_getevents_arg
+	sigmask      uint64
+	sigmaskSz, _ uint32
+	ts           uint64
+}
+
+// A recvmsgOut heads the buffer of a multishot receive: struct
+// io_uring_recvmsg_out. Behind it lie the room for the name, the room for
+// control messages, and the payload.
+type recvmsgOut struct{ namelen, controllen, payloadlen, flags uint32 }
+
 const probeOps = 256
 
 type uringProbe struct { // struct io_uring_probe
@@ -115,6 +166,10 @@ var (
 	_ [16]byte              = [unsafe.Sizeof(CQE{})]byte{}
 	_ [120]byte             = [unsafe.Sizeof(uringParams{})]byte{}
 	_ [16]byte              = [unsafe.Sizeof(filesUpdate{})]byte{}
+	_ [40]byte              = [unsafe.Sizeof(bufReg{})]byte{}
+	_ [16]byte              = [unsafe.Sizeof(uringBuf{})]byte{}
+	_ [24]byte              = [unsafe.Sizeof(geteventsArg{})]byte{}
+	_ [16]byte              = [unsafe.Sizeof(recvmsgOut{})]byte{}
 	_ [16 + 8*probeOps]byte = [unsafe.Sizeof(uringProbe{})]byte{}
 	_ [32]byte              = [unsafe.Offsetof(SQE{}.UserData)]byte{}
 	_ [40]byte              = [unsafe.Offsetof(SQE{}.BufIndex)]byte{}

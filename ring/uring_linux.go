@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -39,6 +40,8 @@ type Uring struct {
 	cqTail   *uint32
 	cqes     []CQE
 	hasFiles bool
+	timeout  unix.Timespec // of SubmitAndWaitTimeout
+	waitArg  geteventsArg
 }
 
 // SetupUring makes an io_uring with room for entries requests, rounded up to
@@ -323,31 +326,76 @@ func (u *Uring) Close() error {
 // UringSupported reports whether frames can be written to a TAP by io_uring
 // here and now, and if not why, as one line for an operator.
 func UringSupported() (bool, string) {
-	var uts unix.Utsname
-	if err := unix.Uname(&uts); err != nil {
-		return false, os.NewSyscallError("uname", err).Error()
-	}
-	release := unix.ByteSliceToString(uts.Release[:])
+	release := kernelRelease()
 	if !atLeast(release, 6, 4) {
 		// tun_chr_open sets FMODE_NOWAIT since 6.4; before, every write is
 		// handed to a kernel worker thread.
 		return false, "Linux " + release + ": io_uring writes to a TAP without waiting only from Linux 6.4 on"
 	}
+	return tryUring(func(u *Uring) error {
+		if !u.Probe(OpWrite) {
+			return errors.New("Linux " + release + ": io_uring has no IORING_OP_WRITE")
+		}
+		return nil
+	})
+}
+
+// UringSends reports the same of sending datagrams.
+func UringSends() (bool, string) {
+	return tryUring(func(u *Uring) error {
+		if !u.Probe(OpSendMsg) {
+			return errors.New("Linux " + kernelRelease() + ": io_uring has no IORING_OP_SENDMSG")
+		}
+		return nil
+	})
+}
+
+// UringReceives reports the same of receiving them.
+func UringReceives() (bool, string) {
+	return tryUring(func(*Uring) error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return os.NewSyscallError("socket", err)
+		}
+		defer unix.Close(fd)
+		b, err := NewInbox(fd, 1500, 1)
+		if err != nil {
+			return err
+		}
+		defer b.Close()
+		_, err = b.Recv(time.Microsecond)
+		if errors.Is(err, unix.EINVAL) {
+			err = fmt.Errorf("Linux %s: multishot recvmsg comes with Linux 6.0: %w", kernelRelease(), err)
+		}
+		return err
+	})
+}
+
+// tryUring calls try with an io_uring, on its own thread.
+func tryUring(try func(*Uring) error) (bool, string) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	u, err := SetupUring(1)
+	if err == nil {
+		defer u.Close()
+		err = try(u)
+	}
 	if err != nil {
-		return false, uringRefusal(err)
+		return false, UringRefusal(err)
 	}
-	defer u.Close()
-	if !u.Probe(OpWrite) {
-		return false, "Linux " + release + ": io_uring has no IORING_OP_WRITE"
-	}
-	return true, "io_uring, Linux " + release
+	return true, "io_uring, Linux " + kernelRelease()
 }
 
-// uringRefusal says what err of SetupUring means and what mends it.
-func uringRefusal(err error) string {
+func kernelRelease() string {
+	var uts unix.Utsname
+	if unix.Uname(&uts) != nil {
+		return "unknown" // a probe follows
+	}
+	return unix.ByteSliceToString(uts.Release[:])
+}
+
+// UringRefusal says what err of SetupUring or NewInbox means and what mends it.
+func UringRefusal(err error) string {
 	switch {
 	case errors.Is(err, unix.ENOSYS):
 		return "io_uring is not in this kernel (CONFIG_IO_URING), or a seccomp filter hides it"

@@ -4,7 +4,10 @@
 
 package ring
 
-import "errors"
+import (
+	"errors"
+	"time"
+)
 
 // A Uring is an io_uring; only Linux has them.
 type Uring struct{}
@@ -29,6 +32,22 @@ func SetupUring(uint32) (*Uring, error) { return nil, errors.ErrUnsupported }
 
 // UringSupported reports that there is no io_uring here.
 func UringSupported() (bool, string) { return false, "io_uring is Linux only" }
+
+// UringSends and UringReceives report the same of datagrams.
+func UringSends() (bool, string)    { return UringSupported() }
+func UringReceives() (bool, string) { return UringSupported() }
+
+// UringRefusal says what an error means.
+func UringRefusal(err error) string { return err.Error() }
+
+// An Inbox receives by io_uring; only Linux has them.
+type Inbox struct{}
+
+// NewInbox fails: there is no io_uring here.
+func NewInbox(int, int, int) (*Inbox, error) { return nil, errors.ErrUnsupported }
+
+func (*Inbox) Recv(time.Duration) (int, error) { return 0, errors.ErrUnsupported }
+func (*Inbox) Close() error                    { return nil }
 
 func (s *SQE) PrepWrite(int, []byte)              {}
 func (s *SQE) PrepWriteFixed(int, []byte, uint16) {}

@@ -108,7 +108,7 @@ virtual Ethernet interface, as VXLAN towards Open vSwitch, and as pcapng.`,
 	f.BoolVar(&noTAP, "no-tap", false, "make no virtual interface")
 	f.BoolVar(&cfg.Isolate, "isolate", true, "keep frames on the virtual interface from this host's own network stack")
 	f.StringVarP(&cfg.Write, "write", "w", "", "write pcapng to this file or FIFO; - is standard output")
-	f.StringVar(&cfg.IO, "io", "auto", "how frames get to the virtual interface: auto, uring or write")
+	f.StringVar(&cfg.IO, "io", "auto", "how datagrams come in, and frames get to the virtual interface: auto, uring or mmsg")
 	f.BoolVar(&cfg.KeepGSO, "keep-gso", false, "give frames that the network card would have cut, or has put together, whole: not as the wire saw them")
 	f.BoolVar(&cfg.Once, "once", false, "end when every tap that was heard has said bye")
 	f.StringVar(&cfg.State, "state", "", "file that keeps the newest session of each tap; none: keep it nowhere")

@@ -34,7 +34,7 @@ func examine() []finding {
 	all := []finding{rights("capture", capNetRaw, "CAP_NET_RAW"), rights("virtual interfaces", capNetAdmin, "CAP_NET_ADMIN"), tun(),
 		limit("receive buffers", "net.core.rmem_max"), limit("send buffers", "net.core.wmem_max")}
 	all = append(all, offload()...)
-	all = append(append(all, uring(), cpu()), cpus()...)
+	all = append(append(append(all, uring()...), cpu()), cpus()...)
 	all = append(all, clock(), portUnreachable())
 	return append(all, interfaces()...)
 }
@@ -123,12 +123,24 @@ func offload() []finding {
 	return []finding{segment, group}
 }
 
-func uring() finding {
-	ok, why := ring.UringSupported()
-	if ok {
-		return finding{"io_uring", stateOK, "can be used for virtual interfaces", ""}
+// uring says what io_uring can be used for, and what takes its place.
+func uring() []finding {
+	var out []finding
+	for _, use := range []struct {
+		check, instead string
+		ask            func() (bool, string)
+	}{
+		{"io_uring", "virtual interfaces are written with write(2), which costs more", ring.UringSupported},
+		{"io_uring, sending", "--io uring is not to be had for a remote; sendmsg is as fast", ring.UringSends},
+		{"io_uring, receiving", "--io uring is not to be had for a collector; recvmmsg is faster", ring.UringReceives},
+	} {
+		if ok, why := use.ask(); ok {
+			out = append(out, finding{use.check, stateOK, "can be used", ""})
+		} else {
+			out = append(out, finding{use.check, stateWarn, why + "; " + use.instead, "sysctl -w kernel.io_uring_disabled=0; in a container: a seccomp profile that allows io_uring"})
+		}
 	}
-	return finding{"io_uring", stateWarn, why + "; virtual interfaces are written with write(2)", "sysctl -w kernel.io_uring_disabled=0; in a container: a seccomp profile that allows io_uring"}
+	return out
 }
 
 func cpu() finding {

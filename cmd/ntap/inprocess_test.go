@@ -20,6 +20,7 @@ import (
 	"github.com/ntap-project/ntap/crypto"
 	"github.com/ntap-project/ntap/internal/testnet"
 	"github.com/ntap-project/ntap/remote"
+	"github.com/ntap-project/ntap/ring"
 )
 
 // A running collector, in this process.
@@ -222,5 +223,29 @@ func TestThousandTaps(t *testing.T) {
 	}
 	if got := len(testnet.ReadCapture(t, out)); got != count*frames {
 		t.Errorf("%d frames in the file, want %d", got, count*frames)
+	}
+}
+
+// Both ways of input and output, on either side, bring every frame.
+func TestWaysOfIO(t *testing.T) {
+	if ok, why := ring.UringReceives(); !ok {
+		if os.Getenv("CI") == "true" {
+			t.Fatal(why)
+		}
+		t.Skip(why)
+	}
+	keys := masterKey(t)
+	file := numbered(t, 30000, 300, time.Microsecond)
+	want := testnet.ReadCapture(t, file)
+	for _, sender := range []string{"uring", "mmsg"} {
+		for _, receiver := range []string{"uring", "mmsg"} {
+			out := filepath.Join(t.TempDir(), "out.pcapng")
+			c := listen(t, collector.Config{Keys: keys, Write: out, Once: true, IO: receiver, Workers: 2})
+			send(t, keys, file, c.addr, func(cfg *remote.Config) { cfg.IO = sender })
+			c.end(t)
+			if d := testnet.DiffPackets(testnet.ReadCapture(t, out), want); d != "" {
+				t.Errorf("%s to %s: %s", sender, receiver, d)
+			}
+		}
 	}
 }

@@ -26,6 +26,7 @@ const (
 func checkRemote(cfg *remote.Config) error {
 	return errors.Join(
 		hostPort("-c", cfg.Collector),
+		ways(cfg.IO),
 		within("--snaplen", cfg.SnapLen, 0, proto.MaxFrame),
 		oneOf0("--mtu", cfg.MTU, 576, 65535),
 		within("--ring", cfg.RingBytes, 1, maxMemory),
@@ -36,16 +37,20 @@ func checkRemote(cfg *remote.Config) error {
 
 // checkCollector does the same for the collector's.
 func checkCollector(cfg *collector.Config) error {
-	var io error
-	if !slices.Contains([]string{"auto", "uring", "write"}, cfg.IO) {
-		io = usagef("--io %q: auto, uring or write", cfg.IO)
-	}
 	return errors.Join(
-		io,
+		ways(cfg.IO),
 		within("--reorder", cfg.Reorder, 1, 4096),
 		within("--reorder-wait", cfg.ReorderWait, time.Microsecond, maxWait),
 		within("--receive-buffer", cfg.ReceiveBuffer, 1, maxMemory),
 	)
+}
+
+// ways refuses a way of input and output that there is not.
+func ways(io string) error {
+	if !slices.Contains([]string{"auto", "uring", "mmsg"}, io) {
+		return usagef("--io %q: auto, uring or mmsg", io)
+	}
+	return nil
 }
 
 // within refuses what is below least or above most.

@@ -52,13 +52,8 @@ The words after the flags are a filter in the language of tcpdump.`,
 			if err := checkRemote(&cfg); err != nil {
 				return err
 			}
-			switch pace {
-			case "real":
-				cfg.Pace = remote.PaceReal
-			case "max":
-				cfg.Pace = remote.PaceMax
-			default:
-				return usagef("remote: --pace %q: real or max", pace)
+			if cfg.Pace, cfg.SendRate, err = choosePace(pace, cfg.File != ""); err != nil {
+				return err
 			}
 			if cfg.Suite, err = chooseSuite(suite, clear); err != nil {
 				return err
@@ -100,7 +95,8 @@ The words after the flags are a filter in the language of tcpdump.`,
 	f := c.Flags()
 	f.StringArrayVarP(&cfg.Interfaces, "interface", "i", nil, "interface to capture on; may be given again")
 	f.StringVarP(&cfg.File, "read", "r", "", "send this pcap or pcapng file instead; - is standard input")
-	f.StringVar(&pace, "pace", "real", "of the file: real, as captured, or max")
+	f.StringVar(&pace, "pace", "", "send at most so many bits a second, as in 800M or 10G; of a file also: real, as captured, which is the default, or max")
+	f.StringVar(&cfg.IO, "io", "auto", "how datagrams are sent: auto, uring or mmsg")
 	f.StringVarP(&cfg.Collector, "collector", "c", "", "HOST:PORT of the collector")
 	f.StringVar(&keyFile, "key-file", "", "key file of this tap; default: $NTAP_KEY_FILE, or systemd's credential ntap.key")
 	f.StringVarP(&passphrase, "passphrase", "k", "", "passphrase instead of a key file, as nTap has it: everybody sees it in ps")
@@ -121,6 +117,24 @@ The words after the flags are a filter in the language of tcpdump.`,
 	place.add(c, "shards for each interface")
 	log.add(c)
 	return c
+}
+
+// choosePace reads --pace: what the pace of a capture file is, and the highest
+// rate of sending.
+func choosePace(s string, file bool) (remote.Pace, uint64, error) {
+	switch {
+	case s == "" || s == "real" && file:
+		return remote.PaceReal, 0, nil
+	case s == "max" && file:
+		return remote.PaceMax, 0, nil
+	case s == "real" || s == "max":
+		return 0, 0, usagef("remote: --pace %s is for a capture file (-r); live, it is a rate, as in 800M or 10G", s)
+	}
+	rate, err := parseRate(s)
+	if err != nil {
+		return 0, 0, usagef("remote: --pace: %w; of a file also real or max", err)
+	}
+	return remote.PaceMax, rate, nil
 }
 
 // clearPassphrase makes the key where nothing is encrypted and none was given.

@@ -1,0 +1,413 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command sockets measures the ways to send and to receive flights of UDP
+// datagrams: cycles of the thread for a datagram. It makes its own namespaces,
+// joined by a veth; root. The ways take turns, round after round.
+package main
+
+import (
+	"encoding/binary"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ntap-project/ntap/benchmarks/cycles"
+	"github.com/ntap-project/ntap/ring"
+)
+
+const port = 5678
+
+func main() {
+	size := flag.Int("size", 1472, "bytes of a datagram's payload")
+	rounds := flag.Int("rounds", 11, "of each way")
+	flights := flag.Int("flights", 2000, "sent or received in a round")
+	only := flag.String("only", "", "send, recv; all if empty")
+	flag.Parse()
+	if err := run(*size, *rounds, *flights, *only); err != nil {
+		fmt.Fprintln(os.Stderr, "sockets:", err)
+		os.Exit(1)
+	}
+}
+
+func run(size, rounds, flights int, only string) error {
+	runtime.LockOSThread()
+	if err := world(); err != nil {
+		return err
+	}
+	if only != "recv" {
+		if err := sends(size, rounds, flights); err != nil {
+			return err
+		}
+	}
+	if only != "send" {
+		return receives(size, rounds, flights)
+	}
+	return nil
+}
+
+// far is a thread in the other namespace, which runs what it is told.
+var far = make(chan func())
+
+// world makes two namespaces: this thread's, with va, and the other with vb.
+func world() error {
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return os.NewSyscallError("unshare", err)
+	}
+	ready := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		err := unix.Unshare(unix.CLONE_NEWNET)
+		ready <- err
+		for f := range far {
+			f()
+		}
+	}()
+	if err := <-ready; err != nil {
+		return err
+	}
+	tid := make(chan int)
+	far <- func() { tid <- unix.Gettid() }
+	id := <-tid
+	for _, line := range []string{
+		fmt.Sprintf("ip link add va type veth peer name vb netns %d", id),
+		"ip addr add 10.90.0.1/24 dev va", "ip link set va up", "ip link set lo up",
+	} {
+		if err := command(line); err != nil {
+			return err
+		}
+	}
+	result := make(chan error)
+	far <- func() {
+		result <- func() error {
+			for _, line := range []string{"ip addr add 10.90.0.2/24 dev vb", "ip link set vb up", "ip link set lo up"} {
+				if err := command(line); err != nil {
+					return err
+				}
+			}
+			return nil
+		}()
+	}
+	if err := <-result; err != nil {
+		return err
+	}
+	mac, err := net.InterfaceByName("va")
+	if err != nil {
+		return err
+	}
+	_ = mac
+	time.Sleep(500 * time.Millisecond)
+	return command("ping -c 1 -W 2 10.90.0.2")
+}
+
+func command(line string) error {
+	f := strings.Fields(line)
+	if out, err := exec.Command(f[0], f[1:]...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", line, err, out)
+	}
+	return nil
+}
+
+// dial returns a socket to the other side, for flights of datagrams.
+func dial(size int) (int, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: port, Addr: [4]byte{10, 90, 0, 2}}); err != nil {
+		return -1, err
+	}
+	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 4<<20)
+	return fd, unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_SEGMENT, size)
+}
+
+// A way is one side of a comparison. do sends or receives about n flights, and
+// returns how many datagrams that were.
+type way struct {
+	name string
+	do   func(n int) (datagrams int, err error)
+}
+
+// compare runs the ways in turn and prints what they cost.
+func compare(what string, ways []way, rounds, flights int, c *cycles.Counter, around func(func() error) error) error {
+	ways = slices.DeleteFunc(ways, func(w way) bool { return !strings.Contains(w.name, *match) })
+	cyc, ins := make([][]float64, len(ways)), make([][]float64, len(ways))
+	for r := range rounds + 1 {
+		for i, w := range ways {
+			if err := around(func() error {
+				before := c.Read()
+				n, err := w.do(flights)
+				d := c.Read().Sub(before)
+				if err != nil || n == 0 {
+					return fmt.Errorf("%s: %d datagrams, %w", w.name, n, err)
+				}
+				if r > 0 { // the first warms up
+					cyc[i] = append(cyc[i], d.Cycles/float64(n))
+					ins[i] = append(ins[i], d.Instructions/float64(n))
+				}
+				return nil
+			}); err != nil {
+				return err
+			}
+		}
+	}
+	base, _, _ := cycles.Median(cyc[0])
+	for i, w := range ways {
+		m, lo, hi := cycles.Median(cyc[i])
+		n, _, _ := cycles.Median(ins[i])
+		fmt.Printf("%s | %s | %.0f [%.0f to %.0f] | %.0f | %.2f\n", what, w.name, m, lo, hi, n, m/base)
+	}
+	return nil
+}
+
+const mostFlights = 16
+
+func sends(size, rounds, flights int) error {
+	if err := cycles.Pin(0); err != nil {
+		return err
+	}
+	c, err := cycles.New(cycles.Self())
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	// Nobody listens there: the datagrams end in the other namespace's stack.
+	drop := make(chan error)
+	far <- func() {
+		drop <- command("nft add table ip d; add chain ip d i { type filter hook prerouting priority -400; policy drop; }")
+	}
+	<-drop
+	fd, err := dial(size)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	per := min(64, 65507/size)
+	mem, err := unix.Mmap(-1, 0, mostFlights<<16, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
+	if err != nil {
+		return err
+	}
+	iov, msgs := make([]unix.Iovec, mostFlights), make([]unix.Msghdr, mostFlights)
+	for i := range msgs {
+		iov[i].Base = &mem[i<<16]
+		iov[i].SetLen(per * size)
+		msgs[i].Iov = &iov[i]
+		msgs[i].SetIovlen(1)
+	}
+	// fill stands for sealing: the flight's memory is in the cache when it goes.
+	fill := func(i int) {
+		b := mem[i<<16 : i<<16+per*size]
+		for at := 0; at < len(b); at += 64 {
+			b[at]++
+		}
+	}
+	ways := []way{{"sendmsg, a flight a call", func(n int) (int, error) {
+		for range n {
+			fill(0)
+			if _, _, e := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), 0); e != 0 && e != unix.ECONNREFUSED {
+				return 0, e
+			}
+		}
+		return n * per, nil
+	}}}
+	var rings []*ring.Uring
+	for _, depth := range []int{1, 2, 4, 8, 16} {
+		u, err := ring.SetupUring(uint32(depth))
+		if err != nil {
+			return err
+		}
+		rings = append(rings, u)
+		if err := u.RegisterFiles([]int32{int32(fd)}); err != nil {
+			return err
+		}
+		ways = append(ways, way{fmt.Sprintf("io_uring sendmsg, %d flights a call", depth), func(n int) (int, error) {
+			for done := 0; done < n; done += depth {
+				for i := range depth {
+					fill(i)
+					s := u.GetSQE()
+					s.PrepSendMsg(0, &msgs[i], 0)
+					s.Flags = ring.SQEFixedFile
+				}
+				if _, err := u.SubmitAndWait(uint32(depth)); err != nil {
+					return 0, err
+				}
+				for range u.CQReady() {
+					if r := u.PeekCQE().Res; r < 0 && unix.Errno(-r) != unix.ECONNREFUSED {
+						return 0, unix.Errno(-r)
+					}
+					u.CQAdvance(1)
+				}
+			}
+			return (n + depth - 1) / depth * depth * per, nil
+		}})
+	}
+	if u, err := ring.SetupUring(8); err == nil && u.Probe(ring.OpSendMsgZC) {
+		rings = append(rings, u)
+		const depth = 4
+		ways = append(ways, way{"io_uring sendmsg zero-copy, 4 flights", func(n int) (int, error) {
+			for done := 0; done < n; done += depth {
+				for i := range depth {
+					fill(i)
+					u.GetSQE().PrepSendMsgZC(fd, &msgs[i], 0)
+				}
+				if _, err := u.Submit(); err != nil {
+					return 0, err
+				}
+				for left := depth; left > 0; {
+					if err := u.SubmitAndWaitTimeout(1, time.Second); err != nil {
+						return 0, err
+					}
+					for range u.CQReady() {
+						e := u.PeekCQE()
+						if e.Flags&ring.CQENotif != 0 || e.Flags&ring.CQEMore == 0 {
+							left--
+						} else if e.Res < 0 {
+							return 0, unix.Errno(-e.Res)
+						}
+						u.CQAdvance(1)
+					}
+				}
+			}
+			return (n + depth - 1) / depth * depth * per, nil
+		}})
+	}
+	defer func() {
+		for _, u := range rings {
+			u.Close()
+		}
+	}()
+	return compare(fmt.Sprintf("send, %d bytes", size), ways, rounds, flights, c, func(f func() error) error { return f() })
+}
+
+func receives(size, rounds, flights int) error {
+	type result struct {
+		err error
+	}
+	done := make(chan result)
+	far <- func() { done <- result{receive(size, rounds, flights)} }
+	// The source: flights, as fast as the receiver's buffer has room.
+	stop := make(chan struct{})
+	go func() { r := <-done; done = nil; close(stop); final <- r.err }()
+	if err := cycles.Pin(1); err != nil {
+		return err
+	}
+	fd, err := dial(size)
+	if err != nil {
+		return err
+	}
+	per := min(64, 65507/size)
+	b := make([]byte, per*size)
+	for i := 0; ; i++ {
+		select {
+		case <-stop:
+			return <-final
+		default:
+		}
+		binary.BigEndian.PutUint32(b, uint32(i))
+		_, _ = unix.Write(fd, b)
+		if *gap > 0 {
+			ts := unix.NsecToTimespec(int64(*gap))
+			unix.Nanosleep(&ts, nil)
+		}
+	}
+}
+
+var final = make(chan error, 1)
+var match = flag.String("way", "", "only ways with this in their name")
+var gap = flag.Duration("gap", 0, "between flights of the receive test's source")
+
+// receive measures in the other namespace.
+func receive(size, rounds, flights int) error {
+	_ = command("nft flush ruleset")
+	if err := cycles.Pin(0); err != nil {
+		return err
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20)
+	unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1)
+	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1)
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: port}); err != nil {
+		return err
+	}
+	c, err := cycles.New(cycles.Self())
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	const trains, room = 8, 1<<16 + 256
+	mem, err := unix.Mmap(-1, 0, trains*room, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
+	if err != nil {
+		return err
+	}
+	type mmsghdr struct {
+		hdr unix.Msghdr
+		n   uint32
+		_   [4]byte
+	}
+	msgs, iov, control, names := make([]mmsghdr, trains), make([]unix.Iovec, trains), make([][64]byte, trains), make([]unix.RawSockaddrInet6, trains)
+	var use byte
+	touch := func(b []byte) { // stands for opening
+		for at := 0; at < len(b); at += 64 {
+			use += b[at]
+		}
+	}
+	ways := []way{{"recvmmsg, UDP_GRO", func(n int) (int, error) {
+		got := 0
+		for k := 0; k < n; {
+			for i := range msgs {
+				h := &msgs[i].hdr
+				iov[i].Base = &mem[i*room]
+				iov[i].SetLen(1 << 16)
+				h.Iov = &iov[i]
+				h.SetIovlen(1)
+				h.Control = &control[i][0]
+				h.SetControllen(64)
+				h.Name = (*byte)(unsafe.Pointer(&names[i]))
+				h.Namelen = unix.SizeofSockaddrInet6
+			}
+			m, _, e := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), trains, unix.MSG_WAITFORONE, 0, 0)
+			if e != 0 {
+				return 0, e
+			}
+			for i := range int(m) {
+				touch(mem[i*room : i*room+int(msgs[i].n)])
+				got += int(msgs[i].n) / size
+			}
+			k += int(m)
+		}
+		return got, nil
+	}}}
+	inbox, err := ring.NewInbox(fd, 1<<16, trains)
+	if err != nil {
+		return err
+	}
+	defer inbox.Close()
+	ways = append(ways, way{"io_uring multishot recvmsg, UDP_GRO", func(n int) (int, error) {
+		got := 0
+		for k := 0; k < n; {
+			m, err := inbox.Recv(time.Second)
+			if err != nil {
+				return 0, err
+			}
+			for i := range m {
+				_, _, payload, _ := inbox.Message(i)
+				touch(payload)
+				got += len(payload) / size
+			}
+			k += m
+		}
+		return got, nil
+	}})
+	return compare(fmt.Sprintf("receive, %d bytes", size), ways, rounds, flights, c, func(f func() error) error { return f() })
+}
