@@ -25,6 +25,7 @@ type Announce struct {
 	Shards     int         `json:"shards"`
 	Bye        bool        `json:"bye,omitempty"`
 
+	Pad bool  `json:"-"` // Split makes all parts as long as they may be
 	Now int64 `json:"-"` // when it was sent, ns since 1970 UTC; in the prologue of each part
 }
 
@@ -81,6 +82,9 @@ func (a *Announce) Split(revision uint32, size int) ([][]byte, error) {
 	}
 	room := size - announcePrologue
 	parts := (len(text) + room - 1) / room
+	if n := parts*room - len(text); a.Pad && parts*room <= MaxAnnounce {
+		text = append(text, bytes.Repeat([]byte(" "), n)...)
+	}
 	if parts > maxParts || len(text) > MaxAnnounce {
 		return nil, fmt.Errorf("proto: announce of %d interfaces is %d bytes in %d parts: at most %d bytes in %d parts; capture on fewer interfaces",
 			len(a.Interfaces), len(text), parts, MaxAnnounce, maxParts)

@@ -133,6 +133,16 @@ func (p *Packer) Take() []byte {
 	return d
 }
 
+// Fill makes the datagram a full one, with padding behind its last record, if
+// there is anything in it: so that its size says nothing of what it holds.
+func (p *Packer) Fill() {
+	if p.at == HeaderLen+prologueLen {
+		return
+	}
+	clear(p.buf[p.at:p.end])
+	p.at = p.end
+}
+
 // postpone fills the datagram with padding and keeps r for the next one: a
 // record's header is never cut.
 func (p *Packer) postpone(r *Record) []byte {

@@ -76,7 +76,7 @@ func drain(u *Unpacker, plaintext []byte, gap bool) (out []Record, err error) {
 }
 
 // Whatever records go in come out, in order, for any size of datagram; each
-// datagram but the last of a flight is full; and the reference reads and
+// datagram but the last of a flight is full, and with padding that too; and the reference reads and
 // writes the same bytes.
 func TestPackUnpack(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -84,13 +84,19 @@ func TestPackUnpack(t *testing.T) {
 		records := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Record { return drawRecord(t, MaxFrame) }), 0, 20).Draw(t, "records")
 		every := rapid.IntRange(1, 30).Draw(t, "flush")
 		var p Packer
-		plaintexts := pack(&p, size, records, func(i int) bool { return i%every == every-1 })
+		padded := rapid.Bool().Draw(t, "padded")
+		plaintexts := pack(&p, size, records, func(i int) bool {
+			if end := i%every == every-1 || i == len(records)-1; padded && end {
+				p.Fill()
+			}
+			return i%every == every-1
+		})
 		asm := NewAssembly(make([]byte, 1<<20))
 		u := NewUnpacker(asm)
 		var got []Record
 		tail := 0
 		for i, plain := range plaintexts {
-			if len(plain) > size-Overhead {
+			if len(plain) > size-Overhead || padded && len(plain) != size-Overhead {
 				t.Fatalf("plaintext %d has %d bytes, room is for %d", i, len(plain), size-Overhead)
 			}
 			d, ok := parseData(plain, tail)
@@ -125,6 +131,22 @@ func TestPackUnpack(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A record may only begin where the prologue says that one does: what stands
+// behind the last of a record that no other follows is padding, or refused. It
+// was taken for a record.
+func TestNothingButPaddingBehindTheLast(t *testing.T) {
+	for rest, good := range map[string]bool{"": true, "\x00": true, "\x00\x00\x00": true, "\x80\x02\x00ab": false, "\x00\x80": false, "\x01": false} {
+		p := append(binary.BigEndian.AppendUint64(nil, 5), 0xFF, 0xFF, 1, 2, 3)
+		p = append(p, rest...)
+		u := NewUnpacker(NewAssembly(make([]byte, 100)))
+		u.need, u.part = 3, make([]byte, 0, 3)
+		got, err := drain(u, p, false)
+		if _, ok := parseData(p, 3); ok != good || (err == nil) != good || good && len(got) != 1 {
+			t.Errorf("%x: %d records, %v; the reference says %v", rest, len(got), err, ok)
+		}
+	}
 }
 
 // Without some of the datagrams, every record that comes is one that went in,

@@ -69,12 +69,22 @@ func (u *Unpacker) Start(plaintext []byte, gap bool) error {
 		u.need -= n
 		u.at += n
 		u.ready = u.need == 0
-		if first != noRecord && (first != u.at || !u.ready) {
+		if first != noRecord && (first != u.at || !u.ready) || first == noRecord && !zero(plaintext[u.at:]) {
 			u.ready = false
 			return u.fail()
 		}
 	}
 	return nil
+}
+
+// zero says that b is padding.
+func zero(b []byte) bool {
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // fail drops the rest of the plaintext and what was under way.
@@ -103,11 +113,8 @@ func (u *Unpacker) Next() (r *Record, ok bool) {
 	b := u.p[u.at:]
 	flags := b[0]
 	if flags&flagRecord == 0 {
-		for _, c := range b {
-			if c != 0 {
-				u.fail()
-				break
-			}
+		if !zero(b) {
+			u.fail()
 		}
 		u.at = len(u.p)
 		return nil, false

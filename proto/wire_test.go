@@ -78,6 +78,20 @@ func TestWireExamples(t *testing.T) {
 				t.Errorf("wrote %x", got)
 			}
 		},
+		"data-padded": func(t *testing.T, b []byte) {
+			var p Packer
+			p.Reset(bytes.Repeat([]byte{0xAA}, MinDatagram))
+			r := Record{Data: []byte("hello"), OrigLen: 5, Time: 1000000000, LinkType: 1, Direction: Inbound}
+			p.Add(&r)
+			p.Fill()
+			if got := p.Take(); !bytes.Equal(got[HeaderLen:len(got)-TagLen], b) {
+				t.Errorf("wrote %x", got)
+			}
+			got, err := drain(NewUnpacker(NewAssembly(nil)), b, true)
+			if d := cmp.Diff([]Record{r}, got); d != "" || err != nil {
+				t.Errorf("%v %s", err, d)
+			}
+		},
 		"announce": func(t *testing.T, b []byte) {
 			a := Announce{Tap: 7, Name: "web", Shards: 1, Now: 5}
 			got, err := a.Split(1, 1000)
@@ -167,6 +181,45 @@ func TestAnnounceParts(t *testing.T) {
 		}
 	}
 	t.Fatal("never complete")
+}
+
+// A padded announce is as long as its datagrams allow, whatever it says, and
+// says the same.
+func TestAnnouncePadded(t *testing.T) {
+	for _, n := range []int{0, 1, 500, 5000} {
+		a := Announce{Tap: 1, Name: "web", Filter: strings.Repeat("x", n), Now: 7}
+		b := a
+		b.Pad, b.Bye = true, true
+		plain, _ := a.Split(1, 400)
+		parts, err := b.Split(2, 400)
+		if err != nil || len(parts) > len(plain)+1 {
+			t.Fatal(err)
+		}
+		var j AnnounceJoiner
+		for i, p := range parts {
+			back, err := j.Add(p)
+			if len(p) != 400 || err != nil || (back != nil) != (i == len(parts)-1) {
+				t.Fatalf("part %d of %d: %d bytes, %v", i, len(parts), len(p), err)
+			}
+			if back != nil {
+				back.Pad = true
+				if d := cmp.Diff(&b, back); d != "" {
+					t.Error(d)
+				}
+			}
+		}
+	}
+	a := Announce{Filter: strings.Repeat("x", MaxAnnounce-100), Pad: true}
+	parts, err := a.Split(1, 1400)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var j AnnounceJoiner
+	for _, p := range parts { // with padding it would be over the bound
+		if _, err := j.Add(p); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func TestAnnounceTooLarge(t *testing.T) {

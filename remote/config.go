@@ -36,6 +36,7 @@ type Config struct {
 	Suite     crypto.Suite    // what the datagrams are sealed with
 
 	SnapLen     int           // captured bytes of each frame; 0: all
+	Pad         bool          // datagrams are filled to full size
 	MTU         int           // IP MTU of the path, bytes; 0: what the route says
 	Workers     int           // shards for each interface; 0: 1
 	CPUs        []int         // shards are pinned to these in turn; none: not pinned

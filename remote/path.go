@@ -33,6 +33,9 @@ func (s *shard) forward(b *ring.Block) error {
 
 // emit seals the datagram being packed, if it holds anything, and queues it.
 func (s *shard) emit() {
+	if s.tap.cfg.Pad {
+		s.pack.Fill()
+	}
 	if d := s.pack.Take(); d != nil {
 		s.seal.data.seal(d)
 		s.out.Queue(len(d))

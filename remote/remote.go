@@ -277,6 +277,7 @@ func (t *tap) announce(bye bool, size int) ([][]byte, error) {
 		Shards:     t.shards,
 		Bye:        bye,
 		Now:        time.Now().UnixNano(),
+		Pad:        t.cfg.Pad,
 	}
 	if t.cfg.File != "" {
 		a.Clock = "capture file"

@@ -107,6 +107,7 @@ The words after the flags are a filter in the language of tcpdump.`,
 	f.StringVarP(&text, "filter", "f", "", "filter expression, as nTap has it; the same as the words after the flags")
 	f.StringVar(&bytecode, "filter-bytecode", "", "file with the filter as tcpdump -ddd prints it")
 	f.IntVarP(&cfg.SnapLen, "snaplen", "s", 0, "bytes of each frame to capture; 0: all")
+	f.BoolVar(&cfg.Pad, "pad", false, "fill every datagram to full size, so that sizes tell nothing; takes bytes on the way")
 	f.IntVar(&cfg.MTU, "mtu", 0, "IP MTU of the path to the collector; default: what the route says")
 	f.Uint32Var(&cfg.Mark, "mark", defaultMark, "SO_MARK of what is sent, by which it is not captured; 0: none")
 	f.BoolVarP(&noPromisc, "no-promiscuous", "p", false, "leave the interface out of promiscuous mode")
