@@ -124,6 +124,13 @@ func TestWrongStart(t *testing.T) {
 		{2, "--id", []string{"key", "tap", "--key-file", master}},
 		{1, "made from a master key", []string{"key", "tap", "--id", "3", "--key-file", tap7}},
 		{1, "never overwritten", []string{"key", "new", "--out", master}},
+		{2, "--bridge \"a b\": want 1 to 9 letters", []string{"ovs", "setup", "--bridge", "a b", "--dry-run"}},
+		{2, "--bridge \"toolonganame\"", []string{"ovs", "remove", "--bridge", "toolonganame"}},
+		{2, "--mirror \"-x\"", []string{"ovs", "setup", "--mirror=-x", "--dry-run"}},
+		{2, "cannot be its mirror", []string{"ovs", "setup", "--mirror", "ntap-vxlan", "--dry-run"}},
+		{2, "--from \"host\": want an address", []string{"ovs", "setup", "--from", "host", "--dry-run"}},
+		{2, "--datapath \"dpdk\": system or netdev", []string{"ovs", "setup", "--datapath", "dpdk", "--dry-run"}},
+		{2, "--port 0: 1 to 65535", []string{"ovs", "setup", "--port", "0", "--dry-run"}},
 		{2, "text or json", []string{"doctor", "-o", "yaml"}},
 	} {
 		status, out := try(t, c.args...)

@@ -166,28 +166,36 @@ func etherKind(f []byte) string {
 // and sender.
 func (w *world) httpAndUDP() {
 	w.t.Helper()
+	w.http()
+	w.udp(50)
+}
+
+func (w *world) http() {
+	w.t.Helper()
 	var l net.Listener
 	w.inside(w.sender, func() (err error) { l, err = net.Listen("tcp", "10.98.0.1:8080"); return })
 	body := bytes.Repeat([]byte("ntap "), 20000)
 	srv := &http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { rw.Write(body) })}
 	go srv.Serve(l)
 	defer srv.Close()
-	var tcp, udp net.Conn
-	w.inside(w.peer, func() (err error) {
-		if tcp, err = net.Dial("tcp", "10.98.0.1:8080"); err == nil {
-			udp, err = net.Dial("udp", "10.98.0.1:9")
-		}
-		return
-	})
+	var tcp net.Conn
+	w.inside(w.peer, func() (err error) { tcp, err = net.Dial("tcp", "10.98.0.1:8080"); return })
 	defer tcp.Close()
-	defer udp.Close()
 	fmt.Fprintf(tcp, "GET / HTTP/1.0\r\n\r\n")
 	got, err := io.ReadAll(tcp)
 	if err != nil || !bytes.HasSuffix(got, body) {
 		w.t.Fatalf("HTTP: %d bytes, %v", len(got), err)
 	}
-	for n := range 50 {
-		udp.Write(make([]byte, n*100))
+}
+
+// udp sends n datagrams, each 100 bytes longer than the last.
+func (w *world) udp(n int) {
+	w.t.Helper()
+	var udp net.Conn
+	w.inside(w.peer, func() (err error) { udp, err = net.Dial("udp", "10.98.0.1:9"); return })
+	defer udp.Close()
+	for i := range n {
+		udp.Write(make([]byte, i*100))
 	}
 }
 
