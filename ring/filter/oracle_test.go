@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package filter
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/net/bpf"
+
+	"github.com/ntap-project/ntap/internal/testnet"
+)
+
+// A deviation is where this package and libpcap 1.10.3 differ, and why.
+type deviation struct {
+	name    string
+	why     string
+	example string         // an expression that shows it
+	when    *regexp.Regexp // expressions that may
+	links   []uint16       // empty: all
+	accepts bool           // one of them takes the expression, the other does not
+	says    *regexp.Regexp // then: what tcpdump says
+	live    bool           // only live
+	unless  *regexp.Regexp // part of the expression: frames that match it are no exception
+}
+
+var osi = `(clnp|es-?is|is-?is|\bl[12]\b|iih|lsp|snp|iso proto)`
+
+var deviations = []deviation{
+	{
+		name: "protochain", example: "ip6 protochain 6", accepts: true, when: regexp.MustCompile(`protochain`),
+		why: "libpcap makes a loop, which the kernel refuses",
+	},
+	{
+		name: "direction in files", example: "inbound", accepts: true, when: regexp.MustCompile(`inbound|outbound|ifindex`),
+		links: []uint16{Ethernet, Raw, LinuxSLL, IPv4, IPv6},
+		why:   "libpcap compiles it for -d, and refuses it when it reads a file, which has no direction",
+	},
+	{
+		name: "constants of shifts and divisions", example: "1 << ip[40] > 0", accepts: true,
+		says: regexp.MustCompile(`shift by more|division by zero|modulus by zero`), when: regexp.MustCompile(`(<<|>>|/|%).*\[`),
+		why: "libpcap takes the index of a field for the number that it shifts or divides by",
+	},
+	{
+		name: "negative shifts", example: "not udp[4:2]=pim[0] and tcp src port 22 and ip[8:2] << - 1 != udp[12]", accepts: true, when: regexp.MustCompile(`(<<|>>) *-`),
+		why: "libpcap does not always see that the shift is by more than 31 bits",
+	},
+	{
+		name: "byte &, byte |", example: "byte 0 & 2", when: regexp.MustCompile(`byte \w+ [&|]`),
+		why: "libpcap leaves out the load of the byte",
+	},
+	{
+		name: "LLC in cooked v2", example: "stp", links: []uint16{LinuxSLL2},
+		when: regexp.MustCompile(osi + `|iso|stp|ipx|netbeui|atalk|aarp|ether proto`),
+		why:  "libpcap compares the access point with the protocol field, as if it were an Ethernet type",
+	},
+	{
+		name: "OSI in cooked v1", example: "esis", links: []uint16{LinuxSLL}, when: regexp.MustCompile(osi),
+		why: "libpcap looks for the OSI packet where the LLC header is",
+	},
+	{
+		name: "words that the mask leaves out", example: "dst net 2001:db8::/33 and not geneve", when: regexp.MustCompile(`net [0-9a-f:]+/.*geneve|geneve.*net [0-9a-f:]+/`),
+		why: "libpcap loads all of an IPv6 address, unless its optimiser sees that it need not, which it does not try with geneve; we never look at what is not compared",
+	},
+	{
+		name: "vlan behind arithmetic, live", live: true, when: regexp.MustCompile(`\[.*vlan|(len|- ?1|=).*vlan`),
+		example: "64 & icmp6[2:2] >= (1 - 0x4000) || (pim and vlan or host ::1) && tcp port 4789",
+		why:     "libpcap keeps where the payload begins in a word of memory that the arithmetic before it overwrites",
+	},
+	{
+		name: "block-local jumps, live", live: true, accepts: true, says: regexp.MustCompile(`block-local relative jump`), when: regexp.MustCompile(`vlan`),
+		example: "dst net ::/0 and vlan 0 and net 2001:db8::/32", why: "libpcap's optimiser loses the end of a jump of its own",
+	},
+	{
+		name: "where no tunnel is", example: "1 + len < 100 and geneve or llc i", unless: regexp.MustCompile(`geneve( \w+)?`), when: regexp.MustCompile(`geneve.*( or |\|\||not |!)|( or |\|\||not |!).*geneve`),
+		why: "what is behind geneve is looked for in frames that are not Geneve too, at a place that libpcap leaves to chance: words of memory that were not set; ours are 0",
+	},
+}
+
+func (d *deviation) covers(expression string, link uint16, live bool) bool {
+	if !d.when.MatchString(expression) || d.live && !live {
+		return false
+	}
+	for _, l := range d.links {
+		if l == link {
+			return true
+		}
+	}
+	return len(d.links) == 0
+}
+
+// A trial compares one expression after the other with tcpdump.
+type trial struct {
+	link    uint16
+	options Options
+	tcpdump []string // flags
+	frames  []*frame
+	workers int
+	enter   func() // called by each worker at its start, if set
+
+	mu       sync.Mutex
+	taken    int
+	refused  int
+	deviated map[string]int
+	verdicts int      // frames × expressions that were compared
+	matches  int      // of those that matched
+	short    int      // where libpcap's optimiser changes what becomes of frames that are too short: we agree with tcpdump -O
+	moved    []string // expressions to which it does worse; we agree with tcpdump -O
+	ours     int      // instructions, of expressions that have a program longer than one
+	theirs   int
+	ratio    float64
+	ratios   int
+	longest  string
+	worst    float64
+}
+
+// compare compiles an expression with both and runs it on all frames.
+func (r *trial) compare(t *testing.T, expression string) {
+	note := func(accepts bool, text string, f *frame) bool {
+		for _, d := range deviations {
+			if d.accepts == accepts && d.covers(expression, r.link, r.options.Live) && (d.says == nil || d.says.MatchString(text)) &&
+				(d.unless == nil || !matches(t, geneveTerm(d.unless.FindString(expression)), r.options, f)) {
+				r.mu.Lock()
+				r.deviated[d.name]++
+				r.mu.Unlock()
+				return true
+			}
+		}
+		return false
+	}
+	theirs, theirErr := byTcpdump(expression, true, r.tcpdump...)
+	var refused refusal
+	if theirErr != nil && !errors.As(theirErr, &refused) {
+		t.Error(theirErr)
+		return
+	}
+	ours, err := Compile(expression, r.options)
+	switch {
+	case (err == nil) != (theirErr == nil):
+		if !note(true, fmt.Sprint(theirErr), nil) {
+			t.Errorf("%q: ours says %v, tcpdump %v", expression, err, theirErr)
+		}
+		return
+	case err != nil:
+		r.mu.Lock()
+		r.refused++
+		r.mu.Unlock()
+		return
+	}
+	var plain []bpf.RawInstruction // by tcpdump -O
+	matched, short, moved, wrong := 0, 0, 0, 0
+	for _, f := range r.frames {
+		got, want := judge(ours, f), judge(theirs, f)
+		if got != 0 {
+			matched++
+		}
+		if got == want {
+			continue
+		}
+		if plain == nil {
+			if plain, err = byTcpdump(expression, false, r.tcpdump...); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+		if v, ended := verdict(plain, f); v == got {
+			// The optimiser changed the order of loads, one of which ends the
+			// program, or it did worse.
+			if _, theirsEnded := verdict(theirs, f); ended || theirsEnded {
+				short++
+			} else {
+				moved++
+			}
+			continue
+		}
+		if note(false, "", f) {
+			continue
+		}
+		if wrong++; wrong == 1 {
+			t.Errorf("%q: ours returns %d, tcpdump's %d, of %s: %x (length %d, tag %v %#x)\n%v\n%v\n%v",
+				expression, got, want, f.name, f.data, f.length, f.tag, f.tci, ours, Program(theirs), Program(plain))
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.taken++
+	r.verdicts += len(r.frames)
+	r.matches += matched
+	r.short += short
+	if moved > 0 {
+		r.moved = append(r.moved, expression)
+	}
+	if len(theirs) > 1 && len(theirs) < MaxInstructions {
+		r.ours += len(ours)
+		r.theirs += len(theirs)
+		q := float64(len(ours)) / float64(len(theirs))
+		r.ratio += q
+		r.ratios++
+		if q > r.worst {
+			r.worst, r.longest = q, expression
+		}
+	}
+}
+
+// geneveTerm is a term without the operator that the pattern may have taken for
+// an identifier.
+func geneveTerm(s string) string {
+	for _, op := range []string{" and", " or"} {
+		s = strings.TrimSuffix(s, op)
+	}
+	return s
+}
+
+func matches(t *testing.T, expression string, o Options, f *frame) bool {
+	p, err := Compile(expression, o)
+	if err != nil {
+		t.Error(err)
+		return false
+	}
+	return judge(p, f) != 0
+}
+
+// all compares expressions on all CPUs: most of the time goes to tcpdump.
+func (r *trial) all(t *testing.T, expressions []string) {
+	t.Helper()
+	r.deviated = map[string]int{}
+	work := make(chan string)
+	var wg sync.WaitGroup
+	for range r.workers {
+		wg.Go(func() {
+			if r.enter != nil {
+				r.enter()
+			}
+			for e := range work {
+				r.compare(t, e)
+			}
+		})
+	}
+	for _, e := range expressions {
+		work <- e
+	}
+	close(work)
+	wg.Wait()
+	if r.taken == 0 || r.matches == 0 || r.ratios == 0 {
+		t.Fatalf("%d of %d expressions compiled, %d matches: nothing was compared", r.taken, len(expressions), r.matches)
+	}
+	t.Logf("%d expressions, %d refused by both, %d with a known deviation %v; %d frames, %d verdicts, %d of them matches; %d on frames too short where only tcpdump -O agrees",
+		r.taken, r.refused, len(expressions)-r.taken-r.refused, r.deviated, len(r.frames), r.verdicts, r.matches, r.short)
+	if len(r.moved) > 0 {
+		t.Logf("%d expressions are changed by libpcap's optimiser, which tcpdump -O is not; for example %q", len(r.moved), r.moved[:min(5, len(r.moved))])
+		if !r.options.Live {
+			t.Error("that is known for vlan in live capture only")
+		}
+	}
+	t.Logf("instructions: %d, tcpdump's %d; on average %.3f times tcpdump's, at most %.2f: %q",
+		r.ours, r.theirs, r.ratio/float64(r.ratios), r.worst, r.longest)
+	if most := 1.2; r.ratio/float64(r.ratios) > most {
+		t.Errorf("programs are on average %.3f times as long as tcpdump's; at most %.1f is promised", r.ratio/float64(r.ratios), most)
+	}
+}
+
+// What an expression means is what it means to tcpdump, on every frame of the
+// captures and on made-up ones, whole, changed and cut short.
+func TestMeaning(t *testing.T) {
+	testnet.RequireTool(t, "tcpdump")
+	for _, l := range []struct {
+		link      uint16
+		generated int // expressions
+	}{{Ethernet, 3000}, {Raw, 400}, {LinuxSLL, 400}, {LinuxSLL2, 400}, {IPv4, 100}, {IPv6, 100}} {
+		var name string
+		for _, n := range linkTypes {
+			if n.number == l.link {
+				name = n.name
+			}
+		}
+		t.Run(name, func(t *testing.T) {
+			r := &trial{link: l.link, options: Options{LinkType: l.link}, tcpdump: []string{"-y", name}, workers: runtime.GOMAXPROCS(0)}
+			r.frames = append(captured(t, l.link), asLink(l.link, etherFrames(uint64(l.link), 1500, 1000, 20))...)
+			w := newWriter(uint64(l.link))
+			expressions := append(written(), w.expressions(l.generated)...)
+			for _, e := range w.expressions(l.generated / 5) {
+				expressions = append(expressions, w.damage(e))
+			}
+			r.all(t, expressions)
+		})
+	}
+}
+
+// The table of deviations says nothing that is not so any more.
+func TestDeviationsAreTrue(t *testing.T) {
+	testnet.RequireTool(t, "tcpdump")
+	for _, d := range deviations {
+		if d.live {
+			continue // TestMeaningLive has them
+		}
+		link, name := uint16(Ethernet), "EN10MB"
+		if len(d.links) == 1 {
+			link = d.links[0]
+			name = map[uint16]string{LinuxSLL: "LINUX_SLL", LinuxSLL2: "LINUX_SLL2"}[link]
+		}
+		theirs, theirErr := byTcpdump(d.example, true, "-y", name)
+		ours, err := Compile(d.example, Options{LinkType: link})
+		differ := 0
+		if (err == nil) != (theirErr == nil) {
+			differ++
+		} else if err == nil {
+			for _, f := range asLink(link, etherFrames(9, 3000, 0, 30)) {
+				if judge(ours, f) != judge(theirs, f) {
+					differ++
+				}
+			}
+		}
+		if differ == 0 || d.why == "" || !d.covers(d.example, link, d.live) {
+			t.Errorf("%s: %q is no example of it: %v, %v", d.name, d.example, err, theirErr)
+		}
+	}
+}
