@@ -151,11 +151,11 @@ func (t TapTotal) check() error {
 type OutputTotal struct {
 	Name                                                  string
 	Delivered, DeliveredBytes, Refused, Full, NotEthernet uint64
-	TooLong, NoVNI, Sliced, Nobody                        uint64
+	TooLong, NoVNI, Sliced, Nobody, LeftOut               uint64
 }
 
 func (t OutputTotal) in() uint64 {
-	return t.Delivered + t.Refused + t.Full + t.NotEthernet + t.TooLong + t.NoVNI
+	return t.Delivered + t.Refused + t.Full + t.NotEthernet + t.TooLong + t.NoVNI + t.LeftOut
 }
 
 // rare lists what only some outputs count, where it occurred.
@@ -165,7 +165,7 @@ func (t OutputTotal) rare() string {
 		n    uint64
 		text string
 	}{
-		{t.TooLong, "too long for the path"}, {t.NoVNI, "of taps without a VNI"}, {t.Sliced, "cut"},
+		{t.LeftOut, "not selected"}, {t.TooLong, "too long for the path"}, {t.NoVNI, "of taps without a VNI"}, {t.Sliced, "cut"},
 		{t.Nobody, "times the network said that nobody got them"},
 	} {
 		if c.n > 0 {
@@ -181,9 +181,10 @@ func (o *OutputAccount) Sum() OutputTotal {
 	defer o.mu.Unlock()
 	t := OutputTotal{Name: o.Name}
 	for _, c := range o.workers {
-		t.Delivered += c.Delivered.Load()
-		t.DeliveredBytes += c.DeliveredBytes.Load()
-		t.Refused += c.Refused.Load()
+		t.Delivered += c.Delivered.Load() - c.Unsent.Load()
+		t.DeliveredBytes += c.DeliveredBytes.Load() - c.UnsentBytes.Load()
+		t.Refused += c.Refused.Load() + c.Unsent.Load()
+		t.LeftOut += c.LeftOut.Load()
 		t.Full += c.Full.Load()
 		t.NotEthernet += c.NotEthernet.Load()
 		t.TooLong += c.TooLong.Load()

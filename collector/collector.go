@@ -149,7 +149,7 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	var monitor sync.WaitGroup
-	monitor.Go(func() { sh.monitor(ctx, stop, account) })
+	monitor.Go(func() { sh.monitor(ctx, stop, account, outs) })
 	err = engine.Run(ctx, engine.Place(cfg.Workers, cfg.CPUs), func(ctx context.Context, i int) error {
 		w := workers[i]
 		sinks, err := outs.open(i)
@@ -209,7 +209,7 @@ func (sh *shared) listen() ([]*batch.Receiver, error) {
 
 // monitor does what happens by the clock: the state file, alarms for silent
 // taps, the account each second, and the end with Once.
-func (sh *shared) monitor(ctx context.Context, stop func(), a *Account) {
+func (sh *shared) monitor(ctx context.Context, stop func(), a *Account, outs *outputs) {
 	tick := time.NewTicker(watch)
 	defer tick.Stop()
 	nextSave, nextStats := time.Now().Add(saveEvery), time.Now().Add(second)
@@ -221,6 +221,7 @@ func (sh *shared) monitor(ctx context.Context, stop func(), a *Account) {
 			return
 		case now = <-tick.C:
 		}
+		outs.tick(now)
 		all := sh.taps.all()
 		done := len(all) > 0
 		for _, t := range all {

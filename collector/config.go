@@ -25,9 +25,12 @@ type Config struct {
 	TAP     string    // virtual interface: a name, or a pattern with %t for the tap ID; "": none
 	Isolate bool      // the host's own stack never sees frames on the TAP
 	IO      string    // how datagrams come in and TAPs are written: auto, uring or mmsg
-	Write   string    // pcapng file or FIFO, "-" for Stdout; "": none
+	Write   string    // the same as Files with this Path; "": none
 	Stdout  io.Writer // nil: os.Stdout
-	VXLAN   []VXLAN   // each gets all frames
+	Files   []File    // pcapng
+	VXLAN   []VXLAN
+
+	TAPSelect Selection // which frames the TAP gets
 
 	Workers       int           // sockets sharing the port; 0: 1
 	CPUs          []int         // workers are pinned to these in turn; none: not pinned
@@ -46,4 +49,6 @@ type Config struct {
 	// Ready, if set, is called once when the collector listens, with the
 	// address and the account that is kept up to date from then on.
 	Ready func(netip.AddrPort, *Account)
+
+	bare bool // no output is needed
 }

@@ -5,87 +5,133 @@ package collector
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"time"
 )
 
-// outputs are the places where a collector's frames go; every worker has its
-// own end of each.
+// An output is one place where frames go. Every worker has its own end of it.
+type output struct {
+	name  string
+	takes Selection
+	sink  func(worker int, a *OutputAccount) (sink, error) // a worker's end; the worker's own thread calls it
+	tick  func(now time.Time)                              // what it does by the clock; nil: nothing
+	close func() error                                     // once the sinks are closed
+}
+
+// outputs are the places where a collector's frames go.
 type outputs struct {
 	sh     *shared
-	tap    *tapSet     // nil: none
-	file   *pcapngFile // nil: none
-	vxlans []*vxlanSet
-	counts []*OutputAccount
+	list   []output
+	counts []*OutputAccount // of list
 }
 
 // openOutputs opens the outputs of the configuration, on the calling
 // goroutine: devices appear in its network namespace.
 func openOutputs(ctx context.Context, sh *shared) (*outputs, error) {
 	o := &outputs{sh: sh}
-	if sh.cfg.TAP == "" && sh.cfg.Write == "" && len(sh.cfg.VXLAN) == 0 {
-		return nil, errors.New("collector: no output: give a virtual interface (-i), a file (-w) or a VTEP (--vxlan)")
-	}
+	cfg := &sh.cfg
 	warn := func(err error) { sh.log.Warn().Err(err).Msg("output") }
-	if name := sh.cfg.TAP; name != "" {
-		set, err := newTapSet(tapConfig{Name: name, Workers: sh.cfg.Workers, Isolate: sh.cfg.Isolate, Warn: warn})
-		if err != nil {
-			return nil, err
-		}
-		o.tap = set
-		o.counts = append(o.counts, &OutputAccount{Name: "TAP " + name})
-	}
-	if path := sh.cfg.Write; path != "" {
-		out := sh.cfg.Stdout
-		if out == nil {
-			out = os.Stdout
-		}
-		f, err := newPcapngFile(pcapngConfig{Path: path, Stdout: out, Warn: warn, Stop: ctx.Done()})
-		if err != nil {
+	for _, open := range []func() error{
+		func() error { return o.openTAP(warn) },
+		func() error { return o.openFiles(ctx, warn) },
+		func() error { return o.openVXLAN(warn) },
+	} {
+		if err := open(); err != nil {
 			return nil, errors.Join(err, o.close())
 		}
-		o.file = f
-		o.counts = append(o.counts, &OutputAccount{Name: "pcapng " + path})
 	}
-	if err := o.openVXLAN(warn); err != nil {
-		return nil, errors.Join(err, o.close())
+	if len(o.list) == 0 && !cfg.bare {
+		return nil, errors.New("collector: no output: give a virtual interface (-i), a file (-w), a VTEP (--vxlan) or an address for readers (--pcap-over-ip)")
 	}
 	return o, nil
+}
+
+// add adds an output that was opened.
+func (o *outputs) add(out output) {
+	o.list = append(o.list, out)
+	o.counts = append(o.counts, &OutputAccount{Name: out.name})
+}
+
+// openTAP makes the virtual interface.
+func (o *outputs) openTAP(warn func(error)) error {
+	cfg := &o.sh.cfg
+	if cfg.TAP == "" {
+		return nil
+	}
+	if err := cfg.TAPSelect.check(); err != nil {
+		return fmt.Errorf("collector: TAP %s: %w", cfg.TAP, err)
+	}
+	set, err := newTapSet(tapConfig{Name: cfg.TAP, Workers: cfg.Workers, Isolate: cfg.Isolate, Warn: warn})
+	if err != nil {
+		return err
+	}
+	o.add(output{
+		name: "TAP " + cfg.TAP, takes: cfg.TAPSelect, close: set.Close,
+		sink: func(worker int, _ *OutputAccount) (sink, error) { return newTapSink(set, worker, cfg.IO) },
+	})
+	return nil
+}
+
+// openFiles opens files, pipes and recordings.
+func (o *outputs) openFiles(ctx context.Context, warn func(error)) error {
+	cfg := &o.sh.cfg
+	files := cfg.Files
+	if cfg.Write != "" {
+		files = append([]File{{Path: cfg.Write}}, files...)
+	}
+	seen := make(map[string]bool)
+	for _, c := range files {
+		if seen[c.Path] {
+			return fmt.Errorf("collector: %s is given twice: each output needs a file of its own", c.Path)
+		}
+		seen[c.Path] = true
+		stdout := cfg.Stdout
+		if stdout == nil {
+			stdout = os.Stdout
+		}
+		out, err := openFile(ctx, c, stdout, warn)
+		if err != nil {
+			return err
+		}
+		out.name, out.takes = "pcapng "+c.Path, c.Select
+		o.add(out)
+	}
+	return nil
 }
 
 // open returns the worker's sinks, in the order of counts. The worker's own
 // thread calls it.
 func (o *outputs) open(worker int) ([]sink, error) {
-	var sinks []sink
-	if o.tap != nil {
-		s, err := newTapSink(o.tap, worker, o.sh.cfg.IO)
+	sinks := make([]sink, 0, len(o.list))
+	for i, out := range o.list {
+		s, err := out.sink(worker, o.counts[i])
 		if err != nil {
+			for _, s := range sinks {
+				err = errors.Join(err, s.Close())
+			}
 			return nil, err
 		}
-		sinks = append(sinks, s)
-	}
-	if o.file != nil {
-		sinks = append(sinks, o.file.sink())
-	}
-	for _, v := range o.vxlans {
-		sinks = append(sinks, v.sink(worker))
-	}
-	for i, s := range sinks {
 		o.counts[i].add(s.Counts())
+		sinks = append(sinks, selected(s, out.takes))
 	}
 	return sinks, nil
 }
 
-// close removes the devices and finishes the file, once the workers ended.
+// tick does what outputs do by the clock.
+func (o *outputs) tick(now time.Time) {
+	for _, out := range o.list {
+		if out.tick != nil {
+			out.tick(now)
+		}
+	}
+}
+
+// close removes the devices and finishes the files, once the workers ended.
 func (o *outputs) close() error {
 	var err error
-	if o.tap != nil {
-		err = o.tap.Close()
-	}
-	if o.file != nil {
-		err = errors.Join(err, o.file.Close())
-	}
-	for _, v := range o.vxlans {
-		err = errors.Join(err, v.close())
+	for _, out := range o.list {
+		err = errors.Join(err, out.close())
 	}
 	return err
 }

@@ -4,14 +4,15 @@ package collector
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -29,61 +30,51 @@ var errOutputGone = errors.New("collector: nobody reads the output any more")
 // Chosen. BenchmarkPcapngWrite: from 64 KiB on, longer writes are no faster.
 const pcapngWrite = 128 << 10 // bytes in a worker's buffer that are written without waiting for Flush
 
-// farPast is what is added to times before 1970, s: pcapng's ticks are
-// unsigned, and an interface can have an offset.
-const farPast = 9223372037
+// calmTime is how long a reader that was too slow has to keep up before it is
+// said that it does.
+const calmTime = 5 * time.Second
 
 // A pcapngConfig says where frames are written.
 type pcapngConfig struct {
-	Path   string    // a file, which is replaced, or a FIFO; "-": Stdout
-	Stdout io.Writer // stays open
+	Path    string        // a file, which is replaced; "-": Stdout
+	Stdout  io.Writer     // stays open
+	Name    string        // for messages; "": Path
+	Format  captureFormat // of Stdout; files are pcapng
+	Link    proto.LinkType
+	SnapLen int        // bytes that frames were cut at; 0: they were not
+	Files   *recording // makes files in the place of Path; nil: there is one
 
-	// Warn is told when the output begins to refuse frames, when it takes them
-	// again, and that a FIFO has no reader yet. Any worker may call it.
+	// Warn is told when the output begins to refuse frames, and when it takes
+	// them again. Any worker may call it.
 	Warn func(error)
-
-	// Stop ends the waiting for a FIFO's reader; nil: it waits for ever.
-	Stop <-chan struct{}
 }
 
-// A pcapngFile is one pcapng file that all workers write, in whole blocks. A
-// worker encodes into its own memory, and takes the lock once for each write.
+// A pcapngFile is one stream of pcapng, or a pcap one, that all workers write,
+// in whole blocks: a file, the files of a recording one after the other, or
+// what a reader gets. A worker encodes into its own memory, and takes the lock
+// once for each write.
 //
 // A write that fails in the middle of a block is finished before anything
 // else is written, so that the file stays readable up to its last byte.
 type pcapngFile struct {
-	cfg   pcapngConfig
-	name  string
-	file  *os.File // nil: out is none
-	own   bool     // file is to be closed
-	start time.Time
+	cfg  pcapngConfig
+	name string
 
-	mu    sync.Mutex
-	out   io.Writer
-	ids   map[pcapngKey]uint32 // interface blocks, written or in head
-	stats []pcapngStats        // by interface
-	head  []byte               // blocks to be written before any frame
-	begun int                  // bytes of head that are in the file already
-	owed  owedFrame            // if that block is a frame
-	full  bool
-	lost  uint64 // frames since it is full
-	err   error  // ends the collector
-}
-
-// A pcapngKey stands for an interface block: what changes makes a new one.
-type pcapngKey struct {
-	tap     uint32
-	session uint64
-	number  uint32 // in the announce
-	link    proto.LinkType
-	early   bool            // times are before 1970
-	known   bool            // was announced, as
-	as      proto.Interface // this
-}
-
-type pcapngStats struct {
-	early       bool
-	given, lost uint64 // frames
+	mu      sync.Mutex
+	out     io.Writer // nil: there is no file under way
+	file    *os.File  // nil: out is none
+	own     bool      // file is to be closed
+	start   time.Time
+	section uint64 // counts files
+	table   pcapngTable
+	size    int64     // bytes written to the file
+	head    []byte    // blocks to be written before any frame
+	begun   int       // bytes of head that are in the file already
+	owed    owedFrame // if that block is a frame
+	full    bool
+	fullAt  time.Time // when it was last
+	lost    uint64    // frames since it is full
+	err     error     // ends the collector
 }
 
 // An owedFrame is a frame of which a part is in the file: its sink counts it
@@ -93,27 +84,36 @@ type owedFrame struct {
 	bytes uint64
 }
 
-// newPcapngFile opens the file and writes its header. A FIFO is waited for
-// until it has a reader.
+// newPcapngFile opens the file and writes its header. A recording of one tap
+// begins with the first frame.
 func newPcapngFile(cfg pcapngConfig) (*pcapngFile, error) {
-	f := &pcapngFile{cfg: cfg, name: cfg.Path, start: time.Now(), ids: make(map[pcapngKey]uint32)}
-	if cfg.Path == "-" {
-		f.name, f.out = "standard output", cfg.Stdout
+	f := &pcapngFile{cfg: cfg, name: cmp.Or(cfg.Name, cfg.Path), table: pcapngTable{ids: make(map[pcapngKey]uint32)}}
+	switch {
+	case cfg.Files != nil:
+		if cfg.Files.names.has("t") {
+			return f, nil
+		}
+		if err := f.next(time.Now()); err != nil {
+			return nil, fmt.Errorf("collector: %w", err)
+		}
+	case cfg.Path == "-":
+		f.name = cmp.Or(cfg.Name, "standard output")
+		f.out = cfg.Stdout
 		f.file, _ = cfg.Stdout.(*os.File)
 		if f.file == os.Stdout {
 			// Else the runtime ends the process where the write should fail
 			// (package os/signal, SIGPIPE).
 			signal.Ignore(syscall.SIGPIPE)
 		}
-	} else {
-		file, err := f.open()
+		f.begin("")
+	default:
+		file, err := os.OpenFile(cfg.Path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644) // the umask has its say
 		if err != nil {
 			return nil, fmt.Errorf("collector: %w", err)
 		}
 		f.file, f.out, f.own = file, file, true
+		f.begin("")
 	}
-	s := proto.PcapngSection{Hardware: hardware(), OS: system(), Writer: "ntap " + Version}
-	f.head = s.Append(nil)
 	if err := f.settle(); err != nil {
 		f.closeFile()
 		if isGone(err) {
@@ -124,24 +124,73 @@ func newPcapngFile(cfg pcapngConfig) (*pcapngFile, error) {
 	return f, nil
 }
 
-func (f *pcapngFile) open() (*os.File, error) {
-	st, err := os.Stat(f.cfg.Path)
-	if err != nil || st.Mode()&fs.ModeNamedPipe == 0 {
-		return os.OpenFile(f.cfg.Path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644) // the umask has its say
+// begin begins a section.
+func (f *pcapngFile) begin(comment string) {
+	f.start = time.Now()
+	f.section++
+	f.table = pcapngTable{ids: make(map[pcapngKey]uint32)}
+	f.head, f.begun, f.size = f.head[:0], 0, 0
+	if f.cfg.Format == formatPcapng {
+		s := proto.PcapngSection{Hardware: hardware(), OS: system(), Writer: "ntap " + Version, Comment: comment}
+		f.head = s.Append(f.head)
 	}
-	for tries := 0; ; tries++ { // fifo(7): open fails until there is a reader
-		file, err := os.OpenFile(f.cfg.Path, os.O_WRONLY|syscall.O_NONBLOCK, 0)
-		if !errors.Is(err, syscall.ENXIO) {
-			return file, err
+}
+
+// next makes the next file of a recording.
+func (f *pcapngFile) next(now time.Time) error {
+	r := f.cfg.Files
+	file, err := r.next(now)
+	if err != nil {
+		r.failed = now
+		return err
+	}
+	f.file, f.out, f.own = file, file, true
+	comment := fmt.Sprintf("file %d of the recording %s", r.number, r.names.text)
+	if r.last != "" {
+		comment += ", after " + filepath.Base(r.last)
+	}
+	f.begin(comment)
+	return nil
+}
+
+// turn ends the recording's file if it is due, more bytes being about to be
+// written, and makes the next one.
+func (f *pcapngFile) turn(now time.Time, more int) {
+	r := f.cfg.Files
+	if f.out != nil && f.due(now, more) {
+		if err := f.end(); err != nil {
+			f.warn(err)
 		}
-		if tries == 0 {
-			f.warn(fmt.Errorf("collector: %s: waiting for a reader of the FIFO", f.name))
-		}
-		select {
-		case <-f.cfg.Stop:
-			return nil, fmt.Errorf("%s: stopped while waiting for a reader of the FIFO", f.cfg.Path)
-		case <-time.After(50 * time.Millisecond):
-		}
+	}
+	if f.out != nil || more == 0 || now.Sub(r.failed) < retryOpen {
+		return
+	}
+	warned := !r.failed.IsZero()
+	if err := f.next(now); err == nil {
+		r.failed = time.Time{}
+	} else if !warned {
+		f.warn(fmt.Errorf("collector: %s: %w: its frames are refused until it works", f.name, err))
+	}
+}
+
+// due says whether the recording's file has to end before more bytes are
+// written.
+func (f *pcapngFile) due(now time.Time, more int) bool {
+	r := f.cfg.Files
+	const statistics = 80 // bytes for each interface, at the end
+	full := r.roll.Size > 0 && more > 0 && f.size+int64(len(f.head)+more+len(f.table.stats)*statistics) > r.roll.Size
+	return full && f.size > 0 || !r.until.IsZero() && !now.Before(r.until)
+}
+
+// tick ends a recording's file in time where no frame comes that would.
+func (f *pcapngFile) tick(now time.Time) {
+	if f.cfg.Files == nil || f.cfg.Files.roll.Every == 0 {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err == nil {
+		f.turn(now, 0)
 	}
 }
 
@@ -166,23 +215,30 @@ func system() string {
 	return "Linux " + string(bytes.TrimSpace(release))
 }
 
-// sink returns a worker's end of the file.
-func (f *pcapngFile) sink() *pcapngSink {
-	return &pcapngSink{f: f, ids: make(map[pcapngKey]uint32), buf: make([]byte, 0, pcapngWrite+proto.MaxFrame+proto.PcapngPacketMax)}
+// sink returns a worker's end of the file, which encodes into buf; nil: memory
+// of its own.
+func (f *pcapngFile) sink(buf []byte) *pcapngSink {
+	s := &pcapngSink{f: f, pcapngEncoder: newPcapngEncoder(f)}
+	if s.buf = buf[:0]; buf == nil {
+		s.buf = make([]byte, 0, pcapngWrite+proto.MaxFrame+proto.PcapngPacketMax+maxMark)
+	}
+	return s
 }
 
-// Close ends the file with the statistics of its interfaces and closes it,
-// once the sinks are closed.
+// Close ends the file, once the sinks are closed.
 func (f *pcapngFile) Close() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	end := time.Now().UnixNano()
-	for id, s := range f.stats {
-		b := proto.PcapngStatistics{
-			Interface: uint32(id), Start: ticks(f.start.UnixNano(), s.early), End: ticks(end, s.early),
-			Accepted: s.given, Delivered: s.given - s.lost,
-		}
-		f.head = b.Append(f.head)
+	return f.end()
+}
+
+// end ends the file with the statistics of its interfaces and closes it.
+func (f *pcapngFile) end() error {
+	if f.out == nil {
+		return nil
+	}
+	if f.cfg.Format == formatPcapng {
+		f.head = f.table.statistics(f.head, f.start.UnixNano(), time.Now().UnixNano())
 	}
 	var err error
 	if f.err == nil {
@@ -205,7 +261,12 @@ func (f *pcapngFile) Close() error {
 		}
 		f.begun = 0
 	}
-	f.head = nil
+	f.head, f.out = nil, nil
+	if f.cfg.Files != nil {
+		if e := f.cfg.Files.whole(); e != nil {
+			err = errors.Join(err, fmt.Errorf("collector: %w", e))
+		}
+	}
 	return errors.Join(err, f.closeFile())
 }
 
@@ -220,40 +281,24 @@ func (f *pcapngFile) closeFile() error {
 	return nil
 }
 
-// describe returns the number of the interface block for key, and queues that
-// block if it is new: it is in the file before the first frame that needs it.
-func (f *pcapngFile) describe(key pcapngKey, a *proto.Announce) uint32 {
+// describe returns the number of the interface for key in the file that is
+// written now, and queues its block if it is new: it is in the file before the
+// first frame that needs it. What e has encoded gets the numbers of that file.
+func (f *pcapngFile) describe(e *pcapngEncoder, key pcapngKey, a *proto.Announce) uint32 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if id, ok := f.ids[key]; ok {
-		return id
+	f.align(e)
+	return f.number(key, a)
+}
+
+func (f *pcapngFile) align(e *pcapngEncoder) {
+	if e.section != f.section {
+		e.begin(f.section, f.number)
 	}
-	b := proto.PcapngInterface{
-		LinkType: key.link, Resolution: proto.PcapngNanoseconds,
-		// The same for all, and not that of the tap: libpcap refuses a file
-		// whose interfaces differ in it (sf-pcapng.c, pcap_ng_next_packet).
-		SnapLen:     proto.MaxFrame,
-		Name:        fmt.Sprintf("if%d", key.number),
-		Description: fmt.Sprintf("tap %d", key.tap),
-	}
-	if key.known {
-		b.Name, b.Speed = key.as.Name, key.as.Speed
-		b.MAC, _ = net.ParseMAC(key.as.MAC)
-	}
-	if a != nil {
-		b.Description += fmt.Sprintf(" %q on %s", a.Name, a.Host)
-		if a.SnapLen != 0 {
-			b.Description += fmt.Sprintf(", frames cut at %d bytes", a.SnapLen)
-		}
-		b.Filter = a.Filter
-	}
-	if key.early {
-		b.Offset = -farPast
-	}
-	id := uint32(len(f.stats))
-	f.ids[key] = id
-	f.stats = append(f.stats, pcapngStats{early: key.early})
-	f.head = b.Append(f.head)
+}
+
+func (f *pcapngFile) number(key pcapngKey, a *proto.Announce) (id uint32) {
+	f.head, id = f.table.number(f.head, key, a, f.cfg.SnapLen)
 	return id
 }
 
@@ -266,9 +311,10 @@ func (f *pcapngFile) settle() error {
 	n, err := f.put(f.head[f.begun:])
 	f.begun += n
 	done := 0
-	for done < len(f.head) && f.begun >= blockLen(f.head[done:]) {
-		f.begun -= blockLen(f.head[done:])
-		done += blockLen(f.head[done:])
+	for done < len(f.head) && f.begun >= f.cfg.Format.blockLen(f.head[done:]) {
+		length := f.cfg.Format.blockLen(f.head[done:])
+		f.begun -= length
+		done += length
 		if by := f.owed.by; by != nil { // it was the first
 			by.counts.Delivered.Add(1)
 			by.counts.DeliveredBytes.Add(f.owed.bytes)
@@ -282,6 +328,7 @@ func (f *pcapngFile) settle() error {
 // put writes b: less of it only with an error, which says the call and why.
 func (f *pcapngFile) put(b []byte) (int, error) {
 	n, err := f.out.Write(b)
+	f.size += int64(n)
 	var p *fs.PathError
 	switch {
 	case errors.As(err, &p):
@@ -292,8 +339,8 @@ func (f *pcapngFile) put(b []byte) (int, error) {
 	return n, err
 }
 
-// blockLen returns the length of the block that b begins with.
-func blockLen(b []byte) int { return int(binary.LittleEndian.Uint32(b[4:])) }
+// errNoFile says that a recording has no file to write to, which was told.
+var errNoFile = errors.New("there is no file")
 
 // write writes what s has encoded, and accounts for it. The error ends the
 // collector.
@@ -301,31 +348,41 @@ func (f *pcapngFile) write(s *pcapngSink) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	err, n := f.err, 0
+	if err == nil && f.cfg.Files != nil {
+		if f.turn(time.Now(), len(s.buf)); f.out == nil {
+			err = errNoFile
+		} else {
+			f.align(&s.pcapngEncoder)
+		}
+	}
 	if err == nil {
 		err = f.settle()
 	}
 	if err == nil {
 		n, err = f.put(s.buf)
 	}
+	if f.cfg.Format == formatPcapng && s.section == f.section {
+		for _, id := range s.touched {
+			f.table.stats[id].given += s.known[id].given
+		}
+	}
 	if err == nil {
 		s.counts.Delivered.Add(s.frames)
 		s.counts.DeliveredBytes.Add(s.bytes)
 		if f.full {
-			f.full = false
-			f.warn(fmt.Errorf("collector: %s: there is room again; %d frames were dropped", f.name, f.lost))
+			f.room()
 		}
 		return nil
 	}
 	lost := f.account(s, n)
 	switch {
 	case f.err != nil:
+	case err == errNoFile:
+		s.counts.Refused.Add(lost)
+		return nil
 	case isFull(err):
 		s.counts.Full.Add(lost)
-		if !f.full {
-			f.full, f.lost = true, 0
-			f.warn(fmt.Errorf("collector: %s: %w: frames are dropped until there is room", f.name, err))
-		}
-		f.lost += lost
+		f.crowded(err, lost)
 		return nil
 	case isGone(err):
 		f.err = fmt.Errorf("%w: %s: %w", errOutputGone, f.name, err)
@@ -336,13 +393,34 @@ func (f *pcapngFile) write(s *pcapngSink) error {
 	return f.err
 }
 
+// crowded notes that frames were lost for want of room.
+func (f *pcapngFile) crowded(err error, lost uint64) {
+	if !f.full {
+		f.full, f.lost = true, 0
+		f.warn(fmt.Errorf("collector: %s: %w: frames are dropped until there is room", f.name, err))
+	}
+	f.lost += lost
+	if errors.Is(err, errSlow) {
+		f.fullAt = time.Now()
+	}
+}
+
+// room notes that there is room again. A slow reader has some now and then.
+func (f *pcapngFile) room() {
+	if !f.fullAt.IsZero() && time.Since(f.fullAt) < calmTime {
+		return
+	}
+	f.full = false
+	f.warn(fmt.Errorf("collector: %s: there is room again; %d frames were dropped", f.name, f.lost))
+}
+
 // account accounts for what s has encoded, of which n bytes were written, and
 // returns the number of frames that were not. The rest of a block that was
 // begun goes to head.
 func (f *pcapngFile) account(s *pcapngSink, n int) (lost uint64) {
 	for b := s.buf; len(b) > 0; {
-		length := blockLen(b)
-		bytes := uint64(binary.LittleEndian.Uint32(b[20:]))
+		length := f.cfg.Format.blockLen(b)
+		bytes, _ := f.cfg.Format.frame(b)
 		switch {
 		case n >= length:
 			s.counts.Delivered.Add(1)
@@ -352,7 +430,12 @@ func (f *pcapngFile) account(s *pcapngSink, n int) (lost uint64) {
 			f.begun = n
 			f.owed = owedFrame{s, bytes}
 		default:
-			f.stats[binary.LittleEndian.Uint32(b[8:])].lost++
+			if f.cfg.Format == formatPcapng {
+				s.drop(b)
+				if s.section == f.section {
+					f.table.stats[binary.LittleEndian.Uint32(b[8:])].lost++
+				}
+			}
 			lost++
 		}
 		n = max(n-length, 0)
@@ -365,18 +448,10 @@ func (f *pcapngFile) account(s *pcapngSink, n int) (lost uint64) {
 // better.
 func isFull(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EIO) ||
-		errors.Is(err, syscall.EFBIG)
+		errors.Is(err, syscall.EFBIG) || errors.Is(err, errSlow)
 }
 
 // isGone says that the other end of a pipe or socket was closed.
 func isGone(err error) bool {
 	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.ErrClosedPipe)
-}
-
-// ticks returns a time in ns since 1970 as an interface counts it.
-func ticks(ns int64, early bool) uint64 {
-	if early {
-		return uint64(ns) + farPast*1e9
-	}
-	return uint64(ns)
 }

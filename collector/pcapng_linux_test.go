@@ -52,7 +52,7 @@ func TestPcapngDiskFull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, o := f.sink(), origin(1, nil)
+	s, o := f.sink(nil), origin(1, nil)
 	const frames = 300
 	write := func() {
 		for range frames {
@@ -99,5 +99,58 @@ func TestPcapngDiskFull(t *testing.T) {
 	}
 	if len(warned) != 3 || !strings.Contains(warned[0], "no space left") || !strings.Contains(warned[1], "room again") || !strings.Contains(warned[2], "no space left") {
 		t.Errorf("warned %q", warned)
+	}
+}
+
+// The same for a recording: with a disk that is full in the middle of a file
+// every file is whole, the frames that found no room are counted, and the next
+// frame tells how many those were.
+func TestRecordingDiskFull(t *testing.T) {
+	dir := tinyDisk(t, "size=1600k")
+	out, warned := openTestRecording(t, File{Path: filepath.Join(dir, "x.pcapng"), Rotate: Rotation{Size: minRotation}})
+	account := new(OutputAccount)
+	s, err := out.sink(0, account)
+	if err != nil {
+		t.Fatal(err)
+	}
+	account.add(s.Counts())
+	o, given := origin(1, nil), uint64(0)
+	write := func(frames int) {
+		for range frames {
+			s.Write(o, &proto.Record{Data: make([]byte, 1000), LinkType: 1})
+			if given++; given%10 == 0 && s.Flush() != nil {
+				t.Fatal("Flush failed")
+			}
+		}
+	}
+	write(2500)
+	full := account.Sum().Full
+	if full < 500 {
+		t.Fatalf("%d frames found no room", full)
+	}
+	if err := os.Remove(filepath.Join(dir, "x-00001.pcapng")); err != nil {
+		t.Fatal(err)
+	}
+	write(200)
+	if err := errors.Join(s.Close(), out.close()); err != nil {
+		t.Fatal(err)
+	}
+	sum, packets, told := account.Sum(), uint64(0), uint64(0)
+	for _, name := range listDir(t, dir) {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil || filepath.Ext(name) != ".pcapng" {
+			t.Fatal(name, err)
+		}
+		_, p, _ := blocks(t, b)
+		packets += uint64(len(p))
+		for i := range p {
+			told += p[i].Dropped
+		}
+	}
+	if sum.Delivered+sum.Full != given || sum.Full != full || told != full || packets >= sum.Delivered || packets < 1000 {
+		t.Errorf("%d frames given, %d in the files that are left, which tell of %d dropped; full before %d; %+v", given, packets, told, full, sum)
+	}
+	if w := warned.all(); len(w) != 2 || !strings.Contains(w[0], "no space left") || !strings.Contains(w[1], "room again") {
+		t.Errorf("warned %q", w)
 	}
 }

@@ -75,7 +75,7 @@ func TestPcapngCaptures(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return f, f.sink()
+		return f, f.sink(nil)
 	}
 	type pair struct {
 		f *pcapngFile
@@ -137,7 +137,7 @@ func TestPcapngTshark(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := f.sink()
+	s := f.sink(nil)
 	var want []string
 	for n, in := range testnet.Captures(t) {
 		name := filepath.Base(in)
@@ -219,7 +219,7 @@ func blocks(t *testing.T, b []byte) (interfaces []proto.PcapngInterface, packets
 func TestPcapngInterfaces(t *testing.T) {
 	var out bytes.Buffer
 	f, _ := testFile(t, &out)
-	s, o := f.sink(), origin(7, nil)
+	s, o := f.sink(nil), origin(7, nil)
 	frame := func(n uint32, link proto.LinkType, ns int64) {
 		s.Write(o, &proto.Record{Data: []byte{1, 2, 3}, OrigLen: 3, Interface: n, LinkType: link, Time: ns, Direction: proto.Inbound})
 	}
@@ -280,7 +280,7 @@ func TestPcapngInterfaces(t *testing.T) {
 func TestPcapngVisible(t *testing.T) {
 	var out bytes.Buffer
 	f, _ := testFile(t, &out)
-	s, o := f.sink(), origin(1, nil)
+	s, o := f.sink(nil), origin(1, nil)
 	for n := 1; n < 20; n++ {
 		s.Write(o, &proto.Record{Data: make([]byte, n), LinkType: 1})
 		if err := s.Flush(); err != nil {

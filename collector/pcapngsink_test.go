@@ -4,6 +4,7 @@ package collector
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -45,7 +46,7 @@ func TestPcapngFull(t *testing.T) {
 		out := &narrowWriter{room: 1000, err: []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EIO}[seed%3]}
 		f, warned := testFile(t, out)
 		o := origin(1, nil)
-		sinks := []*pcapngSink{f.sink(), f.sink()}
+		sinks := []*pcapngSink{f.sink(nil), f.sink(nil)}
 		in := 0
 		for range 60 {
 			s := sinks[rng.IntN(2)]
@@ -109,7 +110,7 @@ func TestPcapngReaderGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	f, _ := testFile(t, w)
-	s, other, o := f.sink(), f.sink(), origin(1, nil)
+	s, other, o := f.sink(nil), f.sink(nil), origin(1, nil)
 	s.Write(o, &proto.Record{Data: make([]byte, 100), LinkType: 1})
 	if err := s.Flush(); err != nil {
 		t.Fatal(err)
@@ -140,7 +141,7 @@ func TestPcapngStdoutGone(t *testing.T) {
 		if err != nil {
 			os.Exit(3)
 		}
-		s, o := f.sink(), origin(1, nil)
+		s, o := f.sink(nil), origin(1, nil)
 		for err == nil {
 			s.Write(o, &proto.Record{Data: make([]byte, 1000), LinkType: 1})
 			err = s.Flush()
@@ -172,29 +173,32 @@ func TestPcapngFIFO(t *testing.T) {
 	if out, err := exec.Command("mkfifo", path).CombinedOutput(); err != nil {
 		t.Skipf("mkfifo: %v %s", err, out)
 	}
-	stop := make(chan struct{})
-	close(stop)
-	if _, err := newPcapngFile(pcapngConfig{Path: path, Stop: stop}); err == nil || !strings.Contains(err.Error(), "waiting for a reader") {
+	stopped, stop := context.WithCancel(t.Context())
+	stop()
+	if _, err := openFile(stopped, File{Path: path}, nil, nil); err == nil || !strings.Contains(err.Error(), "waiting for a reader") {
 		t.Errorf("stopped: %v", err)
 	}
 	reader := make(chan *os.File)
-	f, err := newPcapngFile(pcapngConfig{Path: path, Warn: func(error) {
+	out, err := openFile(t.Context(), File{Path: path}, nil, func(error) {
 		go func() { // which the warning says is needed
 			r, _ := os.Open(path)
 			reader <- r
 		}()
-	}})
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := <-reader
-	s := f.sink()
+	s, err := out.sink(0, new(OutputAccount))
+	if err != nil {
+		t.Fatal(err)
+	}
 	data := make([]byte, 200<<10) // more than a pipe holds
 	go func() {
 		s.Write(origin(1, nil), &proto.Record{Data: data, LinkType: 1})
 		s.Flush()
 		s.Close()
-		f.Close()
+		out.close()
 	}()
 	b, err := io.ReadAll(r)
 	if err != nil {
@@ -223,7 +227,7 @@ func TestPcapngLive(t *testing.T) {
 	}
 	r.Close()
 	f, _ := testFile(t, w)
-	s, o := f.sink(), origin(1, nil)
+	s, o := f.sink(nil), origin(1, nil)
 	line := make([]byte, 1000)
 	for range 3 {
 		s.Write(o, &proto.Record{Data: make([]byte, 60), OrigLen: 60, LinkType: 1})
@@ -253,7 +257,7 @@ func TestPcapngWorkers(t *testing.T) {
 	var wg sync.WaitGroup
 	for w := range workers {
 		wg.Go(func() {
-			s, o := f.sink(), origin(uint32(w), nil)
+			s, o := f.sink(nil), origin(uint32(w), nil)
 			data := make([]byte, 100+w)
 			for n := range frames {
 				s.Write(o, &proto.Record{Data: data, Time: int64(n), Interface: uint32(n % 5), LinkType: 1})
@@ -305,7 +309,7 @@ func TestPcapngOpenErrors(t *testing.T) {
 
 func TestPcapngAllocations(t *testing.T) {
 	f, _ := testFile(t, io.Discard)
-	s := f.sink()
+	s := f.sink(nil)
 	os := []*Origin{origin(1, &proto.Announce{Interfaces: make([]proto.Interface, 4)}), origin(2, nil)}
 	r := &proto.Record{Data: make([]byte, 700), LinkType: 1, Direction: proto.Outbound}
 	n := uint32(0)
@@ -337,7 +341,7 @@ func BenchmarkPcapngWrite(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				s, o := f.sink(), origin(1, nil)
+				s, o := f.sink(nil), origin(1, nil)
 				r := &proto.Record{Data: make([]byte, size), OrigLen: uint32(size), LinkType: 1, Direction: proto.Inbound}
 				b.SetBytes(int64(size))
 				b.ReportAllocs()

@@ -16,6 +16,7 @@ type Origin struct {
 	Tap     uint32
 	Session uint64
 	Shard   uint16
+	Lost    uint64 // data datagrams given up by now; changes between records
 
 	announce *atomic.Pointer[proto.Announce] // shared by the shards of a session
 }
@@ -40,17 +41,20 @@ type sink interface {
 }
 
 // SinkCounts account for every record given to a sink, in frames:
-// written = Delivered + Refused + Full + NotEthernet + TooLong + NoVNI once
-// Flush returned.
+// written = Delivered + Refused + Full + NotEthernet + TooLong + NoVNI + LeftOut
+// once Flush returned; of those Delivered, Unsent turn out later to be refused.
 type SinkCounts struct {
 	Delivered      perf.Counter
 	DeliveredBytes perf.Counter
 	Refused        perf.Counter // the kernel refused the frame, as a TAP does one shorter than its header
-	Full           perf.Counter // no room: the disk is full, or the network slower
-	NotEthernet    perf.Counter // the output carries Ethernet only
+	Full           perf.Counter // no room: the disk is full, the network or the reader slower
+	NotEthernet    perf.Counter // the output carries another link type only: Ethernet, mostly
 	TooLong        perf.Counter // the path of a VXLAN output does not take them whole
 	NoVNI          perf.Counter // their tap has no VNI
+	LeftOut        perf.Counter // not selected for this output: another tap, or the filter
 
-	Sliced perf.Counter // frames of those given that did not fit and were cut
-	Nobody perf.Counter // times that the network said that nobody got what was sent
+	Sliced      perf.Counter // frames of those given that did not fit and were cut
+	Nobody      perf.Counter // times that the network said that nobody got what was sent
+	Unsent      perf.Counter // frames that waited for a reader that went away
+	UnsentBytes perf.Counter
 }

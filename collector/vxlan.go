@@ -23,6 +23,7 @@ type VXLAN struct {
 	Oversize Oversize // what becomes of frames that do not fit
 	MTU      int      // IP MTU of the path, bytes; 0: what the route says
 	Ports    int      // source ports, by which the network can tell flows apart; 0: 16
+	Select   Selection
 }
 
 // Chosen: batch's Fan has the figures. More ports spread flows better, and
@@ -176,16 +177,21 @@ func (o *outputs) openVXLAN(warn func(error)) error {
 				return fmt.Errorf("collector: VXLAN to %s: %w", c.To, err) // nothing could ever go there
 			}
 		}
+		if err := c.Select.check(); err != nil {
+			return fmt.Errorf("collector: VXLAN to %s: %w", c.To, err)
+		}
 		s, err := newVXLANSet(c, cfg.Workers, warn)
 		if err != nil {
 			return err
 		}
-		o.vxlans = append(o.vxlans, s)
+		o.add(output{
+			name: s.name(), takes: c.Select, close: s.close,
+			sink: func(worker int, _ *OutputAccount) (sink, error) { return s.sink(worker), nil },
+		})
 		if seen[s.to] {
 			return fmt.Errorf("collector: VXLAN to %s is given twice: its frames would be sent twice", s.to)
 		}
 		seen[s.to] = true
-		o.counts = append(o.counts, &OutputAccount{Name: s.name()})
 	}
 	return nil
 }

@@ -2,7 +2,10 @@
 
 package proto
 
-import "errors"
+import (
+	"encoding/binary"
+	"errors"
+)
 
 // Sizes in a pcap file, bytes (draft-ietf-opsawg-pcap, sections 4 and 5).
 const (
@@ -107,4 +110,28 @@ func (h *PcapHeader) ParsePacket(b []byte) (p PcapPacket) {
 		}
 	}
 	return p
+}
+
+// AppendPcapHeader appends the header of a pcap file with timestamps in ns,
+// little-endian, for frames of one link type.
+func AppendPcapHeader(dst []byte, link LinkType, snapLen uint32) []byte {
+	dst = binary.LittleEndian.AppendUint32(dst, pcapNano)
+	dst = binary.LittleEndian.AppendUint16(dst, 2)
+	dst = binary.LittleEndian.AppendUint16(dst, 4)
+	dst = append(dst, 0, 0, 0, 0, 0, 0, 0, 0)
+	dst = binary.LittleEndian.AppendUint32(dst, snapLen)
+	return binary.LittleEndian.AppendUint32(dst, uint32(link))
+}
+
+// Append appends the header of a packet to dst as it stands in a file with
+// timestamps in ns, little-endian. The seconds go round in 2106.
+func (p *PcapPacket) Append(dst []byte) []byte {
+	sec, ns := p.Time/1e9, p.Time%1e9
+	if ns < 0 {
+		sec, ns = sec-1, ns+1e9
+	}
+	dst = binary.LittleEndian.AppendUint32(dst, uint32(sec))
+	dst = binary.LittleEndian.AppendUint32(dst, uint32(ns))
+	dst = binary.LittleEndian.AppendUint32(dst, p.CapLen)
+	return binary.LittleEndian.AppendUint32(dst, p.OrigLen)
 }

@@ -28,15 +28,17 @@ const (
 	// PcapngBlockMin is the length of an empty block: type, length, length.
 	PcapngBlockMin = 12
 	// PcapngPacketMax is the most that Append writes for a packet besides its
-	// data: header, padding, epb_flags, end of options, length.
-	PcapngPacketMax = 28 + 3 + 8 + 4 + 4
+	// data and comment: header, padding, epb_flags, epb_dropcount, the
+	// comment's head and padding, end of options, length.
+	PcapngPacketMax = 28 + 3 + 8 + 12 + 7 + 4 + 4
 )
 
 const (
 	byteOrderMagic = 0x1A2B3C4D
 	pcapngMajor    = 1
 
-	optionEnd = 0
+	optionEnd     = 0
+	optionComment = 1
 	// maxOption is the longest value of an option, bytes: more with its
 	// padding would not fit the length field.
 	maxOption = 65532
@@ -83,6 +85,7 @@ func (o ByteOrder) Uint64(b []byte) uint64 {
 type PcapngSection struct {
 	Order                ByteOrder // when read; written little-endian
 	Hardware, OS, Writer string    // shb_hardware, shb_os, shb_userappl
+	Comment              string    // opt_comment
 }
 
 // Append appends the block to dst.
@@ -92,6 +95,7 @@ func (s *PcapngSection) Append(dst []byte) []byte {
 	dst = binary.LittleEndian.AppendUint16(dst, pcapngMajor)
 	dst = binary.LittleEndian.AppendUint16(dst, 0)
 	dst = binary.LittleEndian.AppendUint64(dst, 1<<64-1) // length of the section: not known
+	dst = appendText(dst, optionComment, s.Comment)
 	dst = appendText(dst, 2, s.Hardware)
 	dst = appendText(dst, 3, s.OS)
 	dst = appendText(dst, 4, s.Writer)
@@ -122,6 +126,8 @@ func ParsePcapngSection(b []byte) (s PcapngSection, err error) {
 	o := options{s.Order, b[24 : len(b)-4]}
 	for code, v, ok := o.next(); ok; code, v, ok = o.next() {
 		switch code {
+		case optionComment:
+			s.Comment = string(v)
 		case 2:
 			s.Hardware = string(v)
 		case 3:
@@ -145,6 +151,7 @@ type PcapngInterface struct {
 	Resolution  uint8            // if_tsresol: a tick is 10^-n s, or with the top bit 2^-n s
 	Filter      string           // if_filter, as text
 	Offset      int64            // if_tsoffset: s to add to timestamps
+	Comment     string           // opt_comment
 }
 
 // The resolution of an interface that does not say: microseconds; and ours.
@@ -159,6 +166,7 @@ func (i *PcapngInterface) Append(dst []byte) []byte {
 	dst = binary.LittleEndian.AppendUint16(dst, uint16(i.LinkType))
 	dst = append(dst, 0, 0)
 	dst = binary.LittleEndian.AppendUint32(dst, i.SnapLen)
+	dst = appendText(dst, optionComment, i.Comment)
 	dst = appendText(dst, 2, i.Name)
 	dst = appendText(dst, 3, i.Description)
 	switch len(i.MAC) {
@@ -194,6 +202,8 @@ func ParsePcapngInterface(b []byte, order ByteOrder) (i PcapngInterface, err err
 	o := options{order, b[16 : len(b)-4]}
 	for code, v, ok := o.next(); ok; code, v, ok = o.next() {
 		switch {
+		case code == optionComment:
+			i.Comment = string(v)
 		case code == 2:
 			i.Name = string(v)
 		case code == 3:
@@ -262,11 +272,16 @@ type PcapngPacket struct {
 	Ticks     uint64 // see PcapngInterface.Time
 	OrigLen   uint32 // bytes; smaller than len(Data) in some files
 	Direction Direction
+	Dropped   uint64 // epb_dropcount: packets of the interface lost since the one before
+	Comment   []byte // opt_comment
 	Data      []byte
 }
 
 // Append appends the packet to dst as an enhanced packet block.
 func (p *PcapngPacket) Append(dst []byte) []byte {
+	if p.Dropped != 0 || len(p.Comment) > 0 {
+		return p.appendMarked(dst)
+	}
 	pad := -len(p.Data) & 3
 	length := 32 + len(p.Data) + pad
 	if p.Direction != DirectionUnknown {
@@ -290,8 +305,26 @@ func (p *PcapngPacket) Append(dst []byte) []byte {
 	return binary.LittleEndian.AppendUint32(dst, uint32(length))
 }
 
+// appendMarked is Append for a packet with all its options: few have them.
+func (p *PcapngPacket) appendMarked(dst []byte) []byte {
+	at := len(dst)
+	plain := PcapngPacket{Interface: p.Interface, Ticks: p.Ticks, OrigLen: p.OrigLen, Data: p.Data}
+	dst = plain.Append(dst)
+	dst = dst[:len(dst)-4] // the length
+	if len(p.Comment) > 0 {
+		dst = appendOption(dst, optionComment, p.Comment)
+	}
+	if p.Direction != DirectionUnknown {
+		dst = append(dst, 2, 0, 4, 0, byte(p.Direction), 0, 0, 0)
+	}
+	if p.Dropped != 0 {
+		dst = appendUint64(dst, 4, p.Dropped)
+	}
+	return endBlock(dst, at, at)
+}
+
 // ParsePcapngPacket reads the whole block b, an enhanced packet block or the
-// obsolete packet block. Data aliases b.
+// obsolete packet block. Data and Comment alias b.
 func ParsePcapngPacket(b []byte, order ByteOrder) (p PcapngPacket, err error) {
 	if len(b) < 32 {
 		return p, ErrPcapng
@@ -311,8 +344,13 @@ func ParsePcapngPacket(b []byte, order ByteOrder) (p PcapngPacket, err error) {
 	p.Data = rest[:n:n]
 	if o := (options{order, rest[min(n+(-n&3), len(rest)):]}); len(o.b) > 0 {
 		for code, v, ok := o.next(); ok; code, v, ok = o.next() {
-			if code == 2 && len(v) == 4 { // epb_flags, pack_flags
+			switch {
+			case code == 2 && len(v) == 4: // epb_flags, pack_flags
 				p.Direction = Direction(order.Uint32(v) & 3)
+			case code == optionComment && len(v) > 0:
+				p.Comment = v
+			case code == 4 && len(v) == 8 && order.Uint32(b) == PcapngTypeEnhanced:
+				p.Dropped = order.Uint64(v)
 			}
 		}
 	}

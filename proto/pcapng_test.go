@@ -35,6 +35,15 @@ func TestPcapngVectors(t *testing.T) {
 			"06000000 34000000 01000000 44332211 88776655 05000000 dc050000 0102030405 000000 0200 0400 02000000 0000 0000 34000000"},
 		{"packet without options", (&PcapngPacket{OrigLen: 4, Data: []byte{1, 2, 3, 4}}).Append(nil),
 			"06000000 24000000 00000000 00000000 00000000 04000000 04000000 01020304 24000000"},
+		{"packet with marks", (&PcapngPacket{Interface: 1, OrigLen: 1, Direction: Inbound, Dropped: 3, Comment: []byte("gap"), Data: []byte{7}}).Append(nil),
+			"06000000 44000000 01000000 00000000 00000000 01000000 01000000 07000000 0100 0300 67617000 0200 0400 01000000" +
+				"0400 0800 0300000000000000 0000 0000 44000000"},
+		{"section and interface with comments", (&PcapngInterface{Comment: "c", Resolution: 6}).Append((&PcapngSection{Comment: "ab"}).Append(nil)),
+			"0a0d0d0a 28000000 4d3c2b1a 0100 0000 ffffffffffffffff 0100 0200 61620000 0000 0000 28000000" +
+				"01000000 20000000 0000 0000 00000000 0100 0100 63000000 0000 0000 20000000"},
+		{"pcap header", AppendPcapHeader(nil, 113, 262144), "4d3cb2a1 0200 0400 00000000 00000000 00000400 71000000"},
+		{"pcap packet", (&PcapPacket{Time: 5e9 + 7, CapLen: 60, OrigLen: 1500}).Append(nil), "05000000 07000000 3c000000 dc050000"},
+		{"pcap packet before 1970", (&PcapPacket{Time: -1}).Append(nil), "ffffffff ffc99a3b 00000000 00000000"},
 		{"statistics", (&PcapngStatistics{Interface: 2, Start: 1 << 32, End: 3, Accepted: 4, Delivered: 5}).Append(nil),
 			"05000000 4c000000 02000000 00000000 03000000 0200 0800 01000000 00000000 0300 0800 00000000 03000000" +
 				"0600 0800 0400000000000000 0800 0800 0500000000000000 0000 0000 4c000000"},
@@ -128,6 +137,7 @@ func FuzzPcapngBlock(f *testing.F) {
 	f.Add((&PcapngSection{Hardware: "a", OS: "b", Writer: "c"}).Append(nil), false)
 	f.Add((&PcapngInterface{Name: "a", Description: "b", MAC: make([]byte, 8), Speed: 1, Filter: "c", Offset: 1}).Append(nil), false)
 	f.Add((&PcapngPacket{Data: []byte("abc"), Direction: Inbound}).Append(nil), false)
+	f.Add((&PcapngPacket{Data: []byte("abc"), Comment: []byte("d"), Dropped: 9}).Append(nil), false)
 	f.Add((&PcapngStatistics{Accepted: 1}).Append(nil), false)
 	f.Add([]byte("\x00\x00\x00\x02\x00\x00\x00\x20\x00\x01\x00\x07\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x05\x00\x00\x00\x20"), true)
 	f.Fuzz(func(t *testing.T, b []byte, swapped bool) {

@@ -21,6 +21,7 @@ func newCollector() *cobra.Command {
 		cfg                       collector.Config
 		log                       logFlags
 		vxlan                     vxlanFlags
+		outs                      outputFlags
 		place                     placeFlags
 		port, keyFile, passphrase string
 		clear, noTAP              bool
@@ -34,6 +35,8 @@ virtual Ethernet interface, as VXLAN towards Open vSwitch, and as pcapng.`,
 		Example: `  ntap collector -p 5678 --key-file master.key -i ntap0
   ntap collector -p 5678 --key-file master.key -i ntap%t      # an interface for each tap ID
   ntap collector -p 5678 --key-file master.key --no-tap -w - | tshark -r -
+  ntap collector -p 5678 --key-file master.key -w '/data/tap%t-%Y%m%d-%H%M%S.pcapng' -G 3600 -W 48
+  ntap collector -p 5678 --key-file master.key -w dns.pcapng --select 'dns.pcapng taps=1,3-5 filter=udp port 53'
   ntap collector -p 5678 --key-file master.key --no-tap --vxlan ovs.example.org --vni 7=1001,8=1002`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
@@ -58,9 +61,12 @@ virtual Ethernet interface, as VXLAN towards Open vSwitch, and as pcapng.`,
 					return usagef("collector: -i and --no-tap exclude each other")
 				}
 				cfg.TAP = ""
-				if cfg.Write == "" && len(cfg.VXLAN) == 0 {
-					return usagef("collector: --no-tap without -w or --vxlan: there is nowhere to give frames to")
-				}
+			}
+			if err := outs.set(&cfg); err != nil {
+				return err
+			}
+			if noTAP && len(cfg.Files) == 0 && len(cfg.VXLAN) == 0 {
+				return usagef("collector: --no-tap without -w or --vxlan: there is nowhere to give frames to")
 			}
 			plan, err := place.arrange(facing(cfg.Listen)...)
 			if err != nil {
@@ -107,7 +113,6 @@ virtual Ethernet interface, as VXLAN towards Open vSwitch, and as pcapng.`,
 	f.StringVarP(&cfg.TAP, "interface", "i", "ntap0", "virtual interface to make; %t in it is the tap ID: one for each tap")
 	f.BoolVar(&noTAP, "no-tap", false, "make no virtual interface")
 	f.BoolVar(&cfg.Isolate, "isolate", true, "keep frames on the virtual interface from this host's own network stack")
-	f.StringVarP(&cfg.Write, "write", "w", "", "write pcapng to this file or FIFO; - is standard output")
 	f.StringVar(&cfg.IO, "io", "auto", "how datagrams come in, and frames get to the virtual interface: auto, uring or mmsg")
 	f.BoolVar(&cfg.KeepGSO, "keep-gso", false, "give frames that the network card would have cut, or has put together, whole: not as the wire saw them")
 	f.BoolVar(&cfg.Once, "once", false, "end when every tap that was heard has said bye")
@@ -118,6 +123,7 @@ virtual Ethernet interface, as VXLAN towards Open vSwitch, and as pcapng.`,
 	f.IntVar(&cfg.ReceiveBuffer, "receive-buffer", 64<<20, "bytes of each socket's buffer")
 	f.BoolVar(&cfg.Stats, "stats", false, "print the account every second")
 	place.add(c, "sockets that share the port, with a thread each")
+	outs.add(c)
 	vxlan.add(c)
 	log.add(c)
 	return c

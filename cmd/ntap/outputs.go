@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ntap-project/ntap/collector"
+)
+
+// An outputFlags are the collector's flags about files, and about what each
+// output gets.
+type outputFlags struct {
+	write   []string
+	size    string
+	every   int
+	keep    int
+	selects []string
+}
+
+func (o *outputFlags) add(c *cobra.Command) {
+	f := c.Flags()
+	f.StringArrayVarP(&o.write, "write", "w", nil, "write pcapng to this file or FIFO, - is standard output; may be given again. %t in a name is the tap ID, %n a number, %Y %m %d %H %M %S %s the time, UTC")
+	f.StringVarP(&o.size, "rotate-size", "C", "", "files of -w go on in a new one before they have more than this: millions of bytes, or with k, m or g KiB, MiB, GiB")
+	f.IntVarP(&o.every, "rotate-seconds", "G", 0, "files of -w go on in a new one at multiples of this many seconds")
+	f.IntVarP(&o.keep, "rotate-keep", "W", 0, "this many files are kept, for each recording: the oldest are removed; 0: all")
+	f.StringArrayVar(&o.selects, "select", nil, `what an output gets: "OUTPUT taps=1,3-5 snaplen=96 filter=EXPRESSION", of which only OUTPUT has to be there: interface, write, vxlan, or one of those by its name; may be given again`)
+}
+
+// set puts what the flags say into the configuration.
+func (o *outputFlags) set(cfg *collector.Config) error {
+	roll, err := o.rotation()
+	if err != nil {
+		return err
+	}
+	for _, path := range o.write {
+		cfg.Files = append(cfg.Files, collector.File{Path: path, Rotate: roll})
+	}
+	if len(o.write) == 0 && roll != (collector.Rotation{}) {
+		return usagef("-C, -G and -W are about files of -w FILE, and there is none")
+	}
+	seen := make(map[*collector.Selection]bool)
+	for _, text := range o.selects {
+		name, rest, _ := strings.Cut(strings.TrimSpace(text), " ")
+		s, err := parseSelection(rest)
+		if err != nil {
+			return usagef("--select %q: %w", text, err)
+		}
+		found := outputsNamed(cfg, name)
+		if len(found) == 0 {
+			return usagef("--select %q: there is no output %q; want interface, write, vxlan, or the name, file or address of one", text, name)
+		}
+		for _, out := range found {
+			if seen[out] {
+				return usagef("--select %q: the output is selected for twice", text)
+			}
+			seen[out] = true
+			*out = s
+		}
+	}
+	return nil
+}
+
+// outputsNamed returns the selections of the outputs of a kind, or of one.
+func outputsNamed(cfg *collector.Config, name string) (found []*collector.Selection) {
+	if cfg.TAP != "" && (name == "interface" || name == cfg.TAP) {
+		found = append(found, &cfg.TAPSelect)
+	}
+	for i := range cfg.Files {
+		if name == "write" || name == cfg.Files[i].Path {
+			found = append(found, &cfg.Files[i].Select)
+		}
+	}
+	for i := range cfg.VXLAN {
+		if name == "vxlan" || name == cfg.VXLAN[i].To {
+			found = append(found, &cfg.VXLAN[i].Select)
+		}
+	}
+	return found
+}
+
+// rotation returns what -C, -G and -W say, in tcpdump's units.
+func (o *outputFlags) rotation() (r collector.Rotation, err error) {
+	r = collector.Rotation{Every: time.Duration(o.every) * time.Second, Keep: o.keep}
+	if o.size != "" {
+		unit, number := int64(1e6), o.size
+		switch number[len(number)-1] | 0x20 {
+		case 'k':
+			unit = 1 << 10
+		case 'm':
+			unit = 1 << 20
+		case 'g':
+			unit = 1 << 30
+		}
+		if unit != 1e6 {
+			number = number[:len(number)-1]
+		}
+		n, err := strconv.ParseInt(number, 10, 32)
+		if r.Size = n * unit; err != nil || r.Size < 1e6 {
+			return r, usagef("-C %s: want a size of 1 (a million bytes) or more, or with a unit, as in 1000k, 512m, 4g", o.size)
+		}
+	}
+	const year = 366 * 24 * 3600
+	if err := errors.Join(within("-G", o.every, 0, year), within("-W", o.keep, 0, 1e6)); err != nil {
+		return r, err
+	}
+	if r.Keep > 0 && r.Size == 0 && r.Every == 0 {
+		return r, usagef("-W %d without -C and -G: a file never ends", o.keep)
+	}
+	return r, nil
+}
+
+// parseSelection reads a selection whose filter is an expression or bytecode.
+func parseSelection(text string) (s collector.Selection, err error) {
+	if s, err = collector.ParseSelection(text); err == nil && s.Filter != "" {
+		s.Filter, err = compileForFiles(s.Filter)
+	}
+	return s, err
+}
+
+// isBytecode says that a filter is what tcpdump -ddd prints.
+var isBytecode = regexp.MustCompile(`^\s*\d+\s*[,\n]`).MatchString
+
+// compileForFiles returns the bytecode of an expression for Ethernet frames that
+// are in memory. Until ntap has a compiler of its own, the installed tcpdump
+// compiles it.
+func compileForFiles(text string) (string, error) {
+	if isBytecode(text) {
+		return text, nil
+	}
+	out, err := exec.Command("tcpdump", "-y", "EN10MB", "-ddd", "--", text).Output()
+	var exit *exec.ExitError
+	switch {
+	case errors.Is(err, exec.ErrNotFound):
+		return "", errors.New("filter: expressions are compiled by tcpdump, which is not installed: apt-get install tcpdump; or give the bytecode that tcpdump -y EN10MB -ddd prints elsewhere, with commas for newlines")
+	case errors.As(err, &exit):
+		return "", fmt.Errorf("filter %q: %s", text, bytes.TrimSpace(exit.Stderr))
+	case err != nil:
+		return "", fmt.Errorf("filter: tcpdump: %w", err)
+	}
+	return string(out), nil
+}

@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package collector
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/ntap-project/ntap/proto"
+)
+
+// A File is a pcapng output.
+type File struct {
+	// Path is a file, which is replaced, a FIFO, or - for standard output.
+	// With verbs it is a pattern for the names of a recording's files: %t is
+	// the tap ID, which makes a recording for each tap; %n the number of the
+	// file; %Y %m %d %H %M %S %s the time, UTC, at which it begins. Files of a
+	// recording have .part behind their name until they are whole.
+	Path   string
+	Rotate Rotation  // when it goes on in a new file
+	Select Selection // of frames
+}
+
+// check says what is wrong with the file, and returns the pattern of its names.
+func (c *File) check() (names namePattern, err error) {
+	if err := c.Select.check(); err != nil {
+		return names, err
+	}
+	if names, err = parseNamePattern(c.Path); err != nil {
+		return names, err
+	}
+	r := &c.Rotate
+	switch {
+	case r.Size != 0 && r.Size < minRotation:
+		return names, fmt.Errorf("files of at most %d bytes: that is too small; %d or more", r.Size, minRotation)
+	case r.Every != 0 && r.Every < time.Second:
+		return names, fmt.Errorf("files of %v: that is too short; a second or more", r.Every)
+	case r.Keep < 0:
+		return names, fmt.Errorf("%d files are to be kept: 1 or more, or 0 for all", r.Keep)
+	case r.Keep > 0 && r.Size == 0 && r.Every == 0:
+		return names, errors.New("a number of files is given, but neither a size nor a time after which one ends")
+	case r.rotates() && c.Path == "-":
+		return names, errors.New("standard output is one stream: it cannot go on in a new file")
+	}
+	if r.Size != 0 && !names.has("n") || r.Every != 0 && !names.has("nYmdHMSs") {
+		names = names.numbered()
+	}
+	return names, nil
+}
+
+func (r *Rotation) rotates() bool { return *r != Rotation{} }
+
+// openFile opens a file, pipe or recording.
+func openFile(ctx context.Context, c File, stdout io.Writer, warn func(error)) (output, error) {
+	names, err := c.check()
+	if err != nil {
+		return output{}, fmt.Errorf("collector: %s: %w", c.Path, err)
+	}
+	cfg := pcapngConfig{Path: names.name(0, time.Time{}, 0), Name: c.Path, Stdout: stdout, SnapLen: c.Select.SnapLen, Warn: warn}
+	pipe, err := isPipe(cfg.Path, stdout)
+	switch {
+	case err != nil:
+		return output{}, fmt.Errorf("collector: %w", err)
+	case pipe && c.Rotate.rotates():
+		return output{}, fmt.Errorf("collector: %s is a pipe: it cannot go on in a new file", c.Path)
+	case pipe:
+		return openPipe(ctx, cfg)
+	case names.plain() && !c.Rotate.rotates():
+		f, err := newPcapngFile(cfg)
+		if err != nil {
+			return output{}, err
+		}
+		return f.output(f.Close), nil
+	}
+	return openRecording(cfg, names, c.Rotate)
+}
+
+// output returns the output that f is, ended by end.
+func (f *pcapngFile) output(end func() error) output {
+	return output{
+		sink:  func(int, *OutputAccount) (sink, error) { return f.sink(nil), nil },
+		tick:  f.tick,
+		close: end,
+	}
+}
+
+// isPipe says that what reads the output may be slow: it is no file and no
+// device like /dev/null.
+func isPipe(path string, stdout io.Writer) (bool, error) {
+	mode := fs.ModeNamedPipe | fs.ModeSocket
+	if path == "-" {
+		f, ok := stdout.(*os.File)
+		if !ok {
+			return false, nil
+		}
+		st, err := f.Stat()
+		return err == nil && st.Mode()&(mode|fs.ModeCharDevice) != 0, err
+	}
+	st, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && st.Mode()&mode != 0, err
+}
+
+// openPipe opens standard output, or a FIFO once it has a reader. What reads it
+// may be slow: frames wait for it in a queue, and when that is full, are
+// dropped.
+func openPipe(ctx context.Context, cfg pcapngConfig) (output, error) {
+	var (
+		out  io.Writer = cfg.Stdout
+		stop io.Closer // ends a write that waits
+	)
+	name := "standard output"
+	if cfg.Path == "-" {
+		if cfg.Stdout == os.Stdout {
+			// Else the runtime ends the process where the write should fail
+			// (package os/signal, SIGPIPE).
+			signal.Ignore(syscall.SIGPIPE)
+		}
+	} else {
+		file, err := openFIFO(ctx, cfg.Path, cfg.Warn)
+		if err != nil {
+			return output{}, fmt.Errorf("collector: %w", err)
+		}
+		out, stop, name = file, file, cfg.Path
+	}
+	q := newQueue(out, formatPcapng, pipeQueue, nil)
+	f, err := newPcapngFile(pcapngConfig{Path: "-", Name: name, Stdout: q, SnapLen: cfg.SnapLen, Warn: cfg.Warn})
+	if err != nil {
+		return output{}, err
+	}
+	late := new(SinkCounts)
+	o := f.output(func() error {
+		q.drain(0) // so that there is room for the end
+		err := f.Close()
+		frames, bytes := q.close(0, stop)
+		late.Unsent.Set(frames)
+		late.UnsentBytes.Set(bytes)
+		if stop != nil {
+			err = errors.Join(err, ignoreClosed(stop.Close()))
+		}
+		return err
+	})
+	o.sink = func(worker int, a *OutputAccount) (sink, error) {
+		if worker == 0 {
+			a.add(late)
+		}
+		return f.sink(nil), nil
+	}
+	return o, nil
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, fs.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// openFIFO waits until the FIFO has a reader.
+func openFIFO(ctx context.Context, path string, warn func(error)) (*os.File, error) {
+	for tries := 0; ; tries++ { // fifo(7): open fails until there is a reader
+		file, err := os.OpenFile(path, os.O_WRONLY|syscall.O_NONBLOCK, 0)
+		if !errors.Is(err, syscall.ENXIO) {
+			return file, err
+		}
+		if tries == 0 && warn != nil {
+			warn(fmt.Errorf("collector: %s: waiting for a reader of the FIFO", path))
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%s: stopped while waiting for a reader of the FIFO", path)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// openRecording opens a recording of one or more files, or one for each tap.
+func openRecording(cfg pcapngConfig, names namePattern, roll Rotation) (output, error) {
+	if err := names.probe(); err != nil {
+		return output{}, fmt.Errorf("collector: %s: %w", cfg.Name, err)
+	}
+	set := &recordingSet{cfg: cfg, names: names, roll: roll, taps: make(map[uint32]*pcapngFile), stop: make(chan struct{})}
+	if !names.has("t") {
+		one := set.config(0)
+		f, err := newPcapngFile(one)
+		if err != nil {
+			return output{}, err
+		}
+		set.one = f
+	}
+	set.mending.Go(func() {
+		names.mend(set.stop, func(name string, err error) {
+			if err != nil {
+				err = fmt.Errorf("collector: %s was left unfinished, and stays so: %w", name, err)
+			} else {
+				err = fmt.Errorf("collector: %s was left unfinished by a run before this one: it is whole now", name)
+			}
+			cfg.Warn(err)
+		})
+	})
+	return output{sink: set.sink, tick: set.tick, close: set.close}, nil
+}
+
+// A recordingSet is a recording, or one for each tap.
+type recordingSet struct {
+	cfg   pcapngConfig
+	names namePattern
+	roll  Rotation
+	one   *pcapngFile // nil: one for each tap
+
+	mu      sync.Mutex // not held for frames
+	taps    map[uint32]*pcapngFile
+	full    bool // warned that there are too many
+	stop    chan struct{}
+	mending sync.WaitGroup
+}
+
+// maxRecordings bounds the recordings of one output: each has a file open.
+// Chosen.
+const maxRecordings = 1024
+
+func (s *recordingSet) config(tap uint32) pcapngConfig {
+	c := s.cfg
+	c.Files = &recording{names: s.names, tap: tap, roll: s.roll}
+	return c
+}
+
+// file returns the recording of a tap; nil: there are too many.
+func (s *recordingSet) file(tap uint32) *pcapngFile {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.taps[tap]
+	if f == nil && len(s.taps) < maxRecordings {
+		c := s.config(tap)
+		c.Name = c.Files.names.name(tap, time.Now(), 0)
+		f, _ = newPcapngFile(c) // which begins with the first frame
+		s.taps[tap] = f
+	}
+	if f == nil && !s.full {
+		s.full = true
+		s.cfg.Warn(fmt.Errorf("collector: %s: there are recordings of %d taps: those of other taps, such as tap %d, are refused; give outputs with taps of their own", s.cfg.Name, maxRecordings, tap))
+	}
+	return f
+}
+
+// all returns the recordings.
+func (s *recordingSet) all() []*pcapngFile {
+	if s.one != nil {
+		return []*pcapngFile{s.one}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []*pcapngFile
+	for _, f := range s.taps {
+		all = append(all, f)
+	}
+	return all
+}
+
+func (s *recordingSet) tick(now time.Time) {
+	if s.roll.Every > 0 {
+		for _, f := range s.all() {
+			f.tick(now)
+		}
+	}
+}
+
+func (s *recordingSet) close() error {
+	close(s.stop)
+	s.mending.Wait()
+	var err error
+	for _, f := range s.all() {
+		err = errors.Join(err, f.Close())
+	}
+	return err
+}
+
+func (s *recordingSet) sink(_ int, a *OutputAccount) (sink, error) {
+	if s.one != nil {
+		return s.one.sink(nil), nil
+	}
+	return &recordingSink{set: s, account: a, taps: make(map[uint32]*pcapngSink)}, nil
+}
+
+// A recordingSink is a worker's end of the recordings of all taps. Only the
+// tap whose records come has anything encoded, so all of them share the memory
+// for that.
+type recordingSink struct {
+	set     *recordingSet
+	account *OutputAccount
+	taps    map[uint32]*pcapngSink
+	tap     uint32
+	last    *pcapngSink // of tap; nil: refused
+	known   bool
+	buf     []byte
+	counts  SinkCounts
+	err     error
+}
+
+// Write gives the record to the recording of its tap, see sink.
+func (s *recordingSink) Write(o *Origin, r *proto.Record) {
+	if !s.known || o.Tap != s.tap {
+		s.turn(o.Tap)
+	}
+	if s.last == nil {
+		s.counts.Refused.Add(1)
+		return
+	}
+	s.last.Write(o, r)
+}
+
+// turn makes tap the one whose records come: once for a run of its datagrams.
+func (s *recordingSink) turn(tap uint32) {
+	s.put()
+	p, known := s.taps[tap]
+	if !known {
+		if f := s.set.file(tap); f != nil {
+			p = f.sink(s.buf)
+			s.buf = p.buf
+			s.account.add(p.Counts())
+		}
+		if len(s.taps) < 2*maxRecordings {
+			s.taps[tap] = p
+		}
+	}
+	if s.tap, s.last, s.known = tap, p, true; p != nil {
+		p.buf = s.buf[:0]
+	}
+}
+
+// put writes what is encoded.
+func (s *recordingSink) put() {
+	if s.last != nil {
+		s.err = errors.Join(s.err, s.last.Flush())
+		s.buf, s.last.buf = s.last.buf, nil
+	}
+}
+
+// Flush writes what is encoded, see sink.
+func (s *recordingSink) Flush() error {
+	if s.last != nil {
+		if err := s.last.Flush(); err != nil {
+			s.err = err
+		}
+	}
+	return s.err
+}
+
+// Counts returns the accounts of what went to no recording.
+func (s *recordingSink) Counts() *SinkCounts { return &s.counts }
+
+// Close writes what is encoded.
+func (s *recordingSink) Close() error { return s.Flush() }

@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package collector
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+
+	"github.com/ntap-project/ntap/proto"
+)
+
+// pcapngPlaces is how many interfaces a worker finds without a map.
+const pcapngPlaces = 64
+
+// farPast is what is added to times before 1970, s: pcapng's ticks are
+// unsigned, and an interface can have an offset.
+const farPast = 9223372037
+
+// maxMark bounds a comment on a packet, bytes.
+const maxMark = 128
+
+// A pcapngKey stands for an interface block: what changes makes a new one.
+type pcapngKey struct {
+	tap     uint32
+	session uint64
+	number  uint32 // in the announce
+	link    proto.LinkType
+	early   bool            // times are before 1970
+	known   bool            // was announced, as
+	as      proto.Interface // this
+}
+
+// A pcapngTable numbers the interfaces of one section.
+type pcapngTable struct {
+	ids   map[pcapngKey]uint32
+	stats []pcapngStats // by number
+}
+
+type pcapngStats struct {
+	early       bool
+	given, lost uint64 // frames
+}
+
+// number returns the number of the interface for key, whose frames the stream
+// cuts at snap bytes if that is not 0. It appends the interface's block to head
+// if it is new.
+func (t *pcapngTable) number(head []byte, key pcapngKey, a *proto.Announce, snap int) ([]byte, uint32) {
+	if id, ok := t.ids[key]; ok {
+		return head, id
+	}
+	b := proto.PcapngInterface{
+		LinkType: key.link, Resolution: proto.PcapngNanoseconds,
+		// The same for all, and not that of the tap: libpcap refuses a file
+		// whose interfaces differ in it (sf-pcapng.c, pcap_ng_next_packet).
+		SnapLen:     proto.MaxFrame,
+		Name:        fmt.Sprintf("if%d", key.number),
+		Description: fmt.Sprintf("tap %d", key.tap),
+		Comment:     fmt.Sprintf("tap %d, session %s, interface %d", key.tap, hex64(key.session), key.number),
+	}
+	if key.known {
+		b.Name, b.Speed = key.as.Name, key.as.Speed
+		b.MAC, _ = net.ParseMAC(key.as.MAC)
+	}
+	cut := uint32(snap)
+	if a != nil {
+		b.Description += fmt.Sprintf(" %q on %s", a.Name, a.Host)
+		if a.SnapLen != 0 && (cut == 0 || a.SnapLen < cut) {
+			cut = a.SnapLen
+		}
+		b.Filter = a.Filter
+	}
+	if cut != 0 {
+		b.Description += fmt.Sprintf(", frames cut at %d bytes", cut)
+	}
+	if key.early {
+		b.Offset = -farPast
+	}
+	id := uint32(len(t.stats))
+	t.ids[key] = id
+	t.stats = append(t.stats, pcapngStats{early: key.early})
+	return b.Append(head), id
+}
+
+// statistics appends what became of the frames of every interface from start
+// to end, ns since 1970.
+func (t *pcapngTable) statistics(head []byte, start, end int64) []byte {
+	for id, s := range t.stats {
+		b := proto.PcapngStatistics{
+			Interface: uint32(id), Start: ticks(start, s.early), End: ticks(end, s.early),
+			Accepted: s.given, Delivered: s.given - s.lost,
+		}
+		head = b.Append(head)
+	}
+	return head
+}
+
+// A pcapngStream is what an encoder's blocks go to. It numbers their interfaces
+// anew with each section.
+type pcapngStream interface {
+	describe(e *pcapngEncoder, key pcapngKey, a *proto.Announce) uint32
+}
+
+// A pcapngEncoder makes blocks of the records that one worker gives to one
+// stream of pcapng. A frame tells what is missing before it: in a comment
+// datagrams that did not come, in epb_dropcount frames that the stream had no
+// room for.
+type pcapngEncoder struct {
+	to     pcapngStream
+	buf    []byte // blocks
+	frames uint64 // in buf
+	bytes  uint64 // of those frames
+
+	section uint64 // whose numbers these are
+	places  [pcapngPlaces]pcapngPlace
+	ids     map[pcapngKey]uint32
+	known   []pcapngKnown // by number; those that only others need are empty
+	touched []uint32      // numbers with frames in buf
+
+	missing map[pcapngKey]uint64 // frames dropped of interfaces of earlier sections
+	lost    map[shardKey]uint64  // datagrams that shards had lost when it was last told
+	mark    [maxMark]byte
+}
+
+// A shardKey is one shard of one session.
+type shardKey struct {
+	tap     uint32
+	session uint64
+	shard   uint16
+}
+
+// A pcapngKnown is what an encoder knows of an interface.
+type pcapngKnown struct {
+	key      pcapngKey
+	announce *proto.Announce
+	given    uint64 // frames in buf
+	dropped  uint64 // frames since the last that is encoded
+}
+
+// A pcapngPlace keeps the interface block that the frames of an origin's
+// interface need, for as long as its tap says nothing new.
+type pcapngPlace struct {
+	o        *Origin // nil: empty
+	announce *proto.Announce
+	lost     uint64 // of the origin, as told
+	number   uint32
+	link     proto.LinkType
+	early    bool
+	id       uint32
+}
+
+func newPcapngEncoder(to pcapngStream) pcapngEncoder {
+	return pcapngEncoder{to: to, ids: make(map[pcapngKey]uint32), missing: make(map[pcapngKey]uint64), lost: make(map[shardKey]uint64)}
+}
+
+// add encodes a record's frame.
+func (e *pcapngEncoder) add(o *Origin, r *proto.Record) {
+	p := e.place(o, r)
+	k := &e.known[p.id]
+	b := proto.PcapngPacket{
+		Interface: p.id, Ticks: ticks(r.Time, p.early), OrigLen: r.OrigLen, Direction: r.Direction, Dropped: k.dropped, Data: r.Data,
+	}
+	k.dropped = 0
+	if p.lost != o.Lost {
+		b.Comment = e.gap(p, o)
+	}
+	e.buf = b.Append(e.buf)
+	e.bytes += uint64(len(r.Data))
+	e.count(p.id)
+}
+
+// count counts a frame of an interface in buf.
+func (e *pcapngEncoder) count(id uint32) {
+	e.frames++
+	if k := &e.known[id]; k.given == 0 {
+		e.touched = append(e.touched, id)
+		k.given = 1
+	} else {
+		k.given++
+	}
+}
+
+// drop notes that a block that was encoded does not get to the stream.
+func (e *pcapngEncoder) drop(block []byte) {
+	k := &e.known[binary.LittleEndian.Uint32(block[8:])]
+	k.dropped++
+	if n := int(binary.LittleEndian.Uint32(block[20:])); len(block) > 32+n+(-n&3)+12 { // more options than epb_flags
+		if p, err := proto.ParsePcapngPacket(block, proto.LittleEndian); err == nil {
+			k.dropped += p.Dropped
+		}
+	}
+}
+
+// place returns the place of the interface that a record is of.
+func (e *pcapngEncoder) place(o *Origin, r *proto.Record) *pcapngPlace {
+	announce, early := o.Announce(), r.Time < 0
+	p := &e.places[(r.Interface+uint32(o.Shard)+o.Tap*7)%pcapngPlaces]
+	if p.o != o || p.announce != announce || p.number != r.Interface || p.link != r.LinkType || p.early != early {
+		now := pcapngPlace{o, announce, e.told(o), r.Interface, r.LinkType, early, 0}
+		now.id = e.find(&now) // which may clear all places
+		*p = now
+	}
+	return p
+}
+
+// told returns how many lost datagrams of a shard were told here.
+func (e *pcapngEncoder) told(o *Origin) uint64 {
+	k := shardKey{o.Tap, o.Session, o.Shard}
+	n, ok := e.lost[k]
+	if !ok {
+		if len(e.lost) == 1<<16 {
+			clear(e.lost)
+		}
+		n = o.Lost // what was lost before its first frame is not missing here
+		e.lost[k] = n
+	}
+	return n
+}
+
+// gap tells the datagrams that o lost.
+func (e *pcapngEncoder) gap(p *pcapngPlace, o *Origin) []byte {
+	n := o.Lost - e.told(o)
+	p.lost = o.Lost
+	e.lost[shardKey{o.Tap, o.Session, o.Shard}] = o.Lost
+	if n == 0 {
+		return nil // told with a frame of another interface
+	}
+	return fmt.Appendf(e.mark[:0], "ntap: %d datagrams of tap %d, shard %d, were lost before this frame", n, o.Tap, o.Shard)
+}
+
+// find returns the number of the interface block that p's frames need.
+func (e *pcapngEncoder) find(p *pcapngPlace) uint32 {
+	key := pcapngKey{tap: p.o.Tap, session: p.o.Session, number: p.number, link: p.link, early: p.early}
+	if a := p.announce; a != nil && uint64(p.number) < uint64(len(a.Interfaces)) {
+		key.known, key.as = true, a.Interfaces[p.number]
+	}
+	id, ok := e.ids[key]
+	if !ok {
+		id = e.to.describe(e, key, p.announce)
+		e.learn(id, key, p.announce)
+	}
+	return id
+}
+
+func (e *pcapngEncoder) learn(id uint32, key pcapngKey, a *proto.Announce) {
+	e.ids[key] = id
+	for uint64(id) >= uint64(len(e.known)) {
+		e.known = append(e.known, pcapngKnown{})
+	}
+	e.known[id] = pcapngKnown{key: key, announce: a, dropped: e.missing[key]}
+	delete(e.missing, key)
+}
+
+// begin goes on with a new section: what is encoded gets its numbers. number
+// gives them; the stream is locked.
+func (e *pcapngEncoder) begin(section uint64, number func(pcapngKey, *proto.Announce) uint32) {
+	old := e.known
+	for _, k := range old {
+		if k.dropped > 0 && len(e.missing) < 1<<16 {
+			e.missing[k.key] = k.dropped
+		}
+	}
+	clear(e.ids)
+	e.section, e.places, e.known, e.touched, e.frames = section, [pcapngPlaces]pcapngPlace{}, nil, e.touched[:0], 0
+	for b := e.buf; len(b) > 0; b = b[blockLen(b):] {
+		was := &old[binary.LittleEndian.Uint32(b[8:])]
+		id, known := e.ids[was.key]
+		if !known {
+			id = number(was.key, was.announce)
+			e.learn(id, was.key, was.announce)
+		}
+		binary.LittleEndian.PutUint32(b[8:], id)
+		e.count(id)
+	}
+}
+
+// reset forgets what is encoded.
+func (e *pcapngEncoder) reset() {
+	for _, id := range e.touched {
+		e.known[id].given = 0
+	}
+	e.buf, e.frames, e.bytes, e.touched = e.buf[:0], 0, 0, e.touched[:0]
+}
+
+// blockLen returns the length of the block that b begins with.
+func blockLen(b []byte) int { return int(binary.LittleEndian.Uint32(b[4:])) }
+
+// ticks returns a time in ns since 1970 as an interface counts it.
+func ticks(ns int64, early bool) uint64 {
+	if early {
+		return uint64(ns) + farPast*1e9
+	}
+	return uint64(ns)
+}
