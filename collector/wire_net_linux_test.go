@@ -113,9 +113,7 @@ func sendUnfinished(iface string, r *proto.Record) error {
 		binary.NativeEndian.PutUint16(h[8:], r.CsumOffset)
 	}
 	if r.GSOType != 0 {
-		l, _ := lay(r)
-		h[1] = r.GSOType
-		binary.NativeEndian.PutUint16(h[2:], uint16(l.payload))
+		h[1] = r.GSOType // and a length of headers of 0: it is a hint
 		binary.NativeEndian.PutUint16(h[4:], r.GSOSize)
 	}
 	return unix.Sendto(fd, append(h[:], r.Data...), 0, &unix.SockaddrLinklayer{Ifindex: link.Index, Protocol: 0x0300})

@@ -20,13 +20,9 @@ func TestCutsSlicedFrames(t *testing.T) {
 	for _, snap := range []int{54, 55, 1053, 1054, 1055, 2500, 5053} {
 		r := *whole
 		r.Data = bytes.Clone(whole.Data[:snap])
-		l, ok := lay(&r)
-		if !ok {
-			t.Fatalf("%d bytes: not cut", snap)
-		}
-		var c cutter
+		var c proto.Cutter
 		i := 0
-		c.cut(&r, &l, func(f *proto.Record) {
+		c.Finish(&r, func(f *proto.Record) {
 			from := 54 + i*1000
 			captured := 54 + min(max(snap-from, 0), 1000)
 			if int(f.OrigLen) != len(want[i]) || len(f.Data) != captured {
@@ -43,7 +39,7 @@ func TestCutsSlicedFrames(t *testing.T) {
 				t.Fatalf("%d bytes, frame %d:\n%x\nwant\n%x", snap, i, head(a), head(b))
 			}
 			i++
-		})
+		}, nil)
 		if i != len(want) {
 			t.Fatalf("%d bytes: %d frames, want %d", snap, i, len(want))
 		}
@@ -79,32 +75,9 @@ func TestCompletesSCTP(t *testing.T) {
 	d := make([]byte, 34+32)
 	binary.BigEndian.PutUint32(d[34+8:], 0xDEADBEEF)
 	r := &proto.Record{Data: d, OrigLen: uint32(len(d)), NeedsCsum: true, CsumStart: 34, CsumOffset: 8}
-	complete(r)
+	new(proto.Cutter).Finish(r, func(*proto.Record) {}, nil)
 	if got := binary.LittleEndian.Uint32(d[34+8:]); got != 0x8a9136aa || r.Unfinished() {
 		t.Errorf("checksum %#x", got)
-	}
-}
-
-// TestChecksum compares with RFC 1071 taken at its word, at every length.
-func TestChecksum(t *testing.T) {
-	d := make([]byte, 300)
-	for i := range d {
-		d[i] = byte(i*251 + i>>3)
-	}
-	for n := range len(d) {
-		for _, start := range []uint64{0, 1, 0xFFFF, 1<<64 - 1} {
-			sum := start%0xFFFF + 0xFFFF
-			for i := 0; i < n; i++ {
-				if i%2 == 0 {
-					sum += uint64(d[i]) << 8
-				} else {
-					sum += uint64(d[i])
-				}
-			}
-			if got := fold(checksum(d[:n], start)); uint64(got)%0xFFFF != sum%0xFFFF {
-				t.Fatalf("%d bytes from %#x: %#x, want %#x", n, start, got, sum%0xFFFF)
-			}
-		}
 	}
 }
 
@@ -115,7 +88,9 @@ func FuzzFinish(f *testing.F) {
 		r := c.record()
 		f.Add(head(r.Data), r.OrigLen, r.NeedsCsum, r.CsumStart, r.CsumOffset, r.GSOType, r.GSOSize, true)
 	}
-	c := make([]byte, arenaSize)
+	var c proto.Cutter
+	c.Finish(synthetic{payload: 500, gso: 100}.record(), func(*proto.Record) {}, nil) // its arena is made once
+	c.Reset()
 	f.Fuzz(func(t *testing.T, d []byte, orig uint32, needs bool, start, offset uint16, kind byte, size uint16, ethernet bool) {
 		r := &proto.Record{
 			Data: bytes.Clone(d), OrigLen: max(orig%(proto.MaxFrame+1), uint32(len(d))), NeedsCsum: needs, CsumStart: start, CsumOffset: offset,
@@ -128,7 +103,7 @@ func FuzzFinish(f *testing.F) {
 			return
 		}
 		n := 0
-		w := &worker{shared: &shared{}, account: new(WorkerAccount), cut: cutter{arena: c}}
+		w := &worker{shared: &shared{}, account: new(WorkerAccount), cut: c}
 		w.sinks = []sink{sinkFunc(func(r *proto.Record) {
 			n++
 			if len(r.Data) > int(r.OrigLen) {
@@ -159,7 +134,7 @@ func TestFinishAllocates(t *testing.T) {
 		w.finish(o, gso)
 		csum.NeedsCsum = true
 		w.finish(o, csum)
-		w.cut.reset()
+		w.cut.Reset()
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
@@ -176,7 +151,7 @@ func BenchmarkFinish(b *testing.B) {
 			for range b.N {
 				x := *r
 				w.finish(o, &x)
-				w.cut.reset()
+				w.cut.Reset()
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(frames), "ns/frame")
 		})

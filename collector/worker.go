@@ -28,7 +28,7 @@ type worker struct {
 	listener
 	sinks   []sink
 	asm     *proto.Assembly
-	cut     cutter
+	cut     proto.Cutter
 	flushed error // of a flush in the middle of a batch
 	streams map[streamKey]*stream
 	last    *stream // most datagrams come in trains of one stream
@@ -106,7 +106,7 @@ func (w *worker) flush() error {
 	}
 	w.asm.Reset()
 	w.pool.recycle()
-	w.cut.reset()
+	w.cut.Reset()
 	return err
 }
 

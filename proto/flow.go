@@ -4,18 +4,11 @@ package proto
 
 import "encoding/binary"
 
-// What FlowHash reads of a frame: EtherTypes (IEEE 802 numbers) and protocols
-// (IANA protocol numbers).
+// What FlowHash reads of a frame besides: EtherTypes (IEEE 802 numbers) and
+// protocols (IANA protocol numbers).
 const (
-	typeIPv4   = 0x0800
-	typeIPv6   = 0x86DD
-	typeVLAN   = 0x8100
-	typeQinQ   = 0x88A8
-	typeQinQ91 = 0x9100 // before 802.1ad was a standard
-
+	etherQinQ91   = 0x9100 // before 802.1ad was a standard
 	protoHopByHop = 0
-	protoTCP      = 6
-	protoUDP      = 17
 	protoRouting  = 43
 	protoFragment = 44
 	protoOptions  = 60
@@ -23,10 +16,8 @@ const (
 	protoUDPLite  = 136
 )
 
-const (
-	maxTags    = 4 // VLAN tags that FlowHash looks behind
-	maxHeaders = 6 // IPv6 extension headers that it looks behind
-)
+// maxTags is how many VLAN tags FlowHash looks behind.
+const maxTags = 4
 
 // FlowHash returns a hash of the flow that an Ethernet frame belongs to, the
 // same for both directions: of the IP addresses and, with TCP, UDP, UDP-Lite
@@ -41,13 +32,13 @@ func FlowHash(frame []byte) uint32 {
 	}
 	at, etherType := 14, binary.BigEndian.Uint16(frame[12:])
 	for range maxTags {
-		if etherType != typeVLAN && etherType != typeQinQ && etherType != typeQinQ91 || len(frame) < at+4 {
+		if etherType != etherVLAN && etherType != etherQinQ && etherType != etherQinQ91 || len(frame) < at+4 {
 			break
 		}
 		etherType = binary.BigEndian.Uint16(frame[at+2:])
 		at += 4
 	}
-	if ip := frame[at:]; etherType == typeIPv4 && len(ip) >= 20 || etherType == typeIPv6 && len(ip) >= 40 {
+	if ip := frame[at:]; etherType == etherIPv4 && len(ip) >= 20 || etherType == etherIPv6 && len(ip) >= 40 {
 		return FlowHashIP(ip)
 	}
 	to := uint64(binary.BigEndian.Uint16(frame))<<32 | uint64(binary.BigEndian.Uint32(frame[2:]))
