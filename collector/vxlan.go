@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -18,11 +17,11 @@ import (
 // A VXLAN is an output that sends frames as VXLAN (RFC 7348) to one VTEP, as
 // Open vSwitch is one.
 type VXLAN struct {
-	To       string   // HOST[:PORT]; no port: 4789
-	VNI      VNIs     // the zero value: the tap ID
-	Oversize Oversize // what becomes of frames that do not fit
-	MTU      int      // IP MTU of the path, bytes; 0: what the route says
-	Ports    int      // source ports, by which the network can tell flows apart; 0: 16
+	To       string         // HOST[:PORT]; no port: 4789
+	VNI      VNIs           // the zero value: the tap ID
+	Oversize proto.Oversize // what becomes of frames that do not fit
+	MTU      int            // IP MTU of the path, bytes; 0: what the route says
+	Ports    int            // source ports, by which the network can tell flows apart; 0: 16
 	Select   Selection
 }
 
@@ -33,28 +32,6 @@ const vxlanPorts = 16
 // vxlanBuffer is SO_SNDBUF of each source port, bytes. Beyond it frames are
 // dropped, so that a slow path does not hold up other outputs.
 const vxlanBuffer = 4 << 20
-
-// An Oversize says what becomes of a frame that does not fit the path's MTU.
-type Oversize uint8
-
-const (
-	OversizeDrop     Oversize = iota // counted, and dropped
-	OversizeSlice                    // its beginning is sent
-	OversizeFragment                 // it goes as IP fragments
-)
-
-var oversizeText = [...]string{"drop", "slice", "fragment"}
-
-func (o Oversize) String() string { return oversizeText[o] }
-
-// ParseOversize reads drop, slice or fragment.
-func ParseOversize(s string) (Oversize, error) {
-	i := slices.Index(oversizeText[:], s)
-	if i < 0 {
-		return 0, fmt.Errorf("%q: %s", s, strings.Join(oversizeText[:], ", "))
-	}
-	return Oversize(i), nil
-}
 
 // VNIs say which VXLAN network identifier the frames of a tap get. The zero
 // value gives each tap its ID, if that has no more than 24 bits.
@@ -157,7 +134,7 @@ func newVXLANSet(cfg VXLAN, workers int, warn func(error)) (*vxlanSet, error) {
 	s := &vxlanSet{cfg: cfg, to: to, warn: warn}
 	for range workers {
 		f, err := batch.NewFan(batch.FanConfig{
-			To: to, What: "VTEP", Ports: cmp.Or(cfg.Ports, vxlanPorts), MTU: cfg.MTU, Fragment: cfg.Oversize == OversizeFragment,
+			To: to, What: "VTEP", Ports: cmp.Or(cfg.Ports, vxlanPorts), MTU: cfg.MTU, Fragment: cfg.Oversize == proto.OversizeFragment,
 			Drop: true, SendBuffer: vxlanBuffer,
 		})
 		if err != nil {
@@ -207,21 +184,12 @@ func (s *vxlanSet) close() error {
 	return err
 }
 
-// tooLong warns, once for each MTU of the path, that frames do not fit.
-func (s *vxlanSet) tooLong(f *batch.Fan, size int) {
+// tooLong warns, once for each MTU of the path, that frames do not fit: one of
+// size bytes is over the room there is.
+func (s *vxlanSet) tooLong(f *batch.Fan, size, over int) {
 	mtu := f.MTU()
 	if s.warned.Load() == int64(mtu) || s.warned.Swap(int64(mtu)) == int64(mtu) {
 		return
 	}
-	room := f.Room() - proto.VXLANHeaderLen
-	if s.cfg.Oversize == OversizeFragment {
-		s.warn(fmt.Errorf("collector: %s: a frame of %d bytes is longer than UDP takes, %d: such frames are dropped", s.name(), size, room))
-		return
-	}
-	what, else_ := "dropped", OversizeSlice
-	if s.cfg.Oversize == OversizeSlice {
-		what, else_ = "cut", OversizeDrop
-	}
-	s.warn(fmt.Errorf("collector: %s: a frame of %d bytes does not fit the path's MTU of %d, which leaves %d: such frames are %s; raise the MTU to %d or more, or see --vxlan-oversize %s and fragment",
-		s.name(), size, mtu, room, what, size+mtu-room, else_))
+	s.warn(fmt.Errorf("collector: %s: %s", s.name(), proto.OversizeText(s.cfg.Oversize, size, over, mtu)))
 }

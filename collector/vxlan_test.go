@@ -57,14 +57,3 @@ func TestParseVNI(t *testing.T) {
 		t.Errorf("the zero value gives %d, %v", n, err)
 	}
 }
-
-func TestParseOversize(t *testing.T) {
-	for _, o := range []Oversize{OversizeDrop, OversizeSlice, OversizeFragment} {
-		if got, err := ParseOversize(o.String()); got != o || err != nil {
-			t.Errorf("%v: %v, %v", o, got, err)
-		}
-	}
-	if _, err := ParseOversize("cut"); err == nil {
-		t.Error("cut")
-	}
-}

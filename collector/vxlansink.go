@@ -21,10 +21,10 @@ type vxlanSink struct {
 	set *vxlanSet
 	fan *batch.Fan
 
-	tap   uint32            // whose records came last,
-	head  []byte            // and their VXLAN header; nil: the tap has no VNI
-	known bool              // both are valid
-	heads map[uint32][]byte // by tap
+	tap   uint32                       // whose records came last,
+	heads *proto.VXLANHeads            // and what stands before them; nil: the tap has no VNI
+	known bool                         // both are valid
+	taps  map[uint32]*proto.VXLANHeads // of all taps
 
 	refused uint64 // frames too short to be Ethernet
 	tooLong uint64 // frames, but for those that Fan found out
@@ -40,56 +40,53 @@ type vxlanSink struct {
 // Chosen: trouble that comes and goes is told this often.
 const sayAgain = 10 * time.Second
 
-// ethernetLen is the length of an Ethernet header, bytes: nothing shorter is a
-// frame.
-const ethernetLen = 14
-
 // sink returns the sink of one worker, to which Write, Flush and Close belong.
 func (s *vxlanSet) sink(worker int) *vxlanSink {
-	return &vxlanSink{set: s, fan: s.fans[worker], heads: map[uint32][]byte{}}
+	return &vxlanSink{set: s, fan: s.fans[worker], taps: map[uint32]*proto.VXLANHeads{}}
 }
 
 // Write queues a record's frame, see sink.
 func (s *vxlanSink) Write(o *Origin, r *proto.Record) {
-	if r.LinkType != proto.LinkTypeEthernet {
-		s.counts.NotEthernet.Add(1)
-		return
-	}
 	if !s.known || s.tap != o.Tap {
 		s.turn(o.Tap)
 	}
-	frame := r.Data
-	switch room := s.fan.Room() - proto.VXLANHeaderLen; {
-	case s.head == nil:
+	if s.heads == nil {
 		s.counts.NoVNI.Add(1)
 		return
-	case len(frame) < ethernetLen:
+	}
+	head, flow := s.heads.Of(r)
+	frame := r.Data
+	switch over := len(head) + len(frame) - s.fan.Room(); {
+	case head == nil:
+		s.counts.NotEthernet.Add(1)
+		return
+	case len(head)+len(frame) < proto.VXLANHeaderLen+proto.EtherLen:
 		s.refused++
 		return
-	case len(frame) > room:
-		s.set.tooLong(s.fan, len(frame))
-		if s.set.cfg.Oversize != OversizeSlice {
+	case over > 0:
+		s.set.tooLong(s.fan, len(frame), over)
+		if s.set.cfg.Oversize != proto.OversizeSlice {
 			s.tooLong++
 			return
 		}
-		frame = frame[:room]
+		frame = frame[:len(frame)-over]
 		s.counts.Sliced.Add(1)
 	}
-	s.fan.Queue(proto.FlowHash(frame), s.head, frame)
+	s.fan.Queue(flow, head, frame)
 }
 
 // turn makes tap the one whose records come: once for a run of its datagrams.
 func (s *vxlanSink) turn(tap uint32) {
-	head, known := s.heads[tap]
+	heads, known := s.taps[tap]
 	if !known {
 		if vni, err := s.set.cfg.VNI.Of(tap); err != nil {
 			s.set.warn(fmt.Errorf("collector: %s: %w; its frames are dropped", s.set.name(), err))
 		} else {
-			head = proto.AppendVXLAN(nil, vni)
+			heads = proto.NewVXLANHeads(vni)
 		}
-		s.heads[tap] = head
+		s.taps[tap] = heads
 	}
-	s.tap, s.head, s.known = tap, head, true
+	s.tap, s.heads, s.known = tap, heads, true
 }
 
 // Flush sends what is queued, see sink. Nothing that happens to the path ends

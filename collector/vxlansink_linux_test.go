@@ -162,6 +162,26 @@ func TestVXLANSinkDelivers(t *testing.T) {
 	}
 }
 
+// Packets without a link-layer header get one of Ethernet.
+func TestVXLANSinkRawIP(t *testing.T) {
+	v := newVTEP(t, "127.0.0.1:0")
+	s, _ := vxlanTo(t, VXLAN{To: v.LocalAddr().String(), MTU: 1500, Oversize: proto.OversizeSlice})
+	for _, size := range []int{100, 1464, 1465} {
+		whole := udpFlow(1, 1, size, false)
+		raw := ethernet(whole[14:])
+		raw.LinkType = proto.LinkTypeRaw
+		s.Write(&Origin{Tap: 5}, raw)
+		s.Flush()
+		f, vni, _ := v.next(5 * time.Second)
+		if vni != 5 || len(f) != min(size, 1464) || !bytes.Equal(f[12:], whole[12:len(f)]) {
+			t.Errorf("%d bytes came as %d, VNI %d", size, len(f), vni)
+		}
+	}
+	if c := s.Counts(); c.Delivered.Load() != 3 || c.Sliced.Load() != 1 || c.NotEthernet.Load() != 0 {
+		t.Errorf("%d delivered, %d cut", c.Delivered.Load(), c.Sliced.Load())
+	}
+}
+
 // What cannot go is counted under its reason, and told once.
 func TestVXLANSinkCounts(t *testing.T) {
 	v := newVTEP(t, "127.0.0.1:0")
@@ -177,9 +197,9 @@ func TestVXLANSinkCounts(t *testing.T) {
 		s.Write(other, ethernet(udpFlow(1, 3, 60, false)))
 		s.Write(seven, ethernet(make([]byte, 13)))
 		s.Write(seven, ethernet(nil))
-		raw := ethernet(udpFlow(1, 3, 60, false)[14:])
-		raw.LinkType = proto.LinkTypeRaw
-		s.Write(seven, raw)
+		radio := ethernet(udpFlow(1, 3, 60, false))
+		radio.LinkType = 127
+		s.Write(seven, radio)
 	}
 	flushed(t, s, 18)
 	c := s.Counts()
@@ -203,9 +223,9 @@ func TestVXLANSinkCounts(t *testing.T) {
 func TestVXLANSinkOversize(t *testing.T) {
 	v := newVTEP(t, "127.0.0.1:0")
 	sizes := []int{100, 1464, 1465, 9000, 65499}
-	for _, o := range []Oversize{OversizeSlice, OversizeFragment} {
+	for _, o := range []proto.Oversize{proto.OversizeSlice, proto.OversizeFragment} {
 		cfg := VXLAN{To: v.LocalAddr().String(), Oversize: o}
-		if o == OversizeSlice {
+		if o == proto.OversizeSlice {
 			cfg.MTU = 1500
 		}
 		s, warnings := vxlanTo(t, cfg)
@@ -214,20 +234,20 @@ func TestVXLANSinkOversize(t *testing.T) {
 		}
 		flushed(t, s, 6)
 		want := 6
-		if o == OversizeFragment {
+		if o == proto.OversizeFragment {
 			want = 5
 		}
 		for n := range want {
 			f, _, _ := v.next(5 * time.Second)
 			whole := udpFlow(1, n, append(sizes, 65500)[n], false)
-			if o == OversizeSlice {
+			if o == proto.OversizeSlice {
 				whole = whole[:min(len(whole), 1464)]
 			}
 			if !bytes.Equal(f, whole) {
 				t.Fatalf("%v: frame %d has %d bytes, want %d", o, n, len(f), len(whole))
 			}
 		}
-		if c := s.Counts(); o == OversizeSlice && (c.Sliced.Load() != 4 || c.TooLong.Load() != 0) || o == OversizeFragment && (c.Sliced.Load() != 0 || c.TooLong.Load() != 1) || len(*warnings) != 1 {
+		if c := s.Counts(); o == proto.OversizeSlice && (c.Sliced.Load() != 4 || c.TooLong.Load() != 0) || o == proto.OversizeFragment && (c.Sliced.Load() != 0 || c.TooLong.Load() != 1) || len(*warnings) != 1 {
 			t.Errorf("%v: %d cut, %d too long, %q", o, c.Sliced.Load(), c.TooLong.Load(), *warnings)
 		}
 	}

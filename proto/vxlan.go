@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -50,6 +51,56 @@ func ParseVXLAN(d []byte) (vni uint32, frame []byte, ok bool) {
 	return binary.BigEndian.Uint32(d[4:]) >> 8, d[VXLANHeaderLen:], true
 }
 
+// Link types of capture files that say the version of IP themselves.
+const (
+	linkTypeIPv4 LinkType = 228
+	linkTypeIPv6 LinkType = 229
+)
+
+// EtherLen is the length of an Ethernet header, bytes: nothing shorter is a
+// frame.
+const EtherLen = 14
+
+// rawMACs are the addresses of an Ethernet header that stands before a packet
+// that had none: destination and source, locally administered, "ntap" in them.
+var rawMACs = [12]byte{0x02, 'n', 't', 'a', 'p', 2, 0x02, 'n', 't', 'a', 'p', 1}
+
+// VXLANHeads are what stands before the frames of one VNI in a VXLAN datagram:
+// its header and, before a packet that has no link-layer header, one of
+// Ethernet besides.
+type VXLANHeads struct{ ethernet, ipv4, ipv6 []byte }
+
+// NewVXLANHeads makes those of a VNI.
+func NewVXLANHeads(vni uint32) *VXLANHeads {
+	raw := func(etherType uint16) []byte {
+		return binary.BigEndian.AppendUint16(append(AppendVXLAN(nil, vni), rawMACs[:]...), etherType)
+	}
+	return &VXLANHeads{AppendVXLAN(nil, vni), raw(etherIPv4), raw(etherIPv6)}
+}
+
+// Of returns what stands before r.Data, and its flow's hash; nil: it is neither
+// Ethernet nor raw IP, and no VXLAN can carry it.
+func (h *VXLANHeads) Of(r *Record) (head []byte, flow uint32) {
+	kind := 0
+	switch r.LinkType {
+	case LinkTypeEthernet:
+		return h.ethernet, FlowHash(r.Data)
+	case LinkTypeRaw:
+		kind = version(r.Data, 0)
+	case linkTypeIPv4:
+		kind = etherIPv4
+	case linkTypeIPv6:
+		kind = etherIPv6
+	}
+	switch kind {
+	case etherIPv4:
+		return h.ipv4, FlowHashIP(r.Data)
+	case etherIPv6:
+		return h.ipv6, FlowHashIP(r.Data)
+	}
+	return nil, 0
+}
+
 // VXLANAddress returns HOST:PORT for HOST[:PORT]: without a port it is 4789. An
 // IPv6 address may stand without brackets where there is no port.
 func VXLANAddress(s string) (string, error) {
@@ -64,4 +115,41 @@ func VXLANAddress(s string) (string, error) {
 		return "", fmt.Errorf("VXLAN to %q: want HOST[:PORT], as in 192.0.2.1, 192.0.2.1:4789, [2001:db8::1]:4789 or ovs.example.org", s)
 	}
 	return net.JoinHostPort(host, port), nil
+}
+
+// An Oversize says what becomes of a frame that, as VXLAN, does not fit the
+// path's MTU.
+type Oversize uint8
+
+const (
+	OversizeDrop     Oversize = iota // counted, and dropped
+	OversizeSlice                    // its beginning is sent
+	OversizeFragment                 // it goes as IP fragments
+)
+
+var oversizeText = [...]string{"drop", "slice", "fragment"}
+
+func (o Oversize) String() string { return oversizeText[o] }
+
+// ParseOversize reads drop, slice or fragment.
+func ParseOversize(s string) (Oversize, error) {
+	i := slices.Index(oversizeText[:], s)
+	if i < 0 {
+		return 0, fmt.Errorf("%q: %s", s, strings.Join(oversizeText[:], ", "))
+	}
+	return Oversize(i), nil
+}
+
+// OversizeText says, for a log, that a frame of size bytes has over bytes more
+// than fit a path whose IP MTU is mtu, and what to do about it.
+func OversizeText(o Oversize, size, over, mtu int) string {
+	what, other := "dropped", OversizeSlice
+	switch o {
+	case OversizeSlice:
+		what, other = "cut", OversizeDrop
+	case OversizeFragment:
+		return fmt.Sprintf("a frame of %d bytes is longer than UDP takes, %d: such frames are dropped", size, size-over)
+	}
+	return fmt.Sprintf("a frame of %d bytes does not fit the path's MTU of %d, which leaves %d: such frames are %s; raise the MTU to %d or more, or see --vxlan-oversize %s and fragment",
+		size, mtu, size-over, what, mtu+over, other)
 }

@@ -42,6 +42,39 @@ func TestVXLAN(t *testing.T) {
 	AppendVXLAN(nil, MaxVNI+1)
 }
 
+// Ethernet goes as it is, raw IP behind a header of its own, and nothing else.
+// The hash is that of the frame as it comes out.
+func TestVXLANHeads(t *testing.T) {
+	h := NewVXLANHeads(0x123456)
+	v4, v6 := flowFrame(false, 0, 1, 2, 3, 4), flowFrame(true, 0, 1, 2, 3, 4)
+	for _, c := range []struct {
+		link  LinkType
+		data  []byte
+		added string // in hex, behind the VXLAN header; -: it does not go
+	}{
+		{LinkTypeEthernet, v4, ""},
+		{LinkTypeRaw, v4[14:], "026e74617002026e746170010800"},
+		{LinkTypeRaw, v6[14:], "026e74617002026e7461700186dd"},
+		{228, v4[14:], "026e74617002026e746170010800"},
+		{229, v6[14:], "026e74617002026e7461700186dd"},
+		{LinkTypeRaw, []byte{0x50}, "-"},
+		{LinkTypeRaw, nil, "-"},
+		{105, v4, "-"},
+	} {
+		head, flow := h.Of(&Record{LinkType: c.link, Data: c.data})
+		if c.added == "-" {
+			if head != nil {
+				t.Errorf("link type %d: %x", c.link, head)
+			}
+			continue
+		}
+		vni, frame, ok := ParseVXLAN(append(bytes.Clone(head), c.data...))
+		if !ok || vni != 0x123456 || hex.EncodeToString(frame[:len(frame)-len(c.data)]) != c.added || flow != FlowHash(frame) || flow != FlowHash(v4) && flow != FlowHash(v6) {
+			t.Errorf("link type %d: VNI %x, %x, hash %08x", c.link, vni, frame, flow)
+		}
+	}
+}
+
 func TestVXLANAddress(t *testing.T) {
 	for in, want := range map[string]string{
 		"192.0.2.1": "192.0.2.1:4789", "192.0.2.1:8472": "192.0.2.1:8472", "host.example.org": "host.example.org:4789",
@@ -51,6 +84,17 @@ func TestVXLANAddress(t *testing.T) {
 		if got, err := VXLANAddress(in); got != want || (err == nil) != (want != "") {
 			t.Errorf("%q: %q, %v; want %q", in, got, err, want)
 		}
+	}
+}
+
+func TestParseOversize(t *testing.T) {
+	for _, o := range []Oversize{OversizeDrop, OversizeSlice, OversizeFragment} {
+		if got, err := ParseOversize(o.String()); got != o || err != nil {
+			t.Errorf("%v: %v, %v", o, got, err)
+		}
+	}
+	if _, err := ParseOversize("cut"); err == nil {
+		t.Error("cut")
 	}
 }
 

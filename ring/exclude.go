@@ -16,7 +16,17 @@ type Own struct {
 	Collector netip.AddrPort // where they go; if it is not valid, only the mark is looked at
 	Tap       uint32
 	Session   uint64
-	LinkType  uint16 // of the interface; on others than Ethernet (1) and raw IP (101) only the mark is looked at
+	LinkType  uint16    // of the interface; on others than Ethernet (1) and raw IP (101) only the mark is looked at
+	VXLAN     *OwnVXLAN // nil: they are ntap's own, with tap ID and session
+}
+
+// OwnVXLAN says how a remote knows its own datagrams that are VXLAN, which has
+// no place for a session.
+type OwnVXLAN struct {
+	VNI       uint32
+	FirstPort uint16 // the lowest of their source ports
+	Ports     uint16 // how many those are, side by side
+	Fragments bool   // they may be IP fragments: then all those of UDP to the VTEP's address are left out
 }
 
 // Where the clear header of a datagram has tap ID and session, bytes of UDP
@@ -26,16 +36,25 @@ const (
 	ownSession = 8
 )
 
+// vxlanFlags is the first word of a VXLAN datagram (RFC 7348, section 5), and
+// vxlanVNI is where its second word, VNI and a zero byte, is.
+const (
+	vxlanFlags = 0x08000000
+	vxlanVNI   = 4
+)
+
 // Exclude returns the filter user with a part before it that drops the
 // remote's own datagrams, and nothing else: by their mark and, where marks do
 // not get to (another network namespace, a bridge port, behind a NAT of the
 // source), as UDP datagrams to the collector's address and port that carry
-// this tap ID and session in their clear header. Nil for user stands for the
-// filter that takes everything.
+// this tap ID and session in their clear header; or, if they are VXLAN, that
+// come from one of these source ports and carry this VNI. Nil for user stands
+// for the filter that takes everything.
 //
 // Seen are frames without a VLAN tag, those whose tag the kernel has taken
-// out, and those with one tag in the payload; IPv4 with any options but no
-// fragments, and IPv6 without extension headers, which is how a remote sends.
+// out, and those with one tag in the payload; IPv4 with any options, and IPv6
+// without extension headers, which is how a remote sends; no fragments, unless
+// it says that it sends such.
 func Exclude(user []bpf.RawInstruction, own Own) ([]bpf.RawInstruction, error) {
 	if len(user) == 0 {
 		user = []bpf.RawInstruction{{Op: bpfReturn, K: 1<<32 - 1}}
@@ -117,17 +136,25 @@ func (b *builder) ethernet(own Own) {
 }
 
 // ip tests an IP packet at offset at: UDP, not a fragment, to the collector,
-// with this tap and session; such a one is dropped. A load beyond the frame's
-// end would end the program and drop the frame whatever it is, so there are
-// tests for the length.
+// with what makes it the remote's own; such a one is dropped. A load beyond the
+// frame's end would end the program and drop the frame whatever it is, so there
+// are tests for the length.
 func (b *builder) ip(at uint32, own Own) {
-	const udp = 8 + ownSession + 8 // bytes of UDP that are looked at, header included
+	udp := uint32(8 + ownSession + 8) // bytes of UDP that are looked at, header included
+	if own.VXLAN != nil {
+		udp = 8 + vxlanVNI + 4
+	}
+	fragments := own.VXLAN != nil && own.VXLAN.Fragments
 	v4, header := own.Collector.Addr().Is4(), uint32(40)
 	if v4 {
 		header = 20
 	}
 	b.load(bpf.LoadExtension{Num: bpf.ExtLen})
-	b.atLeast(at + header + udp)
+	if fragments {
+		b.atLeast(at + header + 8) // a fragment has 8 bytes, or a header for fragments
+	} else {
+		b.atLeast(at + header + udp)
+	}
 	words := func(off uint32, bytes []byte) {
 		for i := 0; i < len(bytes); i += 4 {
 			b.load(bpf.LoadAbsolute{Off: off + uint32(i), Size: 4})
@@ -141,11 +168,17 @@ func (b *builder) ip(at uint32, own Own) {
 		b.ins = append(b.ins, bpf.JumpIf{Cond: bpf.JumpLessThan, Val: 0x50, SkipFalse: toUser})
 		b.load(bpf.LoadAbsolute{Off: at + 9, Size: 1})
 		b.want(17)
-		b.load(bpf.LoadAbsolute{Off: at + 6, Size: 2})
-		b.load(bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 0x3FFF}) // more fragments, and offset
-		b.want(0)
 		a := own.Collector.Addr().As4()
 		words(at+16, a[:])
+		b.load(bpf.LoadAbsolute{Off: at + 6, Size: 2})
+		b.load(bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 0x3FFF}) // more fragments, and offset
+		if fragments {
+			b.ins = append(b.ins, bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0, SkipTrue: 1}, bpf.RetConstant{Val: 0})
+			b.load(bpf.LoadExtension{Num: bpf.ExtLen})
+			b.atLeast(at + header + udp)
+		} else {
+			b.want(0)
+		}
 		// With options the header is longer than the 20 bytes counted above.
 		// The constant is subtracted, not X: X may be more than the length, and
 		// the accumulator has no sign.
@@ -157,10 +190,17 @@ func (b *builder) ip(at uint32, own Own) {
 		b.load(bpf.LoadAbsolute{Off: at, Size: 1})
 		b.load(bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 0xF0})
 		b.want(0x60)
-		b.load(bpf.LoadAbsolute{Off: at + 6, Size: 1})
-		b.want(17)
 		a := own.Collector.Addr().As16()
 		words(at+24, a[:])
+		b.load(bpf.LoadAbsolute{Off: at + 6, Size: 1})
+		if fragments {
+			b.ins = append(b.ins, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 44, SkipTrue: 3}) // RFC 8200, section 4.5
+			b.load(bpf.LoadAbsolute{Off: at + 40, Size: 1})
+			b.drop(17)
+		}
+		b.want(17)
+		b.load(bpf.LoadExtension{Num: bpf.ExtLen})
+		b.atLeast(at + header + udp)
 		b.load(bpf.LoadConstant{Dst: bpf.RegX, Val: header})
 	}
 	field := func(off, size int, v uint32) {
@@ -168,9 +208,17 @@ func (b *builder) ip(at uint32, own Own) {
 		b.want(v)
 	}
 	field(2, 2, uint32(own.Collector.Port()))
-	field(8+ownTap, 4, own.Tap)
-	field(8+ownSession, 4, uint32(own.Session>>32))
-	field(8+ownSession+4, 4, uint32(own.Session))
+	if x := own.VXLAN; x != nil {
+		b.load(bpf.LoadIndirect{Off: at, Size: 2})
+		b.atLeast(uint32(x.FirstPort))
+		b.ins = append(b.ins, bpf.JumpIf{Cond: bpf.JumpLessThan, Val: uint32(x.FirstPort) + uint32(x.Ports), SkipFalse: toUser})
+		field(8, 4, vxlanFlags)
+		field(8+vxlanVNI, 4, x.VNI<<8)
+	} else {
+		field(8+ownTap, 4, own.Tap)
+		field(8+ownSession, 4, uint32(own.Session>>32))
+		field(8+ownSession+4, 4, uint32(own.Session))
+	}
 	b.load(bpf.RetConstant{Val: 0})
 }
 

@@ -49,14 +49,29 @@ func isOwn(f []byte, own Own) bool {
 		}
 		f = f[at+2:]
 	}
-	n := 40
+	n, fragments := 40, own.VXLAN != nil && own.VXLAN.Fragments
 	if v4 {
-		if len(f) < 20 || f[0]>>4 != 4 || f[0]&0xF < 5 || f[9] != 17 || binary.BigEndian.Uint16(f[6:])&0x3FFF != 0 || [4]byte(f[16:]) != to.Addr().As4() {
+		if len(f) < 28 || f[0]>>4 != 4 || f[0]&0xF < 5 || f[9] != 17 || [4]byte(f[16:]) != to.Addr().As4() {
 			return false
 		}
+		if binary.BigEndian.Uint16(f[6:])&0x3FFF != 0 {
+			return fragments
+		}
 		n = int(f[0]&0xF) * 4
-	} else if len(f) < 40 || f[0]>>4 != 6 || f[6] != 17 || [16]byte(f[24:]) != to.Addr().As16() {
+	} else if len(f) < 48 || f[0]>>4 != 6 || [16]byte(f[24:]) != to.Addr().As16() {
 		return false
+	} else if f[6] == 44 && f[40] == 17 {
+		return fragments
+	} else if f[6] != 17 {
+		return false
+	}
+	if x := own.VXLAN; x != nil {
+		if len(f) < n+16 {
+			return false
+		}
+		from := binary.BigEndian.Uint16(f[n:])
+		return from >= x.FirstPort && from-x.FirstPort < x.Ports && binary.BigEndian.Uint16(f[n+2:]) == to.Port() &&
+			bytes.Equal(f[n+8:n+16], []byte{8, 0, 0, 0, byte(x.VNI >> 16), byte(x.VNI >> 8), byte(x.VNI), 0})
 	}
 	if len(f) < n+24 {
 		return false
@@ -74,45 +89,47 @@ func TestExcludeAgainstTwin(t *testing.T) {
 	dropped, passed := 0, 0
 	for _, to := range []string{"192.0.2.9:5678", "[2001:db8::9]:5678", "[::ffff:192.0.2.9]:5678"} {
 		for _, link := range []uint16{linkEthernet, linkRaw} {
-			own := Own{Collector: netip.MustParseAddrPort(to), Tap: 7, Session: 0x6925e2c080004d2b, LinkType: link}
-			vm := machine(t, nil, own)
-			check := func(f []byte) {
-				t.Helper()
-				n, err := vm.Run(f)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if want := isOwn(f, own); (n == 0) != want && len(f) > 0 {
-					t.Fatalf("%s, link type %d: %x: dropped %v, want %v", to, link, f, n == 0, want)
-				}
-				if n == 0 {
-					dropped++
-				} else {
-					passed++
-				}
-			}
-			for _, form := range ownForms(own) {
-				if link == linkRaw {
-					form = form[14:]
-				}
-				if !isOwn(form, own) {
-					t.Fatalf("%x is not what it was made for", form)
-				}
-				check(form)
-				for n := range form {
-					check(form[:n])
-				}
-				for i := range form {
-					for bit := range 8 { // near misses in each field
-						g := bytes.Clone(form)
-						g[i] ^= 1 << bit
-						check(g)
-						check(g[:rnd.IntN(len(g))])
+			for _, vxlan := range []*OwnVXLAN{nil, {VNI: 0x123456, FirstPort: 12340, Ports: 16}, {VNI: 7, FirstPort: 12345, Ports: 1, Fragments: true}} {
+				own := Own{Collector: netip.MustParseAddrPort(to), Tap: 7, Session: 0x6925e2c080004d2b, LinkType: link, VXLAN: vxlan}
+				vm := machine(t, nil, own)
+				check := func(f []byte) {
+					t.Helper()
+					n, err := vm.Run(f)
+					if err != nil {
+						t.Fatal(err)
 					}
-					g := bytes.Clone(form)
-					for range 5 {
-						g[rnd.IntN(len(g))] ^= byte(rnd.Uint32())
-						check(g)
+					if want := isOwn(f, own); (n == 0) != want && len(f) > 0 {
+						t.Fatalf("%s, link type %d: %x: dropped %v, want %v", to, link, f, n == 0, want)
+					}
+					if n == 0 {
+						dropped++
+					} else {
+						passed++
+					}
+				}
+				for _, form := range ownForms(own) {
+					if link == linkRaw {
+						form = form[14:]
+					}
+					if !isOwn(form, own) {
+						t.Fatalf("%x is not what it was made for", form)
+					}
+					check(form)
+					for n := range form {
+						check(form[:n])
+					}
+					for i := range form {
+						for bit := range 8 { // near misses in each field
+							g := bytes.Clone(form)
+							g[i] ^= 1 << bit
+							check(g)
+							check(g[:rnd.IntN(len(g))])
+						}
+						g := bytes.Clone(form)
+						for range 5 {
+							g[rnd.IntN(len(g))] ^= byte(rnd.Uint32())
+							check(g)
+						}
 					}
 				}
 			}
@@ -159,7 +176,22 @@ func ownForms(own Own) (forms [][]byte) {
 	payload := f[len(f)-16:]
 	binary.BigEndian.PutUint32(payload[4:], own.Tap)
 	binary.BigEndian.PutUint64(payload[8:], own.Session)
+	if own.VXLAN != nil {
+		binary.BigEndian.PutUint32(payload, 0x08000000)
+		binary.BigEndian.PutUint32(payload[4:], own.VXLAN.VNI<<8)
+	}
 	forms = [][]byte{f}
+	if own.VXLAN != nil && own.VXLAN.Fragments {
+		first, later := bytes.Clone(f), slices.Concat(f[:len(f)-16], make([]byte, 8))
+		if to.Is4() {
+			first[14+6], later[14+6], later[14+7] = 0x20, 0, 185
+		} else {
+			first = slices.Concat(f[:54], []byte{17, 0, 0, 1, 0, 0, 0, 9}, f[54:])
+			later = slices.Concat(f[:54], []byte{17, 0, 5, 0xC8, 0, 0, 0, 9}, []byte{1, 2, 3})
+			first[14+6], later[14+6] = 44, 44
+		}
+		forms = append(forms, first, later)
+	}
 	if to.Is4() {
 		for words := 1; words <= 10; words++ {
 			o := slices.Concat(f[:34], bytes.Repeat([]byte{1}, words*4), f[34:], make([]byte, words%3))

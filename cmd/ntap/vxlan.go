@@ -43,10 +43,10 @@ func (v *vxlanFlags) outputs(c *cobra.Command) ([]collector.VXLAN, error) {
 	if how.VNI, err = collector.ParseVNI(v.vni); err != nil {
 		return nil, usagef("--vni: %w", err)
 	}
-	if how.Oversize, err = collector.ParseOversize(v.oversize); err != nil {
+	if how.Oversize, err = proto.ParseOversize(v.oversize); err != nil {
 		return nil, usagef("--vxlan-oversize %w", err)
 	}
-	if how.Oversize == collector.OversizeFragment && v.mtu != 0 {
+	if how.Oversize == proto.OversizeFragment && v.mtu != 0 {
 		return nil, usagef("--vxlan-mtu and --vxlan-oversize fragment exclude each other: fragments are made for the route's MTU (ip route change … mtu N)")
 	}
 	if err := errors.Join(
