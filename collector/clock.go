@@ -104,8 +104,8 @@ func (w *worker) explain(h *proto.Header, newest uint64, d []byte) {
 	if h.Kind == proto.Data || w.notes.told(w.gate.seed, noteOld, h.Tap, w.now) || h.Counter>>crypto.EpochBits > 0 || !w.gate.look(w.now) {
 		return
 	}
-	key, err := w.cfg.Keys.TapKey(h.Tap)
-	if err != nil {
+	key, _, drop := w.keyFor(h)
+	if drop != nil {
 		return
 	}
 	o, err := crypto.NewOpener(key, crypto.Stream{Suite: crypto.Suite(h.Suite), Kind: uint8(h.Kind), Shard: h.Shard, Session: h.Session})

@@ -46,7 +46,8 @@ type shared struct {
 	window      time.Duration // for the clocks of taps that are not known; 0: not looked at
 	taps        *taps
 	state       *state
-	flows       *flows // nil: all share one socket of each worker
+	agreed      agreements // in public-key mode
+	flows       *flows     // nil: all share one socket of each worker
 	log         zerolog.Logger
 }
 
@@ -90,8 +91,11 @@ func (t *taps) all() []*tap {
 // adds up. The account is returned with any error, unless the collector could
 // not start.
 func Run(ctx context.Context, cfg Config) (*Account, error) {
-	if cfg.Keys == nil {
-		return nil, errors.New("collector: no key: give a key file (ntap key new makes one)")
+	if cfg.Keys == nil && cfg.Allow == nil {
+		return nil, errors.New("collector: no key: give a key file (ntap key new makes one), or a key pair and an allow-list (ntap key pair)")
+	}
+	if (cfg.Allow == nil) != (cfg.Pairs == nil) {
+		return nil, errors.New("collector: public-key mode takes a key pair and an allow-list: give both, or none")
 	}
 	if cfg.Reorder < 0 || cfg.Reorder > 4096 {
 		return nil, fmt.Errorf("collector: reorder window of %d datagrams: 1 to 4096", cfg.Reorder)
@@ -113,6 +117,7 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer sh.agreed.wipe()
 	defer func() {
 		for _, r := range in {
 			r.Close()
@@ -219,6 +224,9 @@ func (sh *shared) monitor(ctx context.Context, stop func(), a *Account, outs *ou
 		select {
 		case <-ctx.Done():
 			return
+		case <-sh.cfg.Reload:
+			sh.reload()
+			continue
 		case now = <-tick.C:
 		}
 		outs.tick(now)

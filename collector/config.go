@@ -18,9 +18,12 @@ import (
 // A Config is all that a collector is told. The zero value of a field that has
 // a default means the default.
 type Config struct {
-	Listen         string          // [HOST]:PORT
-	Keys           *crypto.KeyFile // master key, or the key of the one tap to accept
-	AllowPlaintext bool            // also accept datagrams that nobody sealed
+	Listen         string            // [HOST]:PORT
+	Keys           *crypto.KeyFile   // master keys, or the keys of the one tap to accept; nil: public-key mode only
+	Pairs          *crypto.PairFile  // public-key mode: the collector's key pairs, and
+	Allow          *crypto.AllowList // the remotes that it takes; both or none
+	Reload         <-chan struct{}   // each value has the files of keys read anew; nil: never
+	AllowPlaintext bool              // also accept datagrams that nobody sealed
 
 	TAP     string    // virtual interface: a name, or a pattern with %t for the tap ID; "": none
 	Isolate bool      // the host's own stack never sees frames on the TAP

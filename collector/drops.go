@@ -12,6 +12,8 @@ const (
 	DropKind                  // a kind that this version does not have
 	DropSuite                 // plaintext without leave, or a suite that this version does not have
 	DropTap                   // a tap that the key file does not open
+	DropKey                   // under a key that is not good, or not any more
+	DropUnkeyed               // of a session in public-key mode whose keying has not come
 	DropSession               // a session older than the newest of its tap
 	DropClock                 // of a tap that is not known, and sent at another time than now
 	DropAstray                // of a stream that is another worker's
@@ -30,6 +32,8 @@ var dropText = [NumDrops]string{
 	DropKind:      "of an unknown kind",
 	DropSuite:     "of a refused suite",
 	DropTap:       "of a tap without a key",
+	DropKey:       "under a key that is not good",
+	DropUnkeyed:   "of a session whose keys have not come yet",
 	DropSession:   "of an old session",
 	DropClock:     "of a clock too far off",
 	DropAstray:    "astray",

@@ -30,6 +30,8 @@ func (w *worker) deliver() (n int, err error) {
 // take deals with one datagram that verified.
 func (w *worker) take(s *stream, kind proto.Kind, counter uint64, plaintext []byte) error {
 	switch {
+	case kind == proto.Keying:
+		return nil // all of it is done
 	case kind == proto.Announcing:
 		return w.announced(s, plaintext)
 	case kind == proto.Reporting:

@@ -144,7 +144,8 @@ func TestDrops(t *testing.T) {
 	feed(DropKind, flip(0, 0x03))
 	feed(DropKind, flip(0, 0x0F))
 	feed(DropSuite, flip(1, 1))    // plaintext was not allowed
-	feed(DropSuite, flip(1, 0xF0)) // no such suite
+	feed(DropSuite, flip(1, 0x0C)) // no such suite
+	feed(DropKey, flip(1, 0xF0))   // no such key
 	feed(DropReplay, this(good))
 	feed(DropForged, flip(-1, 1))
 	feed(DropForged, flip(30, 0x80))

@@ -24,10 +24,15 @@ type streamKey struct {
 type stream struct {
 	origin  Origin
 	suite   uint8
-	key     crypto.Key // of the tap
+	key     crypto.Key // of the tap, with
+	keyID   uint8
+	who     crypto.Fingerprint // of the remote, in public-key mode
 	tap     *tap
 	session *session
 	openers [proto.NumKinds]*crypto.Opener
+	floor   [proto.NumKinds]uint64 // counters below were for keys before this one
+	turned  bool                   // there is a key before
+	before  under
 	at      time.Time // when something of it verified last
 
 	from      netip.AddrPort // its flow, once that is known
@@ -228,7 +233,7 @@ func (w *worker) admit(h *proto.Header, d []byte) (s *stream, plaintext []byte, 
 	if drop != nil {
 		return nil, nil, drop
 	}
-	if id, only := w.cfg.Keys.Tap(); only && id != h.Tap {
+	if id, only := w.cfg.Keys.Tap(); only && id != h.Tap && (w.cfg.Allow == nil || !w.cfg.Allow.Has(h.Tap)) {
 		return nil, nil, DropTap
 	}
 	if w.past.has(h, w.now) {
@@ -249,15 +254,19 @@ func (w *worker) admit(h *proto.Header, d []byte) (s *stream, plaintext []byte, 
 		w.gate.refund(ticket, false)
 		return nil, nil, drop
 	}
-	key, err := w.cfg.Keys.TapKey(h.Tap)
-	if err != nil {
-		return nil, nil, DropTap
+	key, who, drop := w.keyFor(h)
+	if suite == crypto.Plaintext {
+		drop = nil
+	}
+	if drop != nil {
+		w.gate.refund(ticket, false)
+		return nil, nil, drop
 	}
 	o, drop := w.opener(key, h)
 	if drop != nil {
 		return nil, nil, drop
 	}
-	plaintext, err = o.Open(d, proto.HeaderLen, h.Counter, epochAt(age))
+	plaintext, err := o.Open(d, proto.HeaderLen, h.Counter, epochAt(age))
 	if err != nil {
 		return nil, nil, dropOf(err)
 	}
@@ -275,7 +284,7 @@ func (w *worker) admit(h *proto.Header, d []byte) (s *stream, plaintext []byte, 
 	if w.in == w.strangers {
 		w.met(s)
 	}
-	s.openers[h.Kind] = o
+	s.openers[h.Kind], s.who = o, who
 	return s, plaintext, nil
 }
 
@@ -337,6 +346,9 @@ func (w *worker) opener(key crypto.Key, h *proto.Header) (*crypto.Opener, error)
 	if n := w.state.Counter(h.Tap, h.Session, h.Shard, uint8(h.Kind)); n > 0 {
 		o.Skip(n)
 	}
+	if s := w.streams[streamKey{h.Tap, h.Shard}]; s != nil && s.origin.Session == h.Session {
+		o.Skip(s.floor[h.Kind])
+	}
 	return o, nil
 }
 
@@ -348,7 +360,7 @@ func (w *worker) join(h *proto.Header, key crypto.Key, age int64) *stream {
 		w.giveUp(old)
 		w.drop(k, old)
 	}
-	s := &stream{suite: h.Suite, key: key, tap: w.taps.get(h.Tap), records: proto.NewUnpacker(w.asm), account: new(streamAccount), at: w.now}
+	s := &stream{suite: h.Suite, key: key, keyID: h.Key, tap: w.taps.get(h.Tap), records: proto.NewUnpacker(w.asm), account: new(streamAccount), at: w.now}
 	if s.session = s.tap.joined(h.Session, h.Suite == uint8(crypto.Plaintext), s.account); s.session == nil {
 		return nil
 	}

@@ -134,7 +134,15 @@ func (w *worker) look() {
 				w.state.Note(key.tap, s.session.id, key.shard, uint8(kind), o.Next())
 			}
 		}
+		if s.turned && w.now.After(s.before.until) {
+			s.forget()
+		}
 		if s.session.id != s.tap.newest.Load() {
+			w.giveUp(s)
+			w.drop(key, s)
+		} else if !w.good(s) {
+			w.log.Warn().Uint32("tap", key.tap).Str("session", hex64(s.session.id)).Uint16("shard", key.shard).
+				Msg("the session ends: its key is not good any more")
 			w.giveUp(s)
 			w.drop(key, s)
 		}
@@ -151,6 +159,8 @@ func (w *worker) drop(key streamKey, s *stream) {
 			o.Wipe()
 		}
 	}
+	s.forget()
+	clear(s.key[:])
 	delete(w.streams, key)
 	if w.last == s {
 		w.last = nil
@@ -167,6 +177,8 @@ func (w *worker) open(d []byte) (s *stream, kind proto.Kind, counter uint64, pla
 		return nil, 0, 0, nil, DropShort
 	case version != proto.Version:
 		return nil, 0, 0, nil, DropVersion
+	case h.Kind == proto.Keying:
+		return nil, h.Kind, 0, nil, w.keyed(&h, d)
 	case h.Kind > proto.Reporting:
 		return nil, 0, 0, nil, DropKind
 	}
@@ -183,6 +195,12 @@ func (w *worker) open(d []byte) (s *stream, kind proto.Kind, counter uint64, pla
 	}
 	if h.Suite != s.suite {
 		return nil, 0, 0, nil, DropSuite
+	}
+	if h.Key != s.keyID {
+		if plaintext, drop = w.turn(s, &h, d); drop == nil {
+			s.at = w.now
+		}
+		return s, h.Kind, h.Counter, plaintext, drop
 	}
 	o := s.openers[h.Kind]
 	if o == nil {

@@ -3,170 +3,159 @@
 package crypto
 
 import (
-	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 
 	"golang.org/x/crypto/argon2"
 )
 
-// A KeyFile is what a key file holds: the master key, or the key of one tap.
-// Printed, it shows which, and where from; never the key.
+// A KeyFile is what a key file holds: master keys, or keys of one tap, each
+// with an ID and a term. Printed, it shows which, and where from; never a key.
+// Its methods are for any goroutine.
 type KeyFile struct {
 	from  string // "key file PATH", for messages
-	key   Key
+	path  string // "": not from a file
 	isTap bool
 	tap   uint32
+
+	mu   sync.RWMutex
+	keys []datedKey
 }
 
-// The lines that hold a key (docs/KEYS.md, Key files).
+// A datedKey is one key of a file.
+type datedKey struct {
+	key Key
+	term
+}
+
+// Why a key is not to be had. They are compared, never wrapped: collectors
+// count datagrams by them.
+var (
+	ErrNoKey   = errors.New("crypto: no key of that ID")
+	ErrExpired = errors.New("crypto: the key's time is over")
+	ErrWrong   = errors.New("crypto: the key is another tap's")
+)
+
+// The words that begin a line with a key (docs/KEYS.md, Key files).
 const (
 	masterWord = "ntap-master-key-1"
 	tapWord    = "ntap-tap-key-1"
-	maxKeyFile = 4096 // bytes. Chosen: room for comments, and no way to read /dev/zero to the end
+	maxKeys    = maxKeyID + 1
 )
 
 // LoadKeyFile reads a key file. It refuses one that others than its owner can
-// read. A link is followed, since that is how Kubernetes mounts secrets: what
-// counts is the file it leads to.
+// read.
 func LoadKeyFile(path string) (*KeyFile, error) {
-	from := "key file " + path
-	if to, err := os.Readlink(path); err == nil {
-		from += " (a link to " + to + ")"
-	}
-	fail := func(err error, remedy string) (*KeyFile, error) {
-		var p *fs.PathError
-		if errors.As(err, &p) {
-			err = fmt.Errorf("%s: %w", p.Op, p.Err) // the path is in from
-		}
-		return nil, fmt.Errorf("crypto: %s: %w; %s", from, err, remedy)
-	}
-	if path == "" {
-		return nil, errors.New("crypto: no key file named; ntap key new --out FILE makes one")
-	}
-	info, err := os.Stat(path) // before the open, which waits where a FIFO has no writer
-	if errors.Is(err, fs.ErrNotExist) {
-		return fail(err, "ntap key new --out FILE makes one")
-	}
+	text, from, err := readSecret("key file", path, "ntap key new --out FILE makes one")
 	if err != nil {
-		return fail(err, "see whether its directories may be entered")
+		return nil, err
 	}
-	if m := info.Mode(); !m.IsRegular() && m&fs.ModeNamedPipe == 0 {
-		return fail(errors.New("not a file"), "name the file that holds the key")
-	}
-	f, err := os.Open(path)
+	defer clear(text[:cap(text)])
+	k, err := parseKeyFile(text)
 	if err != nil {
-		return fail(err, "it must be readable by the user that ntap runs as")
+		return nil, fmt.Errorf("crypto: %s: %w; write it anew with: ntap key new, or ntap key tap", from, err)
 	}
-	defer f.Close()
-	if info, err = f.Stat(); err != nil {
-		return fail(err, "see the system's log")
-	}
-	if info.Mode().IsRegular() && info.Mode().Perm()&loose(path) != 0 {
-		return fail(fmt.Errorf("mode %04o lets others than its owner at it", info.Mode().Perm()),
-			"run: chmod 600 "+path+"; if others may have read it, make a new key")
-	}
-	text := make([]byte, maxKeyFile+1) // of one size, so that no copies of the key are left behind by growing
-	defer clear(text)
-	n, err := io.ReadFull(f, text)
-	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
-		return fail(err, "see the system's log")
-	}
-	k, err := parseKeyFile(text[:n])
-	if err != nil {
-		return fail(err, "write it anew with: ntap key new, or ntap key tap")
-	}
-	k.from = from
+	k.from, k.path = from, path
 	return k, nil
 }
 
-// loose returns the permission bits that the key file at path must not have:
-// all of group and others. Where systemd passes a credential by an ACL, the
-// group bits show the ACL's mask, so there the group may have its read bit:
-// the directory is closed to others (systemd.exec(5), LoadCredential=).
-func loose(path string) fs.FileMode {
-	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); dir != "" && filepath.Dir(filepath.Clean(path)) == filepath.Clean(dir) {
-		return 0o037
-	}
-	return 0o077
-}
-
-// parseKeyFile reads the text of a key file: one line with a key; empty lines
-// and lines that start with # are comments. The errors do not show the text,
-// which may be a key.
+// parseKeyFile reads the text of a key file.
 func parseKeyFile(text []byte) (*KeyFile, error) {
-	if len(text) > maxKeyFile {
-		return nil, fmt.Errorf("more than %d bytes: not a key file", maxKeyFile)
+	k := new(KeyFile)
+	err := parseLines(text, maxKeys, func(words [][]byte) error { return k.parse(words) })
+	if err != nil {
+		k.Wipe()
+		return nil, err
 	}
-	var found *KeyFile
-	line := 0
-	for l := range bytes.Lines(text) {
-		line++
-		l = bytes.TrimSpace(l)
-		if len(l) == 0 || l[0] == '#' {
-			continue
-		}
-		if found != nil {
-			return nil, fmt.Errorf("line %d: a second key; there must be one", line)
-		}
-		k, err := parseKeyLine(bytes.Fields(l))
-		if err != nil {
-			return nil, fmt.Errorf("line %d: %w", line, err)
-		}
-		found = k
-	}
-	if found == nil {
-		return nil, errors.New("empty: no key in it")
-	}
-	return found, nil
+	return k, nil
 }
 
-func parseKeyLine(words [][]byte) (*KeyFile, error) {
-	k := new(KeyFile)
+// parse reads one line.
+func (k *KeyFile) parse(words [][]byte) error {
+	isTap, id, at := false, uint32(0), 1
 	switch string(words[0]) {
 	case masterWord:
-		if len(words) != 2 {
-			return nil, fmt.Errorf("%d words; want %s and the key in base64", len(words), masterWord)
+		if len(words) < 2 {
+			return fmt.Errorf("%d words; want %s and the key in base64", len(words), masterWord)
 		}
 	case tapWord:
-		if len(words) != 3 {
-			return nil, fmt.Errorf("%d words; want %s, the tap ID and the key in base64", len(words), tapWord)
+		if len(words) < 3 {
+			return fmt.Errorf("%d words; want %s, the tap ID and the key in base64", len(words), tapWord)
 		}
-		id, err := strconv.ParseUint(string(words[1]), 10, 32)
-		if err != nil || strconv.FormatUint(id, 10) != string(words[1]) {
-			return nil, errors.New("the tap ID is no decimal number from 0 to 4294967295")
+		n, err := parseTapID(string(words[1]))
+		if err != nil {
+			return err
 		}
-		k.isTap, k.tap = true, uint32(id)
+		isTap, id, at = true, n, 2
 	default:
-		return nil, fmt.Errorf("not a key of ntap: that starts with %s or %s", masterWord, tapWord)
+		return fmt.Errorf("not a key of ntap: that starts with %s or %s", masterWord, tapWord)
 	}
-	// Strict refuses what decodes to the same key but is another text.
-	var raw [KeyLen + 3]byte // base64 decodes to whole groups
-	defer clear(raw[:])
-	word := words[len(words)-1]
-	if n := base64.StdEncoding.EncodedLen(KeyLen); len(word) != n {
-		return nil, fmt.Errorf("the key has %d characters; want %d, which is %d bytes in base64", len(word), n, KeyLen)
-	}
-	n, err := base64.StdEncoding.Strict().Decode(raw[:], word)
+	t, err := parseTerm(words[at+1:])
 	if err != nil {
-		return nil, errors.New("the key is not base64 (RFC 4648, section 4)")
+		return err
 	}
-	if n != KeyLen {
-		return nil, fmt.Errorf("the key has %d bytes; want %d", n, KeyLen)
+	for _, other := range k.keys {
+		switch {
+		case k.isTap != isTap || k.tap != id:
+			return errors.New("a key of another kind or tap than the first: a file is a collector's, or one tap's")
+		case other.id == t.id:
+			return fmt.Errorf("a second key with ID %d: each has its own, id=N", t.id)
+		}
 	}
-	copy(k.key[:], raw[:])
-	return k, nil
+	var raw [KeyLen + 3]byte
+	defer clear(raw[:])
+	if err := decodeKey(raw[:], words[at], KeyLen); err != nil {
+		return err
+	}
+	k.isTap, k.tap = isTap, id
+	if k.keys == nil {
+		k.keys = make([]datedKey, 0, maxKeys) // never copied by growing
+	}
+	k.keys = append(k.keys, datedKey{Key(raw[:KeyLen]), t})
+	return nil
 }
 
-// FromMaster returns a KeyFile that holds the master key k.
-func FromMaster(k Key) *KeyFile { return &KeyFile{from: "the master key", key: k} }
+// parseTapID reads a tap ID, which has one spelling.
+func parseTapID(s string) (uint32, error) {
+	id, err := strconv.ParseUint(s, 10, 32)
+	if err != nil || strconv.FormatUint(id, 10) != s {
+		return 0, errors.New("the tap ID is no decimal number from 0 to 4294967295")
+	}
+	return uint32(id), nil
+}
+
+// Reload reads the file again. If it cannot be used, the keys stay what they
+// were, and the error says so.
+func (k *KeyFile) Reload() error {
+	if k.path == "" {
+		return nil
+	}
+	fresh, err := LoadKeyFile(k.path)
+	if err == nil && (fresh.isTap != k.isTap || fresh.tap != k.tap) {
+		fresh.Wipe()
+		err = fmt.Errorf("crypto: %s: it was %s, and now is %s; start anew to change that", k.from, k.kind(), fresh.kind())
+	}
+	if err != nil {
+		return fmt.Errorf("%w; the keys from before stay in force", err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	clear(k.keys)
+	k.keys = fresh.keys
+	return nil
+}
+
+// FromMaster returns a KeyFile that holds the master key k, with ID 0 and
+// without end.
+func FromMaster(k Key) *KeyFile {
+	return &KeyFile{from: "the master key", keys: []datedKey{{key: k}}}
+}
 
 // Argon2id of RFC 9106, the second recommended option of section 4: 3 passes,
 // 64 MiB, 4 lanes. There is nothing that both sides could take a salt from, so
@@ -186,32 +175,191 @@ func FromPassphrase(p string) (*KeyFile, error) {
 		return nil, errors.New("crypto: the passphrase is empty")
 	}
 	b := argon2.IDKey([]byte(p), []byte(passSalt), passTime, passMemory, passLanes, KeyLen)
-	k := &KeyFile{from: "the passphrase"}
-	copy(k.key[:], b)
-	clear(b)
-	return k, nil
+	defer clear(b)
+	return &KeyFile{from: "the passphrase", keys: []datedKey{{key: Key(b)}}}, nil
 }
 
-// IsMaster says whether k holds the master key.
+// IsMaster says whether k holds master keys.
 func (k *KeyFile) IsMaster() bool { return !k.isTap }
 
-// Tap returns the tap whose key k holds; ok is false for the master key.
-func (k *KeyFile) Tap() (id uint32, ok bool) { return k.tap, k.isTap }
-
-// TapKey returns the key of tap id: derived from the master key, or the one
-// that k holds if it is that tap's.
-func (k *KeyFile) TapKey(id uint32) (Key, error) {
-	if !k.isTap {
-		return DeriveTap(k.key, id)
+// Tap returns the tap whose keys k holds; ok is false for master keys, and for
+// no KeyFile.
+func (k *KeyFile) Tap() (id uint32, ok bool) {
+	if k == nil {
+		return 0, false
 	}
-	if k.tap != id {
-		return Key{}, fmt.Errorf("crypto: %s is for tap %d, not for tap %d", k.from, k.tap, id)
-	}
-	return k.key, nil
+	return k.tap, k.isTap
 }
 
-// String says what k holds and where from, without showing the key.
-func (k KeyFile) String() string {
+// Check says whether Find would find a key; it derives none.
+func (k *KeyFile) Check(tap uint32, id uint8, now time.Time) error {
+	if k.isTap && k.tap != tap {
+		return ErrWrong
+	}
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	for i := range k.keys {
+		if d := &k.keys[i]; d.id == id {
+			if d.ended(now) {
+				return ErrExpired
+			}
+			return nil
+		}
+	}
+	return ErrNoKey
+}
+
+// Newest returns the ID of the key that what begins now is sealed with: the one
+// with the latest from= of those whose time it is. The error says when it was,
+// or will be.
+func (k *KeyFile) Newest(now time.Time) (id uint8, err error) {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	terms := make([]term, len(k.keys))
+	for i := range k.keys {
+		terms[i] = k.keys[i].term
+	}
+	if i := newest(terms, now); i >= 0 {
+		return terms[i].id, nil
+	}
+	for _, t := range terms {
+		if !t.begun(now) {
+			return 0, fmt.Errorf("crypto: %s: no key is good now: the next one is from %s; see whether this host's clock is right",
+				k.from, t.since.Format(time.RFC3339))
+		}
+	}
+	return 0, fmt.Errorf("crypto: %s: no key is good any more; make a new one: ntap key rotate on the collector, and ntap key tap for each remote", k.from)
+}
+
+// TapKey returns the newest key of tap id: derived from the master key, or the
+// one that k holds if it is that tap's.
+func (k *KeyFile) TapKey(tap uint32) (Key, error) {
+	now := time.Now()
+	id, err := k.Newest(now)
+	if err != nil {
+		return Key{}, err
+	}
+	key, err := k.Find(tap, id, now)
+	if err == ErrWrong {
+		return key, fmt.Errorf("crypto: %s is for tap %d, not for tap %d", k.from, k.tap, tap)
+	}
+	return key, err
+}
+
+// Find returns the key of a tap by ID. One whose time has not come is good: the
+// sender's clock decides when it begins. The errors are ErrWrong, ErrNoKey and
+// ErrExpired themselves.
+func (k *KeyFile) Find(tap uint32, id uint8, now time.Time) (Key, error) {
+	if k.isTap && k.tap != tap {
+		return Key{}, ErrWrong
+	}
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	for i := range k.keys {
+		switch d := &k.keys[i]; {
+		case d.id != id:
+		case d.ended(now):
+			return Key{}, ErrExpired
+		case k.isTap:
+			return d.key, nil
+		default:
+			return DeriveTap(d.key, tap)
+		}
+	}
+	return Key{}, ErrNoKey
+}
+
+// Rotate adds a new random key, good from since on, and ends the others at
+// until; keys that are over by now go. It returns the ID of the new one. Write
+// makes it last.
+func (k *KeyFile) Rotate(now, since, until time.Time) (id uint8, err error) {
+	fresh, err := NewKey()
+	if err != nil {
+		return 0, err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	terms := make([]term, len(k.keys))
+	for i := range k.keys {
+		terms[i] = k.keys[i].term
+	}
+	keep, t, err := rotate(terms, now, since, until)
+	if err != nil {
+		return 0, fmt.Errorf("crypto: %s: %w", k.from, err)
+	}
+	keys := make([]datedKey, 0, maxKeys)
+	for i, d := range k.keys {
+		if keep[i] != nil {
+			keys = append(keys, datedKey{d.key, *keep[i]})
+		}
+	}
+	clear(k.keys)
+	k.keys = append(keys, datedKey{fresh, t})
+	return t.id, nil
+}
+
+// Write writes the text of a key file with the keys of k.
+func (k *KeyFile) Write(w io.Writer) error {
+	if k.isTap {
+		return k.writeTap(w, k.tap, time.Time{})
+	}
+	return k.write(w, masterComment, masterWord, time.Time{}, func(key Key) (Key, error) { return key, nil })
+}
+
+// WriteTap writes the text of a key file with the keys of one tap, but for
+// those that are over.
+func (k *KeyFile) WriteTap(w io.Writer, tap uint32) error { return k.writeTap(w, tap, time.Now()) }
+
+func (k *KeyFile) writeTap(w io.Writer, tap uint32, now time.Time) error {
+	id := strconv.FormatUint(uint64(tap), 10)
+	return k.write(w, fmt.Sprintf(tapComment, tap), tapWord+" "+id, now, func(key Key) (Key, error) {
+		if k.isTap {
+			return key, nil
+		}
+		return DeriveTap(key, tap)
+	})
+}
+
+// write writes the comment, and a line for each key that is not over by now.
+func (k *KeyFile) write(w io.Writer, comment, words string, now time.Time, of func(Key) (Key, error)) error {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	if _, err := io.WriteString(w, comment); err != nil {
+		return fmt.Errorf("crypto: write key: %w", err)
+	}
+	for _, d := range k.keys {
+		if d.ended(now) {
+			continue
+		}
+		key, err := of(d.key)
+		if err != nil {
+			return err
+		}
+		if err := writeKey(w, words, key[:], d.term); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Wipe overwrites the keys. None is found any more.
+func (k *KeyFile) Wipe() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	clear(k.keys)
+	k.keys = nil
+}
+
+// kind says what k holds.
+func (k *KeyFile) kind() string {
+	if k.isTap {
+		return fmt.Sprintf("the key file of tap %d", k.tap)
+	}
+	return "a master key file"
+}
+
+// String says what k holds and where from, without showing a key.
+func (k *KeyFile) String() string {
 	if k.isTap {
 		return fmt.Sprintf("%s for tap %d %s", k.from, k.tap, redacted)
 	}
@@ -219,23 +367,25 @@ func (k KeyFile) String() string {
 }
 
 // Format writes what String returns, whatever the verb.
-func (k KeyFile) Format(f fmt.State, _ rune) { io.WriteString(f, k.String()) }
+func (k *KeyFile) Format(f fmt.State, _ rune) { io.WriteString(f, k.String()) }
+
+const (
+	masterComment = "# ntap master key: it opens the traffic of every tap. Keep it on the collector, mode 0600.\n"
+	tapComment    = "# ntap key of tap %d: it opens and makes the traffic of that tap only. Mode 0600.\n"
+)
 
 // WriteMaster writes the text of a key file with the master key k.
-func WriteMaster(w io.Writer, k Key) error {
-	return writeKey(w, "# ntap master key: it opens the traffic of every tap. Keep it on the collector, mode 0600.", masterWord, k)
-}
+func WriteMaster(w io.Writer, k Key) error { return FromMaster(k).Write(w) }
 
 // WriteTap writes the text of a key file with k, the key of tap id.
 func WriteTap(w io.Writer, id uint32, k Key) error {
-	return writeKey(w, fmt.Sprintf("# ntap key of tap %d: it opens and makes the traffic of that tap only. Mode 0600.", id),
-		tapWord+" "+strconv.FormatUint(uint64(id), 10), k)
+	return (&KeyFile{isTap: true, tap: id, keys: []datedKey{{key: k}}}).WriteTap(w, id)
 }
 
-// writeKey writes the comment and the line with the key.
-func writeKey(w io.Writer, comment, words string, k Key) error {
+// writeKey writes a line with a key.
+func writeKey(w io.Writer, words string, key []byte, t term) error {
 	var b strings.Builder
-	b.WriteString(comment + "\n" + words + " " + base64.StdEncoding.EncodeToString(k[:]) + "\n")
+	b.WriteString(words + " " + base64.StdEncoding.EncodeToString(key) + t.String() + "\n")
 	if _, err := io.WriteString(w, b.String()); err != nil {
 		return fmt.Errorf("crypto: write key: %w", err)
 	}

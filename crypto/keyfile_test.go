@@ -37,12 +37,11 @@ func TestKeysDoNotShow(t *testing.T) {
 	o, _ := NewOpener(secretKey, stream)
 	s.secret, o.secret = secretKey, secretKey
 	type config struct {
-		Key   Key
-		Keys  *KeyFile
-		Value KeyFile
+		Key  Key
+		Keys *KeyFile
 	}
-	c := config{secretKey, FromMaster(secretKey), KeyFile{key: secretKey}}
-	for _, v := range []any{secretKey, &secretKey, []Key{secretKey}, c.Keys, &KeyFile{key: secretKey, isTap: true}, s, o, c, &c} {
+	c := config{secretKey, FromMaster(secretKey)}
+	for _, v := range []any{secretKey, &secretKey, []Key{secretKey}, c.Keys, &KeyFile{keys: []datedKey{{key: secretKey}}, isTap: true}, s, o, c, &c} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%b", "%T %[1]v", "%08.3f"} {
 			if text := fmt.Sprintf(verb, v); shows(text) {
 				t.Errorf("%s of %T: %s", verb, v, text)
@@ -79,7 +78,7 @@ func TestKeyFileRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	k, err := LoadKeyFile(writeFile(t, b.String(), 0o600))
-	if err != nil || !k.IsMaster() || k.key != secretKey {
+	if err != nil || !k.IsMaster() || k.keys[0].key != secretKey {
 		t.Fatalf("%v, %v", k, err)
 	}
 	if id, ok := k.Tap(); ok {
@@ -142,23 +141,30 @@ func TestBadKeyFiles(t *testing.T) {
 		"# c\n\nxVyjOsVcozrFXKM6":       "line 3: not a key of ntap",
 		"ntap-master-key-2 " + key:      "not a key of ntap",
 		"ntap-master-key-1":             "1 words",
-		goodLine + " x":                 "3 words",
-		goodLine + "\n" + goodLine:      "line 2: a second key",
+		goodLine + " x":                 "another word than id=",
+		goodLine + "\n" + goodLine:      "line 2: a second key with ID 0",
 		"ntap-master-key-1 xVyjOg==":    "8 characters; want 44",
 		"ntap-master-key-1 " + key[:43]: "43 characters",
 		"ntap-master-key-1 " + strings.Replace(key, "O", "!", 1):                                       "not base64",
 		"ntap-master-key-1 " + strings.Replace(key, "zo=", "zp=", 1):                                   "not base64",
 		"ntap-master-key-1 " + base64.StdEncoding.EncodeToString(secretKey[:31]):                       "the key has 31 bytes",
 		"ntap-master-key-1 " + base64.StdEncoding.EncodeToString(append(bytes.Clone(secretKey[:]), 1)): "the key has 33 bytes",
-		"ntap-tap-key-1 " + key:                                  "2 words",
-		"ntap-tap-key-1 7 " + key + " # mine":                    "5 words",
-		"ntap-tap-key-1 -1 " + key:                               "tap ID",
-		"ntap-tap-key-1 +1 " + key:                               "tap ID",
-		"ntap-tap-key-1 07 " + key:                               "tap ID",
-		"ntap-tap-key-1 4294967296 " + key:                       "tap ID",
-		"#" + strings.Repeat("x", maxKeyFile):                    "more than 4096 bytes",
-		"\x00\x01\xff":                                           "not a key of ntap",
-		strings.Repeat("\n", 50) + "ntap-tap-key-1 4294967295 x": "line 51: the key has 1 characters",
+		"ntap-tap-key-1 " + key:                                            "2 words",
+		"ntap-tap-key-1 7 " + key + " # mine":                              "another word than id=",
+		"ntap-tap-key-1 -1 " + key:                                         "tap ID",
+		"ntap-tap-key-1 +1 " + key:                                         "tap ID",
+		"ntap-tap-key-1 07 " + key:                                         "tap ID",
+		"ntap-tap-key-1 4294967296 " + key:                                 "tap ID",
+		"#" + strings.Repeat("x", maxSecretFile):                           "more than 16384 bytes",
+		goodLine + " id=16":                                                "0 to 15",
+		goodLine + " id=01":                                                "0 to 15",
+		goodLine + " id=1 id=2":                                            "id= comes twice",
+		goodLine + " from=yesterday":                                       "want a time as in",
+		goodLine + " from=2026-01-02T00:00:00Z until=2026-01-01T00:00:00Z": "not after",
+		goodLine + "\nntap-tap-key-1 7 " + key + " id=1":                   "another kind or tap",
+		"ntap-tap-key-1 7 " + key + "\nntap-tap-key-1 8 " + key + " id=1":  "another kind or tap",
+		"\x00\x01\xff":                                                     "not a key of ntap",
+		strings.Repeat("\n", 50) + "ntap-tap-key-1 4294967295 x":           "line 51: the key has 1 characters",
 	} {
 		path := writeFile(t, text, 0o600)
 		_, err := LoadKeyFile(path)
@@ -240,6 +246,7 @@ func FuzzParseKeyFile(f *testing.F) {
 	f.Add([]byte("# comment\n\n\tntap-tap-key-1  7 xVyjOsVcozrFXKM6xVyjOsVcozrFXKM6xVyjOsVcozo= \r\n"))
 	f.Add([]byte("ntap-tap-key-1 4294967295 AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n#"))
 	f.Add([]byte("ntap-master-key-1 \xff\n"))
+	f.Add([]byte(goodLine + " id=3 from=2026-01-02T03:04:05Z until=2027-01-02T03:04:05+01:00\n" + goodLine))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		k, err := parseKeyFile(text)
 		if err != nil {
@@ -251,21 +258,20 @@ func FuzzParseKeyFile(f *testing.F) {
 			return
 		}
 		var b bytes.Buffer
-		if k.IsMaster() {
-			err = WriteMaster(&b, k.key)
-		} else {
-			err = WriteTap(&b, k.tap, k.key)
-		}
-		if err != nil {
+		if err := k.Write(&b); err != nil {
 			t.Fatal(err)
 		}
 		again, err := parseKeyFile(b.Bytes())
-		if err != nil || *again != *k {
+		if err != nil || again.isTap != k.isTap || again.tap != k.tap || len(again.keys) != len(k.keys) {
 			t.Fatalf("written back as %q: %v", b.String(), err)
 		}
-		written := strings.Fields(strings.Split(b.String(), "\n")[1])
-		if !strings.Contains(string(text), written[len(written)-1]) {
-			t.Fatalf("%q gave key %q", text, written)
+		for i, d := range k.keys {
+			if e := again.keys[i]; e.key != d.key || e.id != d.id || !e.since.Equal(d.since) && d.since.Nanosecond() == 0 || !e.till.Equal(d.till) && d.till.Nanosecond() == 0 {
+				t.Fatalf("key %d is written back as %q", i, b.String())
+			}
+			if !bytes.Contains(text, []byte(base64.StdEncoding.EncodeToString(d.key[:]))) {
+				t.Fatalf("%q gave another key", text)
+			}
 		}
 	})
 }

@@ -22,12 +22,21 @@ type Sealer struct {
 
 // NewSealer returns the Sealer of stream s under the key of the tap. A second
 // one for the same stream would use the same nonces again: never make one.
-func NewSealer(tap Key, s Stream) (*Sealer, error) {
+func NewSealer(tap Key, s Stream) (*Sealer, error) { return NewSealerAt(tap, s, 0) }
+
+// NewSealerAt returns a Sealer that goes on at counter next, where one with
+// another key of the tap ended: the counters of a stream are each used once,
+// whichever the key.
+func NewSealerAt(tap Key, s Stream, next uint64) (*Sealer, error) {
 	secret, err := s.secret(&tap)
 	if err != nil {
 		return nil, err
 	}
-	return &Sealer{suite: s.Suite, secret: secret, key: newEpochKey(s.Suite, &secret)}, nil
+	epoch := next >> EpochBits
+	for range epoch {
+		ratchet(&secret)
+	}
+	return &Sealer{suite: s.Suite, secret: secret, next: next, epoch: epoch, key: newEpochKey(s.Suite, &secret)}, nil
 }
 
 // Counter returns the counter of the next datagram.

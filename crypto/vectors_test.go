@@ -215,8 +215,8 @@ func TestPassphraseIsArgon2id(t *testing.T) {
 		"pässword":                     "718fbf9b9d8c188cb308bdfa1c194f401f3b14fb73da3b5427d230d88d375357",
 	} {
 		k, err := FromPassphrase(passphrase)
-		if err != nil || !bytes.Equal(k.key[:], unhex(t, want)) || !k.IsMaster() {
-			t.Errorf("%q: %x, want %s (%v)", passphrase, k.key[:], want, err)
+		if err != nil || !bytes.Equal(k.keys[0].key[:], unhex(t, want)) || !k.IsMaster() {
+			t.Errorf("%q: %x, want %s (%v)", passphrase, k.keys[0].key[:], want, err)
 		}
 	}
 	if k, err := FromPassphrase(""); err == nil {

@@ -30,7 +30,8 @@ const (
 	Announcing Kind = 1
 	Reporting  Kind = 2
 	Parity     Kind = 3 // reserved: no datagram of this kind is sent yet
-	NumKinds        = 4
+	NumKinds        = 4 // that are sealed under keys of their own
+	Keying     Kind = 4 // what public-key mode agrees on keys with
 )
 
 // A Header precedes the sealed part of every datagram and is authenticated
@@ -38,7 +39,7 @@ const (
 //
 //	0         1         2                   4                                       8
 //	+---------+---------+-------------------+---------------------------------------+
-//	| ver|kind|  suite  |       shard       |                tap ID                 |
+//	| ver|kind| key|suit|       shard       |                tap ID                 |
 //	+---------+---------+-------------------+---------------------------------------+
 //	|                                    session                                    |
 //	+-------------------------------------------------------------------------------+
@@ -46,7 +47,8 @@ const (
 //	+-------------------------------------------------------------------------------+
 type Header struct {
 	Kind    Kind
-	Suite   uint8 // crypto.Suite; package crypto gives it its meaning
+	Key     uint8 // ID of the tap's key, 0 to 15
+	Suite   uint8 // crypto.Suite, 0 to 15; package crypto gives it its meaning
 	Shard   uint16
 	Tap     uint32
 	Session uint64 // see NewSession
@@ -57,7 +59,7 @@ type Header struct {
 func (h *Header) Put(d []byte) {
 	_ = d[HeaderLen-1]
 	d[0] = Version<<4 | byte(h.Kind)
-	d[1] = h.Suite
+	d[1] = h.Key<<4 | h.Suite
 	binary.BigEndian.PutUint16(d[2:], h.Shard)
 	binary.BigEndian.PutUint32(d[4:], h.Tap)
 	binary.BigEndian.PutUint64(d[8:], h.Session)
@@ -84,7 +86,8 @@ func ParseHeader(d []byte) (h Header, version uint8, ok bool) {
 	}
 	return Header{
 		Kind:    Kind(d[0] & 0xF),
-		Suite:   d[1],
+		Key:     d[1] >> 4,
+		Suite:   d[1] & 0xF,
 		Shard:   binary.BigEndian.Uint16(d[2:]),
 		Tap:     binary.BigEndian.Uint32(d[4:]),
 		Session: binary.BigEndian.Uint64(d[8:]),

@@ -29,11 +29,14 @@ type Config struct {
 	File       string   // a pcap or pcapng file to send instead, "-" for standard input
 	Pace       Pace     // of File
 
-	Collector string          // HOST:PORT
-	Keys      *crypto.KeyFile // master key or this tap's own
-	Tap       uint32          // tap ID
-	Name      string          // of the tap; default: the host's name
-	Suite     crypto.Suite    // what the datagrams are sealed with
+	Collector string             // HOST:PORT
+	Keys      *crypto.KeyFile    // master keys or this tap's own; or, in public-key mode,
+	Public    *crypto.PublicFile // the collector's public key and
+	Identity  *crypto.Identity   // that of this remote
+	Reload    <-chan struct{}    // each value has the files of keys read anew; nil: never
+	Tap       uint32             // tap ID
+	Name      string             // of the tap; default: the host's name
+	Suite     crypto.Suite       // what the datagrams are sealed with
 
 	SnapLen     int           // captured bytes of each frame; 0: all
 	Pad         bool          // datagrams are filled to full size

@@ -11,11 +11,13 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
 
 	"github.com/ntap-project/ntap/batch"
+	"github.com/ntap-project/ntap/crypto"
 	"github.com/ntap-project/ntap/engine"
 	"github.com/ntap-project/ntap/proto"
 	"github.com/ntap-project/ntap/ring"
@@ -42,6 +44,7 @@ type tap struct {
 	id         uint32
 	session    uint64
 	suite      uint8
+	keyring    *keyring
 	started    time.Time
 	host       string
 	interfaces []proto.Interface // a file may add to them; then there is one shard
@@ -74,6 +77,12 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 	// Who speaks comes before what it says, where the network keeps the order;
 	// and so does the time at which each shard says it: a collector that does
 	// not know the tap joins by that, and a capture file's data is of the past.
+	for i := 0; i < farewell && t.keyring.telling() != nil; i++ {
+		if err := shards[0].tell(); err != nil {
+			return nil, err
+		}
+		time.Sleep(pause) // until the collector has done its part: that takes it less than a millisecond
+	}
 	if err := shards[0].announce(false); err != nil {
 		return nil, err
 	}
@@ -90,6 +99,9 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 		cfg.Started(account)
 	}
 	stopStats := t.printStats(account)
+	var keys sync.WaitGroup
+	watched, unwatch := context.WithCancel(ctx)
+	keys.Go(func() { t.keyring.watch(watched, cfg.Reload) })
 	err = engine.Run(ctx, engine.Place(len(shards), cfg.CPUs), func(ctx context.Context, i int) error {
 		s := shards[i]
 		end, err := s.begin()
@@ -102,6 +114,8 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 		}
 		return s.run(ctx)
 	})
+	unwatch()
+	keys.Wait()
 	stopStats()
 	err = errors.Join(err, t.goodbye(shards))
 	t.log.Info().Msg("remote stopped")
@@ -113,7 +127,13 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 
 func newTap(cfg Config) (*tap, error) {
 	switch {
-	case cfg.Keys == nil:
+	case (cfg.Public == nil) != (cfg.Identity == nil):
+		return nil, errors.New("remote: public-key mode takes the collector's public key and an identity: give both, or none")
+	case cfg.Public != nil && cfg.Keys != nil:
+		return nil, errors.New("remote: a key file and public-key mode exclude each other")
+	case cfg.Public != nil && cfg.Suite == crypto.Plaintext:
+		return nil, errors.New("remote: plaintext has no keys: leave out the collector's public key, or choose another suite")
+	case cfg.Keys == nil && cfg.Public == nil:
 		return nil, errors.New("remote: no key: give a key file (ntap key tap --id N --key-file MASTER makes one)")
 	case len(cfg.Interfaces) == 0 && cfg.File == "":
 		return nil, errors.New("remote: nothing to capture: give an interface (-i) or a capture file (-r)")
@@ -167,18 +187,19 @@ func (t *tap) open() (shards []*shard, closeAll func(), err error) {
 			closers[i]()
 		}
 	}
-	key, err := t.cfg.Keys.TapKey(t.id)
-	if err != nil {
+	head := proto.Header{Suite: t.suite, Tap: t.id, Session: t.session}
+	if t.keyring, err = newKeyring(&t.cfg, head); err != nil {
 		return nil, closeAll, err
 	}
+	closers = append(closers, t.keyring.wipe)
 	add := func(name string, c *capture, member, iface int) (*shard, error) {
 		s := &shard{number: uint16(len(shards)), tap: t, capture: c, member: member, account: &ShardAccount{Interface: name}}
 		s.rec = proto.Record{Interface: uint32(iface), LinkType: proto.LinkTypeEthernet}
-		var err error
-		if s.seal, err = newSealers(key, proto.Header{Suite: t.suite, Shard: s.number, Tap: t.id, Session: t.session}); err != nil {
+		if err := s.rekey(time.Now()); err != nil {
 			return nil, err
 		}
 		closers = append(closers, s.seal.wipe)
+		var err error
 		s.out, err = batch.NewSender(batch.SenderConfig{
 			To: t.cfg.Collector, MTU: t.cfg.MTU, Mark: t.cfg.Mark, SendBuffer: t.cfg.SendBuffer,
 			Pace: t.cfg.SendRate / 8 / uint64(max(len(t.cfg.Interfaces), 1)*t.cfg.Workers),

@@ -39,6 +39,7 @@ type shard struct {
 	down      bool       // the interface is
 	pack      proto.Packer
 	seal      sealers
+	keyTurn   uint64 // of the keyring, when seal was made
 	out       *batch.Sender
 	rec       proto.Record
 	recount   time.Time // when the account is to be brought up to date,
@@ -57,11 +58,17 @@ type sealer struct {
 // sealers are those of one shard.
 type sealers struct{ data, announce, report sealer }
 
-func newSealers(key crypto.Key, h proto.Header) (s sealers, err error) {
+// newSealers makes those of the shard and the key that h says, which go on
+// where before ended.
+func newSealers(key crypto.Key, h proto.Header, before *sealers) (s sealers, err error) {
+	next := map[proto.Kind]uint64{}
+	if before.data.Sealer != nil {
+		next[proto.Data], next[proto.Announcing], next[proto.Reporting] = before.data.Counter(), before.announce.Counter(), before.report.Counter()
+	}
 	for kind, to := range map[proto.Kind]*sealer{proto.Data: &s.data, proto.Announcing: &s.announce, proto.Reporting: &s.report} {
 		h.Kind = kind
 		h.Put(to.head[:])
-		to.Sealer, err = crypto.NewSealer(key, crypto.Stream{Suite: crypto.Suite(h.Suite), Kind: uint8(kind), Shard: h.Shard, Session: h.Session})
+		to.Sealer, err = crypto.NewSealerAt(key, crypto.Stream{Suite: crypto.Suite(h.Suite), Kind: uint8(kind), Shard: h.Shard, Session: h.Session}, next[kind])
 		if err != nil {
 			return s, fmt.Errorf("remote: shard %d: %w", h.Shard, err)
 		}
@@ -70,9 +77,11 @@ func newSealers(key crypto.Key, h proto.Header) (s sealers, err error) {
 }
 
 func (s *sealers) wipe() {
-	s.data.Wipe()
-	s.announce.Wipe()
-	s.report.Wipe()
+	for _, x := range []*sealer{&s.data, &s.announce, &s.report} {
+		if x.Sealer != nil {
+			x.Wipe()
+		}
+	}
 }
 
 // seal writes the header of d and seals d in place.
@@ -138,6 +147,9 @@ func (s *shard) tick(now time.Time) error {
 		return nil
 	}
 	s.recount = now.Add(recount)
+	if err := s.rekey(now); err != nil {
+		return err
+	}
 	if err := s.count(); err != nil || now.Before(s.next) {
 		return err
 	}
@@ -197,6 +209,9 @@ func (s *shard) report(now time.Time, final bool) error {
 
 // announce tells who the tap is. Only shard 0 does.
 func (s *shard) announce(bye bool) error {
+	if err := s.tell(); err != nil {
+		return err
+	}
 	parts, err := s.tap.announce(bye, s.out.Size()-proto.Overhead)
 	if err != nil {
 		return err

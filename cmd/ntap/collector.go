@@ -18,14 +18,15 @@ import (
 
 func newCollector() *cobra.Command {
 	var (
-		cfg                       collector.Config
-		log                       logFlags
-		vxlan                     vxlanFlags
-		outs                      outputFlags
-		place                     placeFlags
-		port, keyFile, passphrase string
-		clear, noTAP              bool
-		window                    time.Duration
+		cfg          collector.Config
+		log          logFlags
+		vxlan        vxlanFlags
+		outs         outputFlags
+		place        placeFlags
+		port         string
+		keys         collectorKeys
+		clear, noTAP bool
+		window       time.Duration
 	)
 	c := &cobra.Command{
 		Use:   "collector -p [HOST:]PORT --key-file FILE [-i NAME | --no-tap] [-w FILE] [--vxlan HOST] [flags]",
@@ -73,14 +74,24 @@ virtual Ethernet interface, as VXLAN towards Open vSwitch, and as pcapng.`,
 				return err
 			}
 			cfg.Workers, cfg.CPUs = plan.Workers, plan.CPUs
-			if passphrase != "" {
-				logger.Warn().Msg("a passphrase on the command line is seen by everybody who may run ps: use --key-file")
-			} else if clear && keyFile == "" && os.Getenv("NTAP_KEY_FILE") == "" {
-				passphrase = clearPassphrase
-			}
-			if cfg.Keys, err = loadKeys(keyFile, passphrase); err != nil {
+			var only bool
+			if cfg.Pairs, cfg.Allow, only, err = keys.load(); err != nil {
 				return err
 			}
+			if keys.passphrase != "" {
+				logger.Warn().Msg("a passphrase on the command line is seen by everybody who may run ps: use --key-file")
+			} else if clear && keys.file == "" && os.Getenv("NTAP_KEY_FILE") == "" && !only {
+				keys.passphrase = clearPassphrase
+			}
+			if only {
+				defer cfg.Pairs.Wipe()
+			} else {
+				if cfg.Keys, err = loadKeys(keys.file, keys.passphrase); err != nil {
+					return err
+				}
+				defer cfg.Keys.Wipe()
+			}
+			cfg.Reload = hangups(c.Context())
 			if cfg.AllowPlaintext = cfg.AllowPlaintext || clear; cfg.AllowPlaintext {
 				logger.Warn().Msg("datagrams in clear are taken: anybody can send them")
 			}
@@ -106,8 +117,6 @@ virtual Ethernet interface, as VXLAN towards Open vSwitch, and as pcapng.`,
 	}
 	f := c.Flags()
 	f.StringVarP(&port, "port", "p", "", "[HOST:]PORT to listen on")
-	f.StringVar(&keyFile, "key-file", "", "master key, or the key of the one tap to accept; default: $NTAP_KEY_FILE, or systemd's credential ntap.key")
-	f.StringVarP(&passphrase, "passphrase", "k", "", "passphrase instead of a key file, as nTap has it: everybody sees it in ps")
 	f.BoolVarP(&clear, "clear", "K", false, "the same as --allow-plaintext")
 	f.BoolVar(&cfg.AllowPlaintext, "allow-plaintext", false, "also take datagrams that nobody sealed")
 	f.StringVarP(&cfg.TAP, "interface", "i", "ntap0", "virtual interface to make; %t in it is the tap ID: one for each tap")
@@ -122,6 +131,7 @@ virtual Ethernet interface, as VXLAN towards Open vSwitch, and as pcapng.`,
 	f.DurationVar(&cfg.ReorderWait, "reorder-wait", 10*time.Millisecond, "the longest that they are held")
 	f.IntVar(&cfg.ReceiveBuffer, "receive-buffer", 64<<20, "bytes of each socket's buffer")
 	f.BoolVar(&cfg.Stats, "stats", false, "print the account every second")
+	keys.add(c)
 	place.add(c, "sockets that share the port, with a thread each")
 	outs.add(c)
 	vxlan.add(c)

@@ -20,7 +20,7 @@ import (
 func newKey() *cobra.Command {
 	c := &cobra.Command{Use: "key", Short: "make keys", Args: noArgs}
 	c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
-	c.AddCommand(newKeyNew(), newKeyTap())
+	c.AddCommand(newKeyNew(), newKeyTap(), newKeyRotate(), newKeyPair(), newKeyPublic(), newKeyIdentity())
 	return c
 }
 
@@ -60,11 +60,8 @@ func newKeyTap() *cobra.Command {
 			if !keys.IsMaster() {
 				return errors.New("key tap: the key file holds the key of one tap; tap keys are made from a master key")
 			}
-			key, err := keys.TapKey(id)
-			if err != nil {
-				return err
-			}
-			return writeKey(c.OutOrStdout(), out, func(w io.Writer) error { return crypto.WriteTap(w, id, key) })
+			defer keys.Wipe()
+			return writeKey(c.OutOrStdout(), out, func(w io.Writer) error { return keys.WriteTap(w, id) })
 		},
 	}
 	c.Flags().Uint32Var(&id, "id", 0, "tap ID")

@@ -22,13 +22,14 @@ const defaultMark = 0x3074
 
 func newRemote() *cobra.Command {
 	var (
-		cfg                                    remote.Config
-		log                                    logFlags
-		place                                  placeFlags
-		keyFile, passphrase, suite, pace, text string
-		bytecode                               string
-		tap                                    int64
-		clear, noPromisc                       bool
+		cfg               remote.Config
+		log               logFlags
+		place             placeFlags
+		suite, pace, text string
+		keys              remoteKeys
+		bytecode          string
+		tap               int64
+		clear, noPromisc  bool
 	)
 	c := &cobra.Command{
 		Use:   "remote (-i IFACE... | -r FILE) -c HOST:PORT --key-file FILE [flags] [FILTER EXPRESSION]",
@@ -63,17 +64,26 @@ The words after the flags are a filter in the language of tcpdump.`,
 				return err
 			}
 			cfg.Workers, cfg.CPUs = plan.Workers, plan.CPUs
-			if passphrase != "" {
+			if keys.passphrase != "" {
 				logger.Warn().Msg("a passphrase on the command line is seen by everybody who may run ps: use --key-file")
-			} else if clear && keyFile == "" && os.Getenv("NTAP_KEY_FILE") == "" {
-				passphrase = clearPassphrase // nothing is sealed: any key will do
+			} else if clear && keys.file == "" && os.Getenv("NTAP_KEY_FILE") == "" && !keys.public() {
+				keys.passphrase = clearPassphrase // nothing is sealed: any key will do
 			}
-			if cfg.Keys, err = loadKeys(keyFile, passphrase); err != nil {
-				return err
+			if keys.public() {
+				if cfg.Public, cfg.Identity, cfg.Tap, err = keys.load(tap); err != nil {
+					return err
+				}
+				defer cfg.Identity.Wipe()
+			} else {
+				if cfg.Keys, err = loadKeys(keys.file, keys.passphrase); err != nil {
+					return err
+				}
+				defer cfg.Keys.Wipe()
+				if cfg.Tap, err = tapOf(cfg.Keys, tap); err != nil {
+					return err
+				}
 			}
-			if cfg.Tap, err = tapOf(cfg.Keys, tap); err != nil {
-				return err
-			}
+			cfg.Reload = hangups(c.Context())
 			if text != "" && len(args) > 0 {
 				return usagef("remote: a filter after the flags and -f exclude each other")
 			}
@@ -98,8 +108,6 @@ The words after the flags are a filter in the language of tcpdump.`,
 	f.StringVar(&pace, "pace", "", "send at most so many bits a second, as in 800M or 10G; of a file also: real, as captured, which is the default, or max")
 	f.StringVar(&cfg.IO, "io", "auto", "how datagrams are sent: auto, uring or mmsg")
 	f.StringVarP(&cfg.Collector, "collector", "c", "", "HOST:PORT of the collector")
-	f.StringVar(&keyFile, "key-file", "", "key file of this tap; default: $NTAP_KEY_FILE, or systemd's credential ntap.key")
-	f.StringVarP(&passphrase, "passphrase", "k", "", "passphrase instead of a key file, as nTap has it: everybody sees it in ps")
 	f.BoolVarP(&clear, "clear", "K", false, "do not encrypt; the same as --suite plaintext")
 	f.StringVar(&suite, "suite", "auto", "auto, aes-256-gcm, chacha20-poly1305 or plaintext")
 	f.Int64Var(&tap, "tap", -1, "tap ID; default: that of the key file, or 1")
@@ -115,6 +123,7 @@ The words after the flags are a filter in the language of tcpdump.`,
 	f.IntVar(&cfg.BlockSize, "block", 256<<10, "bytes of a ring block: frames longer than that are cut")
 	f.DurationVar(&cfg.Retire, "retire", 5*time.Millisecond, "the longest that a frame waits in a block")
 	f.BoolVar(&cfg.Stats, "stats", false, "print the account every second")
+	keys.add(c)
 	place.add(c, "shards for each interface")
 	log.add(c)
 	return c

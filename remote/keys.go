@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/ntap-project/ntap/crypto"
+	"github.com/ntap-project/ntap/proto"
+)
+
+// Chosen: in public-key mode the collector is told of another key this long
+// before anything is sealed under it, and it is told each second.
+const keyAhead = 3500 * time.Millisecond
+
+// A keyring says what the shards of a tap seal under: the newest key of the key
+// file, or, in public-key mode, a secret agreed on with the collector. When it
+// changes, shards go on under the new one, each between two blocks: session
+// and counters stay.
+type keyring struct {
+	keys     *crypto.KeyFile    // or
+	public   *crypto.PublicFile // of the collector, and
+	identity *crypto.Identity   // of this remote
+	head     proto.Header       // of its datagrams, but for kind and key
+	log      zerolog.Logger
+
+	turn atomic.Uint64 // goes up with each new key
+
+	mu     sync.Mutex
+	id     uint8
+	key    crypto.Key
+	from   time.Time          // when shards go on to it
+	to     crypto.Fingerprint // the collector's key that it was agreed on with
+	keying []byte             // the datagram that tells the collector
+	failed bool               // the newest key is over, and that was said
+}
+
+// newKeyring decides on the first key.
+func newKeyring(cfg *Config, head proto.Header) (*keyring, error) {
+	k := &keyring{keys: cfg.Keys, public: cfg.Public, identity: cfg.Identity, head: head, log: cfg.Log}
+	now := time.Now()
+	if k.public == nil {
+		return k, k.fromFile(now)
+	}
+	if k.identity.Tap != head.Tap {
+		return nil, fmt.Errorf("remote: the identity is that of tap %d, not of tap %d", k.identity.Tap, head.Tap)
+	}
+	return k, k.agree(now, now)
+}
+
+// fromFile goes on to the newest key of the key file, if it is another one.
+func (k *keyring) fromFile(now time.Time) error {
+	id, err := k.keys.Newest(now)
+	if err != nil {
+		return err
+	}
+	key, err := k.keys.Find(k.head.Tap, id, now)
+	if err == crypto.ErrWrong {
+		_, err = k.keys.TapKey(k.head.Tap) // which names both taps
+	}
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.turn.Load() == 0 || id != k.id || key != k.key {
+		k.id, k.key, k.from = id, key, now
+		k.turn.Add(1)
+	}
+	return nil
+}
+
+// agree makes a new secret, which shards go on to at from.
+func (k *keyring) agree(now, from time.Time) error {
+	to, err := k.public.Newest(now)
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	id := k.id
+	if k.turn.Load() > 0 {
+		id = (id + 1) & 0xF
+	}
+	h := k.head
+	h.Kind, h.Key, h.Shard, h.Counter = proto.Keying, id, 0, 0
+	d := h.Append(make([]byte, 0, proto.KeyingDatagram))
+	a, secret, err := crypto.Agree(k.public, k.identity, d, now)
+	if err != nil {
+		return err
+	}
+	m := proto.KeyingMessage{Collector: a.Collector[:], Remote: a.Remote[:], Encapsulated: a.Encapsulated, Signature: a.Signature}
+	k.id, k.key, k.from, k.to, k.keying = id, secret, from, to, m.Append(d)
+	k.turn.Add(1)
+	return nil
+}
+
+// refresh looks whether there is a newer key; anew says that the files were
+// read anew.
+func (k *keyring) refresh(now time.Time, anew bool) {
+	var err error
+	if k.public == nil {
+		err = k.fromFile(now)
+	} else {
+		var to crypto.Fingerprint
+		if to, err = k.public.Newest(now); err == nil {
+			k.mu.Lock()
+			other := to != k.to
+			k.mu.Unlock()
+			if other || anew {
+				err = k.agree(now, now.Add(keyAhead))
+			}
+		}
+	}
+	if err != nil && !k.failed {
+		k.log.Error().Err(err).Msg("no newer key: this one stays in use, and a collector may refuse it")
+	}
+	k.failed = err != nil
+}
+
+// watch goes on to newer keys until ctx is done: each value from reload has the
+// files read anew, and a key whose time comes is taken by itself.
+func (k *keyring) watch(ctx context.Context, reload <-chan struct{}) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		anew := false
+		select {
+		case <-ctx.Done():
+			return
+		case <-reload:
+			var err error
+			if k.keys != nil {
+				err = k.keys.Reload()
+			}
+			if k.public != nil {
+				err = errors.Join(err, k.public.Reload())
+			}
+			if anew = err == nil; anew {
+				k.log.Info().Msg("keys read anew")
+			} else {
+				k.log.Error().Err(err).Msg("keys not read anew")
+			}
+		case <-tick.C:
+		}
+		k.refresh(time.Now(), anew)
+	}
+}
+
+// due returns the key that a shard whose key is of that turn has to go on to;
+// ok is false if there is none, or not yet.
+func (k *keyring) due(turn uint64, now time.Time) (key crypto.Key, id uint8, newest uint64, ok bool) {
+	if k.turn.Load() == turn {
+		return key, 0, turn, false
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.key, k.id, k.turn.Load(), !now.Before(k.from)
+}
+
+// telling returns the datagram that tells the collector; nil if there is
+// nothing to tell.
+func (k *keyring) telling() []byte {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.keying
+}
+
+// wipe erases the key.
+func (k *keyring) wipe() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	clear(k.key[:])
+}
+
+// rekey has the shard go on under the newest key, if that is another one. It is
+// called between blocks.
+func (s *shard) rekey(now time.Time) error {
+	key, id, turn, ok := s.tap.keyring.due(s.keyTurn, now)
+	if !ok {
+		return nil
+	}
+	h := s.tap.keyring.head
+	h.Shard, h.Key = s.number, id
+	fresh, err := newSealers(key, h, &s.seal)
+	clear(key[:])
+	if err != nil {
+		return err
+	}
+	s.seal.wipe()
+	if s.keyTurn > 0 {
+		s.tap.log.Info().Uint16("shard", s.number).Uint8("key", id).Msg("another key")
+	}
+	s.seal, s.keyTurn = fresh, turn
+	return nil
+}
+
+// tell sends the datagram that tells the collector what is sealed under which
+// key, if there is one.
+func (s *shard) tell() error {
+	d := s.tap.keyring.telling()
+	if d == nil {
+		return nil
+	}
+	slot := s.out.Slot()
+	if len(d) > len(slot) {
+		return fmt.Errorf("remote: public-key mode sends datagrams of %d bytes, and the path takes %d: use a path with an MTU of 1280 or more", len(d), len(slot))
+	}
+	copy(slot, d)
+	s.out.Queue(len(d))
+	return s.out.Flush()
+}
