@@ -14,7 +14,7 @@ import (
 	"github.com/ntap-project/ntap/proto"
 )
 
-// The whole datagram of WIRE.md, section 8, which another program computed, is
+// The whole datagram of WIRE.md, section 9, which another program computed, is
 // what a shard's sealer makes of the example's header and plaintext.
 func TestWireSealed(t *testing.T) {
 	text, err := os.ReadFile("../proto/WIRE.md")
