@@ -59,6 +59,8 @@ func Accept(pairs *PairFile, allow *AllowList, a Agreement, tap uint32, header [
 	if err != nil {
 		return secret, err
 	}
+	pairs.mu.RLock()
+	defer pairs.mu.RUnlock()
 	private, public, err := pairs.find(a.Collector[:], now)
 	if err != nil {
 		return secret, err

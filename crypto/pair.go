@@ -203,10 +203,9 @@ func (f *PairFile) WritePublic(w io.Writer) error {
 	return nil
 }
 
-// find returns the pair with a fingerprint.
+// find returns the pair with a fingerprint. The caller holds the lock, for as
+// long as it uses the pair: Reload and Wipe erase it.
 func (f *PairFile) find(print []byte, now time.Time) (hpke.PrivateKey, []byte, error) {
-	f.mu.RLock()
-	defer f.mu.RUnlock()
 	for i := range f.pairs {
 		p := &f.pairs[i]
 		if mine := fingerprint(p.public); subtle.ConstantTimeCompare(mine[:], print) == 1 {
