@@ -108,6 +108,7 @@ func (w *worker) explain(h *proto.Header, newest uint64, d []byte) {
 	if drop != nil {
 		return
 	}
+	defer key.Wipe()
 	o, err := crypto.NewOpener(key, crypto.Stream{Suite: crypto.Suite(h.Suite), Kind: uint8(h.Kind), Shard: h.Shard, Session: h.Session})
 	if err != nil {
 		return

@@ -35,6 +35,7 @@ type gate struct {
 	taps  [1024]bucket // of a tap
 	all   [2]bucket    // of taps never heard, and of taps heard before
 	jumps bucket       // of epochs to run through
+	turns bucket       // of known flows to another key
 	looks bucket       // at datagrams of old sessions
 	lines bucket       // in the log, about streams
 }
@@ -122,7 +123,7 @@ func (g *gate) admit(at time.Time, tap uint32, source netip.Addr, known bool, n 
 // them without end.
 func (g *gate) refund(t ticket, start bool) {
 	t.all.give(allLimit, t.tokens)
-	if !start {
+	if !start && t.pair != nil {
 		t.pair.give(pairLimit, t.tokens)
 		t.tap.give(tapLimit, t.tokens)
 	}
@@ -141,6 +142,16 @@ func (g *gate) one(b *bucket, at time.Time, l limit) bool {
 	}
 	b.take(now, l, 1)
 	return true
+}
+
+// turn takes a token for a datagram of a known flow under another key.
+func (g *gate) turn(at time.Time) (t ticket, ok bool) {
+	now := int64(at.Sub(g.begin))
+	if !g.turns.has(now, allLimit, 1) {
+		return ticket{}, false
+	}
+	g.turns.take(now, allLimit, 1)
+	return ticket{all: &g.turns, tokens: 1}, true
 }
 
 // jump says whether a run through that many epochs is to be had now, for a

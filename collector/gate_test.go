@@ -260,3 +260,55 @@ func TestAstray(t *testing.T) {
 		t.Errorf("%v", came)
 	}
 }
+
+// A stream that goes on to another key is not held up by a flood for its tap
+// from elsewhere: its own flow has a bucket for that.
+func TestTurnIsKeptApart(t *testing.T) {
+	now := time.Now()
+	g := newGate(now)
+	from := foe
+	for range 100 {
+		flood(g, now, 7, from, true)
+		from = from.Next()
+	}
+	got := 0
+	for {
+		ticket, ok := g.turn(now)
+		if !ok {
+			break
+		}
+		if got++; got == 1 {
+			g.refund(ticket, true)
+		}
+	}
+	if got != int(allLimit.burst)+1 {
+		t.Errorf("%d looks at a new key", got)
+	}
+}
+
+// What was agreed on for a session that runs is not pushed out by keyings of
+// sessions before it, which somebody plays back.
+func TestAgreementsKeepTheLatest(t *testing.T) {
+	var a agreements
+	put := func(session uint64, id uint8) {
+		a.put(&proto.Header{Tap: 7, Session: session, Key: id}, agreement{secret: crypto.Key{byte(session)}})
+	}
+	has := func(session uint64, id uint8) bool {
+		g, ok := a.find(&proto.Header{Tap: 7, Session: session, Key: id})
+		return ok && g.secret == crypto.Key{byte(session)}
+	}
+	put(100, 0)
+	put(100, 1)
+	for old := range uint64(50) {
+		put(old, 0)
+	}
+	if !has(100, 0) || !has(100, 1) || len(a.taps[7]) != maxAgreed {
+		t.Errorf("the session that runs is gone: %v", a.taps[7])
+	}
+	for id := range uint8(10) { // and of one session the latest keys stay
+		put(200, id)
+	}
+	if !has(200, 9) || !has(200, 8) || has(200, 0) || len(a.taps[7]) != maxAgreed {
+		t.Errorf("of a session the first keys stay: %v", a.taps[7])
+	}
+}

@@ -129,7 +129,7 @@ func (w *worker) turn(s *stream, h *proto.Header, d []byte) (plaintext []byte, d
 	if h.Counter < floor {
 		return nil, DropLate
 	}
-	ticket, ok := w.gate.admit(w.now, h.Tap, w.in.From().Addr(), true, 1)
+	ticket, ok := w.turnTicket(h)
 	if !ok {
 		return nil, DropLimited
 	}
@@ -143,6 +143,7 @@ func (w *worker) turn(s *stream, h *proto.Header, d []byte) (plaintext []byte, d
 	if drop != nil {
 		return nil, drop
 	}
+	defer key.Wipe()
 	o, drop := w.opener(key, h)
 	if drop != nil {
 		return nil, drop
@@ -157,6 +158,16 @@ func (w *worker) turn(s *stream, h *proto.Header, d []byte) (plaintext []byte, d
 	s.openers[h.Kind] = o
 	w.log.Info().Uint32("tap", h.Tap).Str("session", hex64(h.Session)).Uint16("shard", h.Shard).Uint8("key", h.Key).Msg("another key")
 	return plaintext, nil
+}
+
+// turnTicket takes a token for a look at a datagram under a new key. Those from
+// the stream's own flow have a bucket of their own, so that a flood for the tap
+// from elsewhere does not hold up a stream that goes on to another key.
+func (w *worker) turnTicket(h *proto.Header) (t ticket, ok bool) {
+	if w.strangers != nil && w.in == w.home {
+		return w.gate.turn(w.now)
+	}
+	return w.gate.admit(w.now, h.Tap, w.in.From().Addr(), true, 1)
 }
 
 // under are the openers of a stream under a key that it was under before.
@@ -220,7 +231,8 @@ func (a *agreements) find(h *proto.Header) (agreement, bool) {
 }
 
 // put keeps an agreement, in the place of one before for the same session and
-// key ID, or of the oldest of the tap.
+// key ID, or of the earliest session's of the tap: what is played back is of
+// sessions before the one that runs.
 func (a *agreements) put(h *proto.Header, g agreement) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -234,8 +246,17 @@ func (a *agreements) put(h *proto.Header, g agreement) {
 			break
 		}
 	}
-	if len(all) == maxAgreed { // they are in the order in which they came
-		copy(all, all[1:])
+	if len(all) == maxAgreed {
+		first := 0
+		for i, d := range all {
+			if d.session < all[first].session { // of one session, the first that came
+				first = i
+			}
+		}
+		if h.Session < all[first].session {
+			return
+		}
+		copy(all[first:], all[first+1:])
 		all[maxAgreed-1] = dated{}
 		all = all[:maxAgreed-1]
 	}

@@ -69,6 +69,17 @@ type streamAccount struct {
 	final                                          atomic.Bool  // that report was the last
 }
 
+// wipe erases the stream's keys.
+func (s *stream) wipe() {
+	for _, o := range s.openers {
+		if o != nil {
+			o.Wipe()
+		}
+	}
+	s.forget()
+	s.key.Wipe()
+}
+
 // A session is one run of one remote, as all workers know it.
 type session struct {
 	id       uint64
@@ -262,10 +273,16 @@ func (w *worker) admit(h *proto.Header, d []byte) (s *stream, plaintext []byte, 
 		w.gate.refund(ticket, false)
 		return nil, nil, drop
 	}
+	defer key.Wipe()
 	o, drop := w.opener(key, h)
 	if drop != nil {
 		return nil, nil, drop
 	}
+	defer func() {
+		if drop != nil {
+			o.Wipe()
+		}
+	}()
 	plaintext, err := o.Open(d, proto.HeaderLen, h.Counter, epochAt(age))
 	if err != nil {
 		return nil, nil, dropOf(err)

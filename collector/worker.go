@@ -57,13 +57,16 @@ func (w *worker) run(ctx context.Context) error {
 	return w.end(nil)
 }
 
-// end gives up what is still awaited and closes the outputs.
+// end gives up what is still awaited, closes the outputs and erases the keys.
 func (w *worker) end(err error) error {
 	for _, s := range w.streams {
 		w.giveUp(s)
 	}
 	err = errors.Join(err, w.flush())
 	w.look()
+	for _, s := range w.streams {
+		s.wipe()
+	}
 	for _, s := range w.sinks {
 		err = errors.Join(err, s.Close())
 	}
@@ -154,13 +157,7 @@ func (w *worker) drop(key streamKey, s *stream) {
 	s.tap.fold(s.session, s.account)
 	w.parted(s)
 	w.asm.Forget(s.records)
-	for _, o := range s.openers {
-		if o != nil {
-			o.Wipe()
-		}
-	}
-	s.forget()
-	clear(s.key[:])
+	s.wipe()
 	delete(w.streams, key)
 	if w.last == s {
 		w.last = nil

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -384,9 +383,11 @@ func WriteTap(w io.Writer, id uint32, k Key) error {
 
 // writeKey writes a line with a key.
 func writeKey(w io.Writer, words string, key []byte, t term) error {
-	var b strings.Builder
-	b.WriteString(words + " " + base64.StdEncoding.EncodeToString(key) + t.String() + "\n")
-	if _, err := io.WriteString(w, b.String()); err != nil {
+	b := make([]byte, 0, len(words)+2*len(key)+100) // of one size, so that no copies are left behind by growing
+	defer clear(b[:cap(b)])
+	b = append(b, words+" "...)
+	b = append(base64.StdEncoding.AppendEncode(b, key), t.String()+"\n"...)
+	if _, err := w.Write(b); err != nil {
 		return fmt.Errorf("crypto: write key: %w", err)
 	}
 	return nil

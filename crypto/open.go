@@ -24,11 +24,12 @@ type Opener struct {
 
 // NewOpener returns the Opener of stream s under the key of the tap.
 func NewOpener(tap Key, s Stream) (*Opener, error) {
-	secret, err := s.secret(&tap)
-	if err != nil {
+	defer tap.Wipe() // this copy of it
+	o := &Opener{suite: s.Suite}
+	if err := s.secret(&o.secret, &tap); err != nil {
 		return nil, err
 	}
-	return &Opener{suite: s.Suite, secret: secret}, nil
+	return o, nil
 }
 
 // Open verifies and decrypts the datagram d in place and returns its
@@ -97,7 +98,8 @@ func (o *Opener) openAhead(d []byte, header int, counter uint64) ([]byte, error)
 		k = &o.next
 	}
 	if k.aead == nil {
-		after := expand(&before, labelNext)
+		var after [KeyLen]byte
+		expand(&after, &before, labelNext)
 		*k = newEpochKey(o.suite, &after)
 		clear(after[:])
 	}
@@ -117,7 +119,8 @@ func (o *Opener) openAhead(d []byte, header int, counter uint64) ([]byte, error)
 	o.cur.wipe()
 	o.cur, *k = *k, epochKey{}
 	o.next.wipe()
-	o.epoch, o.secret = epoch, expand(&before, labelNext)
+	o.epoch = epoch
+	expand(&o.secret, &before, labelNext)
 	o.window.accept(counter)
 	o.keep()
 	return plaintext, nil

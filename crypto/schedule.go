@@ -38,18 +38,19 @@ type Stream struct {
 	Session uint64
 }
 
-// secret returns the secret of epoch 0 (docs/KEYS.md, Key schedule).
-func (s Stream) secret(tap *Key) ([KeyLen]byte, error) {
+// secret makes out the secret of epoch 0 (docs/KEYS.md, Key schedule).
+func (s Stream) secret(out *[KeyLen]byte, tap *Key) error {
 	if err := checkSuite(s.Suite); err != nil {
-		return [KeyLen]byte{}, err
+		return err
 	}
 	info := append([]byte(labelShard), byte(s.Suite), s.Kind)
 	info = binary.BigEndian.AppendUint16(info, s.Shard)
-	return derive(tap[:], binary.BigEndian.AppendUint64(nil, s.Session), string(info))
+	derive(out, tap[:], binary.BigEndian.AppendUint64(nil, s.Session), string(info))
+	return nil
 }
 
 // ratchet makes the secret of an epoch that of the next one.
-func ratchet(secret *[KeyLen]byte) { *secret = expand(secret, labelNext) }
+func ratchet(secret *[KeyLen]byte) { expand(secret, secret, labelNext) }
 
 // An epochKey is what datagrams of one epoch are sealed with; the zero value
 // is none.
@@ -61,13 +62,17 @@ type epochKey struct {
 // newEpochKey derives the key of the epoch that secret is of. The suite has
 // passed checkSuite.
 func newEpochKey(s Suite, secret *[KeyLen]byte) epochKey {
-	key, iv := expand(secret, labelKey), expand(secret, labelIV)
+	var key, iv [KeyLen]byte
+	expand(&key, secret, labelKey)
+	expand(&iv, secret, labelIV)
 	aead, err := newAEAD(s, &key)
 	if err != nil {
 		panic("crypto: " + err.Error())
 	}
+	k := epochKey{aead, [nonceLen]byte(iv[:nonceLen])}
 	clear(key[:])
-	return epochKey{aead, [nonceLen]byte(iv[:nonceLen])}
+	clear(iv[:])
+	return k
 }
 
 // nonce writes the nonce of counter to n: the IV, with the counter XORed into

@@ -28,15 +28,16 @@ func NewSealer(tap Key, s Stream) (*Sealer, error) { return NewSealerAt(tap, s, 
 // another key of the tap ended: the counters of a stream are each used once,
 // whichever the key.
 func NewSealerAt(tap Key, s Stream, next uint64) (*Sealer, error) {
-	secret, err := s.secret(&tap)
-	if err != nil {
+	defer tap.Wipe() // this copy of it
+	seal := &Sealer{suite: s.Suite, next: next, epoch: next >> EpochBits}
+	if err := s.secret(&seal.secret, &tap); err != nil {
 		return nil, err
 	}
-	epoch := next >> EpochBits
-	for range epoch {
-		ratchet(&secret)
+	for range seal.epoch {
+		ratchet(&seal.secret)
 	}
-	return &Sealer{suite: s.Suite, secret: secret, next: next, epoch: epoch, key: newEpochKey(s.Suite, &secret)}, nil
+	seal.key = newEpochKey(s.Suite, &seal.secret)
+	return seal, nil
 }
 
 // Counter returns the counter of the next datagram.

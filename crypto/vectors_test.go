@@ -5,6 +5,7 @@ package crypto
 import (
 	"bytes"
 	"crypto/hkdf"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -89,11 +90,12 @@ func TestDatagramsAreThoseOfOpenSSL(t *testing.T) {
 			t.Fatal(err)
 		}
 		stream := Stream{Suite: suite, Kind: st.Kind, Shard: st.Shard, Session: st.Session}
-		s, err := NewSealer(tapKeys[st.Tap], stream)
+		tap := tapKeys[st.Tap]
+		s, err := NewSealer(tap, stream)
 		if err != nil {
 			t.Fatal(err)
 		}
-		o, err := NewOpener(tapKeys[st.Tap], stream)
+		o, err := NewOpener(tap, stream)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -122,7 +124,8 @@ func TestDatagramsAreThoseOfOpenSSL(t *testing.T) {
 			if !bytes.Equal(s.key.iv[:], unhex(t, epoch.IV)) {
 				t.Fatalf("%+v, epoch %d: IV %x, want %s", stream, e, s.key.iv, epoch.IV)
 			}
-			if key := expand(&s.secret, labelKey); !bytes.Equal(key[:], unhex(t, epoch.Key)) {
+			var key [KeyLen]byte
+			if expand(&key, &s.secret, labelKey); !bytes.Equal(key[:], unhex(t, epoch.Key)) {
 				t.Fatalf("%+v, epoch %d: not key %s", stream, e, epoch.Key)
 			}
 		}
@@ -192,16 +195,36 @@ func TestPublishedHKDF(t *testing.T) {
 			"8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d9d201395faa4b61a96c8"},
 	} {
 		info, okm := string(unhex(t, v.info)), unhex(t, v.okm)
-		got, err := derive(ikm, unhex(t, v.salt), info)
-		if err != nil || !bytes.Equal(got[:], okm[:KeyLen]) {
-			t.Errorf("%s: derive gives %x, want %x (%v)", v.name, got, okm[:KeyLen], err)
+		var got [KeyLen]byte
+		if derive(&got, ikm, unhex(t, v.salt), info); !bytes.Equal(got[:], okm[:KeyLen]) {
+			t.Errorf("%s: derive gives %x, want %x", v.name, got, okm[:KeyLen])
 		}
 		prk, err := hkdf.Extract(sha256.New, ikm, unhex(t, v.salt))
 		if err != nil || !bytes.Equal(prk, unhex(t, v.prk)) {
 			t.Errorf("%s: extract gives %x, want %s (%v)", v.name, prk, v.prk, err)
 		}
-		if out := expand((*[KeyLen]byte)(prk), info); !bytes.Equal(out[:], okm[:KeyLen]) {
-			t.Errorf("%s: expand gives %x, want %x", v.name, out, okm[:KeyLen])
+		if expand(&got, (*[KeyLen]byte)(prk), info); !bytes.Equal(got[:], okm[:KeyLen]) {
+			t.Errorf("%s: expand gives %x, want %x", v.name, got, okm[:KeyLen])
+		}
+	}
+}
+
+// HKDF here is that of the standard library, for every length.
+func TestHKDFIsTheStandardOne(t *testing.T) {
+	random := func(n int) []byte {
+		b := make([]byte, n)
+		rand.Read(b)
+		return b
+	}
+	for n := range maxMessage {
+		ikm, salt, info := random(n+1), random(n), string(random(n))
+		want, err := hkdf.Key(sha256.New, ikm, salt, info, KeyLen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got [KeyLen]byte
+		if derive(&got, ikm, salt, info); !bytes.Equal(got[:], want) {
+			t.Errorf("%d bytes: %x, want %x", n, got, want)
 		}
 	}
 }

@@ -70,6 +70,7 @@ func newSealers(key crypto.Key, h proto.Header, before *sealers) (s sealers, err
 		h.Put(to.head[:])
 		to.Sealer, err = crypto.NewSealerAt(key, crypto.Stream{Suite: crypto.Suite(h.Suite), Kind: uint8(kind), Shard: h.Shard, Session: h.Session}, next[kind])
 		if err != nil {
+			s.wipe()
 			return s, fmt.Errorf("remote: shard %d: %w", h.Shard, err)
 		}
 	}

@@ -121,6 +121,9 @@ func TestWrongStart(t *testing.T) {
 		{1, "no such file or directory", []string{"collector", "-p", "0", "--no-tap", "-w", filepath.Join(dir, "no", "dir"), "--key-file", master}},
 		{1, "state", []string{"collector", "-p", "0", "--no-tap", "-w", filepath.Join(dir, "o"), "--key-file", master, "--state", junk}},
 		{2, "--clock-window -1s: 0s to", []string{"collector", "-p", "0", "--key-file", master, "--clock-window", "-1s"}},
+		{2, "exclude each other", remote("-r", pcap, "-k", "hocus pocus", "--key-file", master)},
+		{2, "unknown shorthand flag: 'k'", []string{"key", "tap", "--id", "3", "-k", "hocus pocus"}}, // a passphrase never makes a file
+		{2, "unknown shorthand flag: 'k'", []string{"key", "new", "-k", "hocus pocus"}},
 		{2, "--id", []string{"key", "tap", "--key-file", master}},
 		{1, "made from a master key", []string{"key", "tap", "--id", "3", "--key-file", tap7}},
 		{1, "never overwritten", []string{"key", "new", "--out", master}},

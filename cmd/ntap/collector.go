@@ -74,6 +74,7 @@ virtual Ethernet interface, as VXLAN towards Open vSwitch, and as pcapng.`,
 				return err
 			}
 			cfg.Workers, cfg.CPUs = plan.Workers, plan.CPUs
+			protect(logger)
 			var only bool
 			if cfg.Pairs, cfg.Allow, only, err = keys.load(); err != nil {
 				return err
@@ -89,6 +90,7 @@ virtual Ethernet interface, as VXLAN towards Open vSwitch, and as pcapng.`,
 				if cfg.Keys, err = loadKeys(keys.file, keys.passphrase); err != nil {
 					return err
 				}
+				lockKeys(cfg.Keys, logger)
 				defer cfg.Keys.Wipe()
 			}
 			cfg.Reload = hangups(c.Context())

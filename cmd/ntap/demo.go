@@ -50,11 +50,14 @@ type demo struct {
 }
 
 func (d *demo) run(ctx context.Context) error {
+	protect(zerolog.Nop())
 	master, err := crypto.NewKey()
 	if err != nil {
 		return err
 	}
 	keys := crypto.FromMaster(master)
+	defer keys.Wipe()
+	defer master.Wipe()
 	suite, _ := crypto.Pick()
 	hosts, err := newHosts()
 	if err != nil {

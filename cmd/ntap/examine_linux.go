@@ -36,7 +36,7 @@ func examine() []finding {
 	all = append(all, offload()...)
 	all = append(append(append(all, uring()...), cpu()), cpus()...)
 	all = append(all, clock(), portUnreachable())
-	return append(all, interfaces()...)
+	return append(append(all, keyMemory()), interfaces()...)
 }
 
 // rights looks for a capability in the effective set (proc(5), CapEff).
@@ -54,13 +54,6 @@ func rights(check string, bit int, name string) finding {
 		}
 	}
 	return finding{check, stateFail, name + " is missing", mend}
-}
-
-func self() string {
-	if path, err := os.Executable(); err == nil {
-		return path
-	}
-	return "ntap"
 }
 
 func tun() finding {
@@ -197,6 +190,19 @@ func cpus() []finding {
 const silence = "nft 'table inet ntap { chain output { type filter hook output priority 0; " +
 	"icmp type destination-unreachable icmp code port-unreachable drop; " +
 	"icmpv6 type destination-unreachable icmpv6 code port-unreachable drop; }; }'"
+
+// keyMemory looks whether keys could be written to swap space.
+func keyMemory() finding {
+	const check = "key memory"
+	err, swap := crypto.CanLock(), swaps()
+	switch {
+	case err == nil:
+		return finding{check, stateOK, "no core dumps; memory can be locked, and is not swapped out", ""}
+	case len(swap) == 0:
+		return finding{check, stateOK, "no core dumps; memory cannot be locked, but this host has no swap space", ""}
+	}
+	return finding{check, stateWarn, fmt.Sprintf("no core dumps; but %v, and this host swaps to %s: keys may be written there", err, strings.Join(swap, ", ")), mendLock()}
+}
 
 // portUnreachable tells about what is not ntap's to do.
 func portUnreachable() finding {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
 	"github.com/ntap-project/ntap/crypto"
@@ -20,6 +21,7 @@ import (
 func newKey() *cobra.Command {
 	c := &cobra.Command{Use: "key", Short: "make keys", Args: noArgs}
 	c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+	c.PersistentPreRun = func(*cobra.Command, []string) { protect(zerolog.Nop()) }
 	c.AddCommand(newKeyNew(), newKeyTap(), newKeyRotate(), newKeyPair(), newKeyPublic(), newKeyIdentity())
 	return c
 }
@@ -35,6 +37,7 @@ func newKeyNew() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			defer key.Wipe()
 			return writeKey(c.OutOrStdout(), out, func(w io.Writer) error { return crypto.WriteMaster(w, key) })
 		},
 	}
@@ -57,10 +60,10 @@ func newKeyTap() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			defer keys.Wipe()
 			if !keys.IsMaster() {
 				return errors.New("key tap: the key file holds the key of one tap; tap keys are made from a master key")
 			}
-			defer keys.Wipe()
 			return writeKey(c.OutOrStdout(), out, func(w io.Writer) error { return keys.WriteTap(w, id) })
 		},
 	}

@@ -69,6 +69,7 @@ The words after the flags are a filter in the language of tcpdump.`,
 			} else if clear && keys.file == "" && os.Getenv("NTAP_KEY_FILE") == "" && !keys.public() {
 				keys.passphrase = clearPassphrase // nothing is sealed: any key will do
 			}
+			protect(logger)
 			if keys.public() {
 				if cfg.Public, cfg.Identity, cfg.Tap, err = keys.load(tap); err != nil {
 					return err
@@ -78,6 +79,7 @@ The words after the flags are a filter in the language of tcpdump.`,
 				if cfg.Keys, err = loadKeys(keys.file, keys.passphrase); err != nil {
 					return err
 				}
+				lockKeys(cfg.Keys, logger)
 				defer cfg.Keys.Wipe()
 				if cfg.Tap, err = tapOf(cfg.Keys, tap); err != nil {
 					return err
