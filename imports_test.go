@@ -39,6 +39,7 @@ var mayImport = map[string][]string{
 	"benchmarks/gen":     {"remote", "collector", "ring", "ring/filter", "batch", "engine", "crypto", "proto", "perf"},
 	"benchmarks/cycles":  {},
 	"benchmarks/sockets": {"ring", "benchmarks/cycles"},
+	"benchmarks/inject":  {"ring", "benchmarks/cycles"},
 
 	"internal/emulate/init": {},
 	"internal/xstate":       {},

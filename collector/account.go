@@ -151,7 +151,7 @@ func (t TapTotal) check() error {
 type OutputTotal struct {
 	Name                                                  string
 	Delivered, DeliveredBytes, Refused, Full, NotEthernet uint64
-	TooLong, NoVNI, Sliced, Nobody, LeftOut               uint64
+	TooLong, NoVNI, Sliced, Nobody, LeftOut, Remade       uint64
 }
 
 func (t OutputTotal) in() uint64 {
@@ -166,7 +166,7 @@ func (t OutputTotal) rare() string {
 		text string
 	}{
 		{t.LeftOut, "not selected"}, {t.TooLong, "too long for the path"}, {t.NoVNI, "of taps without a VNI"}, {t.Sliced, "cut"},
-		{t.Nobody, "times the network said that nobody got them"},
+		{t.Nobody, "times the network said that nobody got them"}, {t.Remade, "times the device was deleted, and made anew"},
 	} {
 		if c.n > 0 {
 			fmt.Fprintf(&b, ", %d %s", c.n, c.text)
@@ -191,6 +191,7 @@ func (o *OutputAccount) Sum() OutputTotal {
 		t.NoVNI += c.NoVNI.Load()
 		t.Sliced += c.Sliced.Load()
 		t.Nobody += c.Nobody.Load()
+		t.Remade += c.Remade.Load()
 	}
 	return t
 }

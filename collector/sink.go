@@ -54,6 +54,7 @@ type SinkCounts struct {
 	LeftOut        perf.Counter // not selected for this output: another tap, or the filter
 
 	Sliced      perf.Counter // frames of those given that did not fit and were cut
+	Remade      perf.Counter // times that its device was deleted, and made anew
 	Nobody      perf.Counter // times that the network said that nobody got what was sent
 	Unsent      perf.Counter // frames that waited for a reader that went away
 	UnsentBytes perf.Counter

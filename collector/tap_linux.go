@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"github.com/vishvananda/netlink"
@@ -29,9 +30,15 @@ const tapMTU = 65535 - 14
 type tapDevice struct {
 	name    string
 	link    netlink.Link
-	queues  []int // descriptors, one for each worker
+	queues  []int   // descriptors, one for each worker
+	old     [][]int // of each worker, of devices that were deleted, until it closes them
 	isolate io.Closer
+	tried   time.Time // to make it anew
+	failed  bool      // to do so; said before
 }
+
+// tapAgainAfter is the time between attempts to make a deleted device anew.
+const tapAgainAfter = time.Second
 
 // A tapSet holds the collector's TAP devices: one for all taps, or one for
 // each, made when its first frame comes.
@@ -102,13 +109,62 @@ func (s *tapSet) queue(tap uint32, worker int) (int, string, error) {
 	return d.queues[worker], d.name, nil
 }
 
+// again returns worker's queue of the device for tap, of which its old one says
+// that it was deleted. The first worker to ask has it made anew; made says that
+// this call did. Each worker closes its own old queue: until then others use
+// theirs.
+func (s *tapSet) again(tap uint32, worker, old int) (fd int, made bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := s.one
+	if s.perTap() {
+		d = s.taps[tap]
+	}
+	if d == nil || worker >= len(d.queues) {
+		return -1, false, errGone
+	}
+	if d.queues[worker] == old {
+		if time.Since(d.tried) < tapAgainAfter {
+			return -1, false, errGone
+		}
+		d.tried = time.Now()
+		var fresh *tapDevice
+		if err := s.inside(func() (err error) { fresh, err = s.create(d.name); return }); err != nil {
+			if !d.failed {
+				s.cfg.warn(fmt.Errorf("%w; it was deleted, and its frames are refused until it can be made anew", err))
+			}
+			d.failed = true
+			return -1, false, errGone
+		}
+		if d.isolate != nil {
+			_ = d.isolate.Close() // its device is gone
+		}
+		if d.old == nil {
+			d.old = make([][]int, len(d.queues))
+		}
+		for w, fd := range d.queues {
+			d.old[w] = append(d.old[w], fd)
+		}
+		d.queues, d.link, d.isolate, d.failed, made = fresh.queues, fresh.link, fresh.isolate, false, true
+		s.cfg.warn(fmt.Errorf("collector: TAP %s: the interface was deleted, and is made anew", d.name))
+	}
+	for _, fd := range d.old[worker] {
+		err = errors.Join(err, unix.Close(fd))
+	}
+	d.old[worker] = nil
+	return d.queues[worker], made, err
+}
+
+// errDeleted is what a write to a deleted TAP says (tun_get, drivers/net/tun.c).
+const errDeleted = syscall.EBADFD
+
+var errGone = errors.New("collector: the TAP was deleted")
+
 // refused warns that a device began to refuse frames.
 func (s *tapSet) refused(name string, err error) {
 	switch {
 	case errors.Is(err, unix.EIO):
 		err = fmt.Errorf("%w: the interface is down; bring it up: ip link set %s up", err, name)
-	case errors.Is(err, unix.EBADFD):
-		err = fmt.Errorf("%w: the interface was deleted", err)
 	}
 	s.cfg.warn(fmt.Errorf("collector: TAP %s refuses frames: %w", name, err))
 }
@@ -259,10 +315,12 @@ func (d *tapDevice) close() error {
 	if d.isolate != nil {
 		err = d.isolate.Close()
 	}
-	for _, fd := range d.queues {
-		err = errors.Join(err, unix.Close(fd))
+	for _, fds := range append(d.old, d.queues) {
+		for _, fd := range fds {
+			err = errors.Join(err, unix.Close(fd))
+		}
 	}
-	d.queues = nil
+	d.queues, d.old = nil, nil
 	return err
 }
 

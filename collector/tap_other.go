@@ -17,11 +17,14 @@ func newTapSet(tapConfig) (*tapSet, error) {
 	return nil, fmt.Errorf("collector: TAP devices: %w", errors.ErrUnsupported)
 }
 
-func (*tapSet) perTap() bool                           { return false }
-func (*tapSet) queue(uint32, int) (int, string, error) { return -1, "", errors.ErrUnsupported }
-func (*tapSet) warn(error)                             {}
-func (*tapSet) refused(string, error)                  {}
-func (*tapSet) Close() error                           { return nil }
+func (*tapSet) perTap() bool                              { return false }
+func (*tapSet) queue(uint32, int) (int, string, error)    { return -1, "", errors.ErrUnsupported }
+func (*tapSet) again(uint32, int, int) (int, bool, error) { return -1, false, errors.ErrUnsupported }
+func (*tapSet) warn(error)                                {}
+func (*tapSet) refused(string, error)                     {}
+func (*tapSet) Close() error                              { return nil }
+
+const errDeleted = syscall.ENXIO
 
 func nonblock(int) {}
 

@@ -81,6 +81,7 @@ type tapQueue struct {
 	fd     int           // descriptor of the worker's queue
 	target int           // what an SQE names: fd, or the index of a registered file
 	flags  uint8         // ring.SQEFixedFile if target is an index
+	tap    uint32        // whose device it is, if each has one
 	name   string        // of the device
 	failed syscall.Errno // of the last frame; 0: it was taken
 }
@@ -177,7 +178,7 @@ func (s *tapSink) open(tap uint32) (*tapQueue, error) {
 	if err != nil {
 		return nil, err
 	}
-	q := &tapQueue{fd: fd, target: fd, name: name}
+	q := &tapQueue{fd: fd, target: fd, name: name, tap: tap}
 	if s.uring == nil {
 		nonblock(fd)
 	}
@@ -186,6 +187,29 @@ func (s *tapSink) open(tap uint32) (*tapQueue, error) {
 		s.files++
 	}
 	return q, nil
+}
+
+// rewrite writes a frame that q refused because its device was deleted into
+// the one of that name that is made anew, if it can be.
+func (s *tapSink) rewrite(q *tapQueue, frame []byte) syscall.Errno {
+	err := writeFrame(q.fd, frame) // there may be one since this frame was submitted
+	if err != errDeleted {
+		return err
+	}
+	fd, made, e := s.devs.again(q.tap, s.worker, q.fd)
+	if made {
+		s.counts.Remade.Add(1)
+	}
+	if fd < 0 || e != nil {
+		return err
+	}
+	if s.uring == nil {
+		nonblock(fd)
+	}
+	if q.fd = fd; q.flags&ring.SQEFixedFile == 0 || s.uring.RegisterFilesUpdate(uint32(q.target), []int32{int32(fd)}) != nil {
+		q.target, q.flags = fd, 0
+	}
+	return writeFrame(fd, frame)
 }
 
 // turn makes tap the one whose records come: once for a run of its datagrams.
@@ -305,6 +329,12 @@ func (s *tapSink) reap() int {
 // account counts one frame that q took, or refused with err. It warns when a
 // device begins to refuse everything.
 func (s *tapSink) account(q *tapQueue, frame []byte, err syscall.Errno) {
+	if err == errDeleted {
+		if err = s.rewrite(q, frame); err == errDeleted {
+			s.counts.Refused.Add(1)
+			return // again has said so
+		}
+	}
 	if err == 0 {
 		q.failed = 0
 		s.counts.Delivered.Add(1)

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"os/exec"
 	"runtime"
 	"strings"
 	"testing"
@@ -146,11 +147,103 @@ func TestTapSinkCountsEveryRefusal(t *testing.T) {
 				t.Fatal(err)
 			}
 			send(130)
-			check("deleted", 137, 275, 1)
-			if len(warnings) != 2 || !strings.Contains(warnings[1], "deleted") {
-				t.Errorf("deleted: warnings %q, want two", warnings)
+			check("deleted, and made anew", 267, 145, 1)
+			if len(warnings) != 2 || !strings.Contains(warnings[1], "deleted") || c.Remade.Load() != 1 {
+				t.Errorf("deleted: %d times made anew, warnings %q, want two", c.Remade.Load(), warnings)
 			}
 		})
+	}
+}
+
+// A device that is deleted is made anew with the next frame, which no frame is
+// lost by, once for all workers; and if it cannot be, frames are refused until
+// it can.
+func TestTapDeletedIsMadeAnew(t *testing.T) {
+	for _, io := range []string{ioUring, ioMmsg} {
+		for _, name := range []string{"anew0", "anew%t"} {
+			t.Run(io+"/"+name, func(t *testing.T) {
+				ownNet(t)
+				var warnings []string
+				devs := openTaps(t, tapConfig{Name: name, Workers: 2, Isolate: true, Warn: func(err error) { warnings = append(warnings, err.Error()) }})
+				sinks := []*tapSink{openSink(t, devs, 0, io), openSink(t, devs, 1, io)}
+				send := func(n int) {
+					t.Helper()
+					for w, s := range sinks {
+						for i := range n {
+							s.Write(&Origin{}, ethernet(numbered(100, i)))
+						}
+						if err := s.Flush(); err != nil {
+							t.Fatalf("worker %d: %v", w, err)
+						}
+					}
+				}
+				counts := func() (delivered, refused, remade uint64) {
+					for _, s := range sinks {
+						delivered += s.counts.Delivered.Load()
+						refused += s.counts.Refused.Load()
+						remade += s.counts.Remade.Load()
+					}
+					return
+				}
+				remove := func() {
+					t.Helper()
+					l, err := netlink.LinkByName("anew0")
+					if err != nil {
+						t.Fatal(err)
+					}
+					if err := netlink.LinkDel(l); err != nil {
+						t.Fatal(err)
+					}
+				}
+				send(100)
+				remove()
+				p := listen(t)
+				send(100)
+				if d, r, m := counts(); d != 400 || r != 0 || m != 1 {
+					t.Fatalf("%d delivered of 400, %d refused, made anew %d times; %q", d, r, m, warnings)
+				}
+				index := linkIndex(t, "anew0")
+				for range 2 {
+					for i := range 100 {
+						if f := p.next(index, false, time.Second); f == nil || number(f) != i {
+							t.Fatalf("frame %d: %x", i, f)
+						}
+					}
+				}
+				if l, err := netlink.LinkByName("anew0"); err != nil || l.Attrs().RawFlags&unix.IFF_NOARP == 0 || l.Attrs().MTU != tapMTU {
+					t.Errorf("the new one is not passive: %v", err)
+				}
+				// The name is taken meanwhile; and a second attempt has to wait.
+				devs.mu.Lock()
+				d := devs.one
+				if devs.perTap() {
+					d = devs.taps[0]
+				}
+				d.tried = time.Time{}
+				devs.mu.Unlock()
+				remove()
+				if out, err := exec.Command("ip", "link", "add", "anew0", "type", "veth", "peer", "name", "other").CombinedOutput(); err != nil {
+					t.Fatalf("%v\n%s", err, out)
+				}
+				send(100)
+				if d, r, m := counts(); d != 400 || r != 200 || m != 1 {
+					t.Errorf("name taken: %d delivered, %d refused, made anew %d times", d, r, m)
+				}
+				if n := len(warnings); n != 2 || !strings.Contains(warnings[1], "veth") {
+					t.Errorf("warnings %q", warnings)
+				}
+				if out, err := exec.Command("ip", "link", "del", "anew0").CombinedOutput(); err != nil {
+					t.Fatalf("%v\n%s", err, out)
+				}
+				devs.mu.Lock()
+				d.tried = time.Time{}
+				devs.mu.Unlock()
+				send(100)
+				if d, r, m := counts(); d != 600 || r != 200 || m != 2 {
+					t.Errorf("name free again: %d delivered, %d refused, made anew %d times; %q", d, r, m, warnings)
+				}
+			})
+		}
 	}
 }
 
