@@ -6,7 +6,7 @@
 export CGO_ENABLED := 0
 GO       ?= go
 FUZZTIME ?= 10s
-TOOLS    := ip:iproute2 tcpdump:tcpdump tshark:tshark ethtool:ethtool nft:nftables ping:iputils-ping ovs-vswitchd:openvswitch-switch setpriv:util-linux prlimit:util-linux
+TOOLS    := ip:iproute2 tcpdump:tcpdump tshark:tshark ethtool:ethtool nft:nftables ping:iputils-ping ovs-vswitchd:openvswitch-switch setpriv:util-linux prlimit:util-linux openssl:openssl
 
 .PHONY: build generate demo test test-net test-arm64 test-avx512 check cross race fuzz bench bench-flood tools clean
 

@@ -32,6 +32,7 @@ type Config struct {
 	Stdout  io.Writer // nil: os.Stdout
 	Files   []File    // pcapng
 	VXLAN   []VXLAN
+	Serve   []Serve // PCAP over IP
 
 	TAPSelect Selection // which frames the TAP gets
 

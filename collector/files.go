@@ -134,6 +134,7 @@ func openPipe(ctx context.Context, cfg pcapngConfig) (output, error) {
 		out, stop, name = file, file, cfg.Path
 	}
 	q := newQueue(out, formatPcapng, pipeQueue, nil)
+	q.start()
 	f, err := newPcapngFile(pcapngConfig{Path: "-", Name: name, Stdout: q, SnapLen: cfg.SnapLen, Warn: cfg.Warn})
 	if err != nil {
 		return output{}, err

@@ -36,6 +36,7 @@ func openOutputs(ctx context.Context, sh *shared) (*outputs, error) {
 		func() error { return o.openTAP(warn) },
 		func() error { return o.openFiles(ctx, warn) },
 		func() error { return o.openVXLAN(warn) },
+		o.openServers,
 	} {
 		if err := open(); err != nil {
 			return nil, errors.Join(err, o.close())

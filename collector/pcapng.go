@@ -28,7 +28,7 @@ import (
 var errOutputGone = errors.New("collector: nobody reads the output any more")
 
 // Chosen. BenchmarkPcapngWrite: from 64 KiB on, longer writes are no faster.
-const pcapngWrite = 128 << 10 // bytes in a worker's buffer that are written without waiting for Flush
+const pcapngWrite = 128 << 10
 
 // calmTime is how long a reader that was too slow has to keep up before it is
 // said that it does.
@@ -42,6 +42,7 @@ type pcapngConfig struct {
 	Format  captureFormat // of Stdout; files are pcapng
 	Link    proto.LinkType
 	SnapLen int        // bytes that frames were cut at; 0: they were not
+	Chunk   int        // bytes in a worker's buffer that are written without waiting for Flush; 0: pcapngWrite
 	Files   *recording // makes files in the place of Path; nil: there is one
 
 	// Warn is told when the output begins to refuse frames, and when it takes
@@ -218,7 +219,7 @@ func system() string {
 // sink returns a worker's end of the file, which encodes into buf; nil: memory
 // of its own.
 func (f *pcapngFile) sink(buf []byte) *pcapngSink {
-	s := &pcapngSink{f: f, pcapngEncoder: newPcapngEncoder(f)}
+	s := &pcapngSink{f: f, pcapngEncoder: newPcapngEncoder(f), chunk: cmp.Or(f.cfg.Chunk, pcapngWrite)}
 	if s.buf = buf[:0]; buf == nil {
 		s.buf = make([]byte, 0, pcapngWrite+proto.MaxFrame+proto.PcapngPacketMax+maxMark)
 	}

@@ -15,7 +15,8 @@ import (
 type pcapngSink struct {
 	f *pcapngFile
 	pcapngEncoder
-	err error // ends the collector, at the next Flush
+	chunk int   // bytes in buf that are written without waiting for Flush
+	err   error // ends the collector, at the next Flush
 
 	_      perf.Pad
 	counts SinkCounts // written under the file's lock, by any worker
@@ -24,7 +25,7 @@ type pcapngSink struct {
 
 // Write encodes a record's frame, see sink.
 func (s *pcapngSink) Write(o *Origin, r *proto.Record) {
-	if len(s.buf) >= pcapngWrite {
+	if len(s.buf) >= s.chunk {
 		s.write()
 	}
 	if s.f.cfg.Format == formatPcapng {

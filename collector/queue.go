@@ -34,6 +34,7 @@ type queue struct {
 	to     io.Writer
 	format captureFormat
 	limit  int // bytes of one buffer
+	failed func(error)
 
 	mu      sync.Mutex
 	filling []byte
@@ -48,13 +49,14 @@ type queue struct {
 	done   chan struct{} // closed when the goroutine has ended
 }
 
-// newQueue returns a queue of size bytes that writes to to. failed, if not nil,
-// is called when that fails.
+// newQueue returns a queue of size bytes that writes to to once it is started.
+// failed, if not nil, is called when that fails.
 func newQueue(to io.Writer, format captureFormat, size int, failed func(error)) *queue {
-	q := &queue{to: to, format: format, limit: size / 2, wake: make(chan struct{}, 1), done: make(chan struct{})}
-	go q.run(failed)
-	return q
+	return &queue{to: to, format: format, limit: size / 2, failed: failed, wake: make(chan struct{}, 1), done: make(chan struct{})}
 }
+
+// start starts the goroutine.
+func (q *queue) start() { go q.run() }
 
 // Write puts in as many of the blocks in b as there is room for.
 func (q *queue) Write(b []byte) (n int, err error) {
@@ -88,7 +90,7 @@ func (q *queue) poke() {
 }
 
 // run writes until the queue is closed and empty, or the reader is gone.
-func (q *queue) run(failed func(error)) {
+func (q *queue) run() {
 	defer close(q.done)
 	for range q.wake {
 		last := q.closed.Load()
@@ -106,8 +108,8 @@ func (q *queue) run(failed func(error)) {
 				q.mu.Lock()
 				q.err = err
 				q.mu.Unlock()
-				if failed != nil {
-					failed(err)
+				if q.failed != nil {
+					q.failed(err)
 				}
 				return
 			}

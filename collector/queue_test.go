@@ -65,6 +65,7 @@ func behind(t *testing.T, to io.Writer, size int) (*queue, *pcapngFile, *warning
 	t.Helper()
 	w := new(warnings)
 	q := newQueue(to, formatPcapng, size, nil)
+	q.start()
 	f, err := newPcapngFile(pcapngConfig{Path: "-", Name: "reader", Stdout: q, Warn: w.add})
 	if err != nil {
 		t.Fatal(err)

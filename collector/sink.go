@@ -44,6 +44,7 @@ type sink interface {
 // written = Delivered + Refused + Full + NotEthernet + TooLong + NoVNI + LeftOut
 // once Flush returned; of those Delivered, Unsent turn out later to be refused.
 type SinkCounts struct {
+	Given          perf.Counter // where frames are given not once, but to each of several clients: how often
 	Delivered      perf.Counter
 	DeliveredBytes perf.Counter
 	Refused        perf.Counter // the kernel refused the frame, as a TAP does one shorter than its header

@@ -29,15 +29,17 @@ func newCollector() *cobra.Command {
 		window       time.Duration
 	)
 	c := &cobra.Command{
-		Use:   "collector -p [HOST:]PORT --key-file FILE [-i NAME | --no-tap] [-w FILE] [--vxlan HOST] [flags]",
-		Short: "receive what remotes send, and give it back as live traffic, VXLAN and pcapng",
+		Use:   "collector -p [HOST:]PORT --key-file FILE [-i NAME | --no-tap] [-w FILE] [--vxlan HOST] [--pcap-over-ip PORT] [flags]",
+		Short: "receive what remotes send, and give it back as live traffic, as VXLAN, as pcapng and to programs",
 		Long: `Receive what remotes send, open it, put it in order and give it back: on a
-virtual Ethernet interface, as VXLAN towards Open vSwitch, and as pcapng.`,
+virtual Ethernet interface, as VXLAN towards Open vSwitch, as pcapng, and to
+programs that connect (PCAP over IP).`,
 		Example: `  ntap collector -p 5678 --key-file master.key -i ntap0
   ntap collector -p 5678 --key-file master.key -i ntap%t      # an interface for each tap ID
   ntap collector -p 5678 --key-file master.key --no-tap -w - | tshark -r -
   ntap collector -p 5678 --key-file master.key -w '/data/tap%t-%Y%m%d-%H%M%S.pcapng' -G 3600 -W 48
   ntap collector -p 5678 --key-file master.key -w dns.pcapng --select 'dns.pcapng taps=1,3-5 filter=udp port 53'
+  ntap collector -p 5678 --key-file master.key --no-tap --pcap-over-ip 57012   # wireshark -k -i TCP@127.0.0.1:57012
   ntap collector -p 5678 --key-file master.key --no-tap --vxlan ovs.example.org --vni 7=1001,8=1002`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
@@ -66,8 +68,8 @@ virtual Ethernet interface, as VXLAN towards Open vSwitch, and as pcapng.`,
 			if err := outs.set(&cfg); err != nil {
 				return err
 			}
-			if noTAP && len(cfg.Files) == 0 && len(cfg.VXLAN) == 0 {
-				return usagef("collector: --no-tap without -w or --vxlan: there is nowhere to give frames to")
+			if noTAP && len(cfg.Files) == 0 && len(cfg.VXLAN) == 0 && len(cfg.Serve) == 0 {
+				return usagef("collector: --no-tap without -w, --vxlan or --pcap-over-ip: there is nowhere to give frames to")
 			}
 			plan, err := place.arrange(facing(cfg.Listen)...)
 			if err != nil {

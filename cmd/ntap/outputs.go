@@ -6,8 +6,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,6 +26,9 @@ type outputFlags struct {
 	size    string
 	every   int
 	keep    int
+	serve   []string
+	buffer  int
+	tls     collector.TLSFiles
 	selects []string
 }
 
@@ -33,7 +38,12 @@ func (o *outputFlags) add(c *cobra.Command) {
 	f.StringVarP(&o.size, "rotate-size", "C", "", "files of -w go on in a new one before they have more than this: millions of bytes, or with k, m or g KiB, MiB, GiB")
 	f.IntVarP(&o.every, "rotate-seconds", "G", 0, "files of -w go on in a new one at multiples of this many seconds")
 	f.IntVarP(&o.keep, "rotate-keep", "W", 0, "this many files are kept, for each recording: the oldest are removed; 0: all")
-	f.StringArrayVar(&o.selects, "select", nil, `what an output gets: "OUTPUT taps=1,3-5 snaplen=96 filter=EXPRESSION", of which only OUTPUT has to be there: interface, write, vxlan, or one of those by its name; may be given again`)
+	f.StringArrayVar(&o.serve, "pcap-over-ip", nil, "give frames to programs that connect to [HOST:]PORT by TCP; without HOST on 127.0.0.1. With ,pcap behind it as pcap where the client does not say, else pcapng; elsewhere than on loopback, and with ,tls, by TLS; may be given again")
+	f.IntVar(&o.buffer, "pcap-over-ip-buffer", 8<<20, "bytes that wait for a client that is slow: what does not fit it loses")
+	f.StringVar(&o.tls.Cert, "tls-cert", "", "certificate of this collector for --pcap-over-ip, and those between it and its CA; PEM")
+	f.StringVar(&o.tls.Key, "tls-key", "", "its private key; PEM")
+	f.StringVar(&o.tls.ClientCA, "tls-client-ca", "", "CA that issues the certificates of clients; PEM")
+	f.StringArrayVar(&o.selects, "select", nil, `what an output gets: "OUTPUT taps=1,3-5 snaplen=96 filter=EXPRESSION", of which only OUTPUT has to be there: interface, write, vxlan, pcap-over-ip, or one of those by its name; may be given again`)
 }
 
 // set puts what the flags say into the configuration.
@@ -48,6 +58,9 @@ func (o *outputFlags) set(cfg *collector.Config) error {
 	if len(o.write) == 0 && roll != (collector.Rotation{}) {
 		return usagef("-C, -G and -W are about files of -w FILE, and there is none")
 	}
+	if err := o.servers(cfg); err != nil {
+		return err
+	}
 	seen := make(map[*collector.Selection]bool)
 	for _, text := range o.selects {
 		name, rest, _ := strings.Cut(strings.TrimSpace(text), " ")
@@ -57,7 +70,7 @@ func (o *outputFlags) set(cfg *collector.Config) error {
 		}
 		found := outputsNamed(cfg, name)
 		if len(found) == 0 {
-			return usagef("--select %q: there is no output %q; want interface, write, vxlan, or the name, file or address of one", text, name)
+			return usagef("--select %q: there is no output %q; want interface, write, vxlan, pcap-over-ip, or the name, file or address of one", text, name)
 		}
 		for _, out := range found {
 			if seen[out] {
@@ -85,7 +98,76 @@ func outputsNamed(cfg *collector.Config, name string) (found []*collector.Select
 			found = append(found, &cfg.VXLAN[i].Select)
 		}
 	}
+	for i := range cfg.Serve {
+		if name == "pcap-over-ip" || name == cfg.Serve[i].Addr {
+			found = append(found, &cfg.Serve[i].Select)
+		}
+	}
 	return found
+}
+
+// servers puts the addresses of --pcap-over-ip into the configuration.
+func (o *outputFlags) servers(cfg *collector.Config) error {
+	files := []string{o.tls.Cert, o.tls.Key, o.tls.ClientCA}
+	given := len(slices.DeleteFunc(slices.Clone(files), func(s string) bool { return s == "" }))
+	if given != 0 && given != len(files) {
+		return usagef("--tls-cert, --tls-key and --tls-client-ca go together: clients prove who they are, too")
+	}
+	if given != 0 && len(o.serve) == 0 {
+		return usagef("--tls-cert is about --pcap-over-ip, which is not there")
+	}
+	if err := within("--pcap-over-ip-buffer", o.buffer, 1<<20, maxMemory); err != nil {
+		return err
+	}
+	for _, text := range o.serve {
+		addr, words, _ := strings.Cut(text, ",")
+		c := collector.Serve{Queue: o.buffer}
+		secure := false
+		for word := range strings.SplitSeq(words, ",") {
+			switch word {
+			case "":
+			case "pcap":
+				c.Pcap = true
+			case "pcapng":
+			case "tls":
+				secure = true
+			default:
+				return usagef("--pcap-over-ip %q: after the address come pcap, pcapng or tls, not %q", text, word)
+			}
+		}
+		var loopback bool
+		if c.Addr, loopback = serveAddress(addr); c.Addr == "" {
+			return usagef("--pcap-over-ip %q: want [HOST:]PORT, as in %d, 192.0.2.1:%d or [::1]:%d", text, collector.ServePort, collector.ServePort, collector.ServePort)
+		}
+		if secure || !loopback {
+			if given == 0 {
+				return usagef("--pcap-over-ip %s: frames in clear go to this machine only: give --tls-cert, --tls-key and --tls-client-ca, or listen on 127.0.0.1", text)
+			}
+			c.TLS = &o.tls
+		}
+		cfg.Serve = append(cfg.Serve, c)
+	}
+	return nil
+}
+
+// serveAddress completes an address: alone, a port is on 127.0.0.1 and a host
+// has the usual port. It says whether the host is a loopback address.
+func serveAddress(s string) (addr string, loopback bool) {
+	host, port, err := net.SplitHostPort(s)
+	switch _, e := strconv.Atoi(s); {
+	case err == nil:
+	case s == "":
+		return "", false
+	case e == nil:
+		host, port = "127.0.0.1", s
+	default:
+		host, port = strings.Trim(s, "[]"), strconv.Itoa(collector.ServePort)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 && port != "0" {
+		return "", false
+	}
+	ip := net.ParseIP(host)
+	return net.JoinHostPort(host, port), host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // rotation returns what -C, -G and -W say, in tcpdump's units.

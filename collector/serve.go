@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package collector
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// A Serve is an address at which programs read frames over TCP: PCAP over IP,
+// as Wireshark (-i TCP@HOST:PORT), Arkime, Zeek's scripts and others do. Each
+// client gets what comes from when it connects.
+//
+// A client may first send one line that says what it wants of what the output
+// gets, in the words of ParseSelection and format=pcap or format=pcapng:
+//
+//	taps=1,3 snaplen=96 format=pcap filter=2,40 0 0 12,6 0 0 262144
+//
+// One that sends nothing gets all.
+type Serve struct {
+	Addr    string    // HOST:PORT; port 0: the kernel's choice
+	TLS     *TLSFiles // nil: plain, which is for loopback only
+	Pcap    bool      // as pcap with ns, of Ethernet frames, where the client does not say; else pcapng
+	Clients int       // at once; 0: 64
+	Queue   int       // bytes that wait for a client that is slow: the rest is dropped; 0: 8 MiB
+	Select  Selection // the most that a client gets
+}
+
+// ServePort is where programs look for PCAP over IP.
+const ServePort = 57012
+
+// Chosen.
+const (
+	serveClients = 64
+	serveQueue   = 8 << 20
+	minQueue     = 1 << 20                // bytes: a frame has up to 256 KiB
+	serveChunk   = 16 << 10               // bytes that a worker encodes for a client before they are put into its queue
+	serveEnd     = 5 * time.Second        // for clients to take what is left, when the collector ends
+	requestWait  = 100 * time.Millisecond // for the first byte of a client's line
+	requestTime  = 5 * time.Second        // for the rest of it
+	requestLen   = 128 << 10              // bytes: 4,096 instructions in decimal
+	tlsTime      = 10 * time.Second       // for a handshake
+)
+
+// A server is one Serve.
+type server struct {
+	cfg    Serve
+	addr   string
+	listen net.Listener
+	tls    *tlsSource // nil: plain
+	log    zerolog.Logger
+
+	clients atomic.Pointer[[]*client] // those that frames are given to; replaced whole
+
+	mu      sync.Mutex // guards changes of clients
+	closed  bool
+	entered int // connections that are no clients yet
+	late    *SinkCounts
+	running sync.WaitGroup
+	lines   logLimit
+}
+
+// openServers opens the addresses.
+func (o *outputs) openServers() error {
+	for _, c := range o.sh.cfg.Serve {
+		s, err := newServer(c, o.sh.log)
+		if err != nil {
+			return fmt.Errorf("collector: pcap over IP at %s: %w", c.Addr, err)
+		}
+		o.add(output{name: "pcap over IP " + s.addr, sink: s.sink, close: s.close})
+		o.counts[len(o.counts)-1].each = true
+	}
+	return nil
+}
+
+func newServer(c Serve, log zerolog.Logger) (*server, error) {
+	if err := c.Select.check(); err != nil {
+		return nil, err
+	}
+	c.Clients, c.Queue = cmp.Or(c.Clients, serveClients), cmp.Or(c.Queue, serveQueue)
+	if c.Clients < 0 || c.Queue < minQueue {
+		return nil, fmt.Errorf("%d clients with %d bytes each: 1 or more, and %d or more", c.Clients, c.Queue, minQueue)
+	}
+	a, err := net.ResolveTCPAddr("tcp", c.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("%w; want HOST:PORT, as in 127.0.0.1:%d", err, ServePort)
+	}
+	s := &server{cfg: c, late: new(SinkCounts), log: log}
+	s.clients.Store(new([]*client))
+	if c.TLS != nil {
+		if s.tls, err = newTLSSource(*c.TLS, log); err != nil {
+			return nil, err
+		}
+	} else if !a.IP.IsLoopback() {
+		return nil, errors.New("without TLS it would give what was captured to everybody who can connect: give a certificate, its key, and the CA of the clients' certificates, or listen on 127.0.0.1")
+	}
+	network := "tcp"
+	if a.IP.To4() != nil {
+		network = "tcp4" // else 0.0.0.0 would be [::]
+	}
+	if s.listen, err = net.ListenTCP(network, a); errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("port %d is taken by another program (ss -tlpn sport = :%d shows which): %w; stop it, or give another port", a.Port, a.Port, err)
+	} else if err != nil {
+		return nil, err
+	}
+	s.addr = s.listen.Addr().String()
+	s.log.Info().Str("address", s.addr).Bool("tls", s.tls != nil).Msg("pcap over IP")
+	s.running.Go(s.accept)
+	return s, nil
+}
+
+// accept takes connections until the server is closed.
+func (s *server) accept() {
+	for {
+		conn, err := s.listen.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		} else if err != nil { // no descriptors, for instance
+			s.say(zerolog.WarnLevel, "", err, "pcap over IP: a connection could not be taken")
+			time.Sleep(10 * time.Millisecond)
+			continue
+		}
+		if err := s.enter(); err != nil {
+			s.say(zerolog.WarnLevel, conn.RemoteAddr().String(), err, "pcap over IP: client refused")
+			conn.Close()
+			continue
+		}
+		s.running.Go(func() { s.welcome(conn) })
+	}
+}
+
+// enter makes room for one more connection, or says why there is none. A client
+// that has closed its side and may be gone makes way.
+func (s *server) enter() error {
+	s.mu.Lock()
+	all := *s.clients.Load()
+	if s.entered+len(all) >= s.cfg.Clients {
+		for _, c := range all {
+			if c.half.Load() {
+				defer c.leave(errors.New("it had closed its side, and another one came"))
+				s.entered++
+				s.mu.Unlock()
+				return nil
+			}
+		}
+		s.mu.Unlock()
+		return fmt.Errorf("there are %d already", s.cfg.Clients)
+	}
+	s.entered++
+	s.mu.Unlock()
+	return nil
+}
+
+// welcome makes a connection a client, and waits until it goes.
+func (s *server) welcome(conn net.Conn) {
+	from := conn.RemoteAddr().String()
+	c, err := s.meet(conn)
+	s.mu.Lock()
+	s.entered--
+	if err == nil && s.closed {
+		err = net.ErrClosed
+	}
+	if err == nil {
+		all := append(slices.Clone(*s.clients.Load()), c)
+		s.clients.Store(&all)
+	}
+	s.mu.Unlock()
+	if err != nil {
+		s.say(zerolog.WarnLevel, from, err, "pcap over IP: client refused")
+		conn.Close()
+		return
+	}
+	s.say(zerolog.InfoLevel, c.name, nil, "pcap over IP: client "+c.wants())
+	c.run()
+}
+
+// meet does the handshake, and reads what the client wants.
+func (s *server) meet(conn net.Conn) (*client, error) {
+	who := ""
+	if s.tls != nil {
+		t := tls.Server(conn, s.tls.config())
+		ctx, stop := context.WithTimeout(context.Background(), tlsTime)
+		defer stop()
+		if err := t.HandshakeContext(ctx); err != nil {
+			return nil, fmt.Errorf("TLS: %w", err)
+		}
+		who = t.ConnectionState().PeerCertificates[0].Subject.String()
+		conn = t
+	}
+	line, err := readRequest(conn)
+	if err != nil {
+		return nil, err
+	}
+	c, err := newClient(s, conn, who, line)
+	if err != nil {
+		conn.SetWriteDeadline(time.Now().Add(time.Second))
+		fmt.Fprintf(conn, "ntap: %v\n", err)
+		return nil, err
+	}
+	return c, nil
+}
+
+// readRequest reads the line that a client may send first, without its end.
+func readRequest(conn net.Conn) (string, error) {
+	defer conn.SetReadDeadline(time.Time{})
+	conn.SetReadDeadline(time.Now().Add(requestWait))
+	buf := make([]byte, 0, 1024)
+	for {
+		n, err := conn.Read(buf[len(buf):cap(buf)])
+		if buf = buf[:len(buf)+n]; n > 0 {
+			if line, _, ok := strings.Cut(string(buf), "\n"); ok {
+				return strings.TrimRight(line, "\r"), nil
+			}
+			conn.SetReadDeadline(time.Now().Add(requestTime))
+		}
+		switch {
+		case err != nil && len(buf) > 0:
+			return "", fmt.Errorf("a line that does not end: %w", err)
+		case err != nil: // it says nothing, or has closed its side
+			return "", nil
+		case len(buf) == cap(buf) && cap(buf) >= requestLen:
+			return "", fmt.Errorf("a line of more than %d bytes", requestLen)
+		case len(buf) == cap(buf):
+			buf = append(make([]byte, 0, 2*cap(buf)), buf...)
+		}
+	}
+}
+
+// remove takes a client from the list.
+func (s *server) remove(c *client) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := slices.Clone(*s.clients.Load())
+	all = slices.DeleteFunc(all, func(x *client) bool { return x == c })
+	s.clients.Store(&all)
+}
+
+// close lets clients take what is left, and ends the connections. The sinks
+// are closed.
+func (s *server) close() error {
+	s.mu.Lock()
+	s.closed = true
+	all := *s.clients.Load()
+	s.mu.Unlock()
+	err := s.listen.Close()
+	for _, c := range all {
+		c.leave(nil)
+	}
+	s.running.Wait()
+	return err
+}
+
+// sink returns a worker's end of all clients.
+func (s *server) sink(worker int, a *OutputAccount) (sink, error) {
+	if worker == 0 {
+		a.add(s.late)
+	}
+	w := &serveSink{srv: s}
+	if !s.cfg.Select.all() {
+		w.pick = newSelector(s.cfg.Select)
+	}
+	return w, nil
+}
+
+// say logs a line, unless there were many: anybody may connect and fail.
+func (s *server) say(level zerolog.Level, from string, err error, text string) {
+	if n, ok := s.lines.line(time.Now()); ok {
+		s.log.WithLevel(level).Str("address", s.addr).Str("client", from).Int("left_out", n).Err(err).Msg(text)
+	}
+}
+
+// A logLimit keeps a log from being flooded.
+type logLimit struct {
+	mu   sync.Mutex
+	at   time.Time
+	left int // lines that may be written still in this second
+	out  int // lines left out since the last
+}
+
+// logLines a second is what is written. Chosen.
+const logLines = 20
+
+// line says whether a line may be written, and how many before it were not.
+func (l *logLimit) line(now time.Time) (out int, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now.Sub(l.at) >= time.Second {
+		l.at, l.left = now, logLines
+	}
+	if l.left == 0 {
+		l.out++
+		return 0, false
+	}
+	l.left--
+	out, l.out = l.out, 0
+	return out, true
+}
