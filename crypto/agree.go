@@ -97,7 +97,7 @@ func rotate(terms []term, now, since, until time.Time) (keep []*term, fresh term
 			keep = append(keep, nil)
 			continue
 		}
-		if !t.since.Before(since) {
+		if !t.begun(now) || !t.since.Before(since) {
 			return nil, fresh, fmt.Errorf("a key that begins at %s is in it already; wait until that one is in force", t.since.Format(time.RFC3339))
 		}
 		if t.till.IsZero() || t.till.After(until) {

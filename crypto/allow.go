@@ -50,7 +50,7 @@ func LoadAllowList(path string) (*AllowList, error) {
 	}
 	a := &AllowList{from: from, path: path, taps: make(map[uint32][]remoteKey)}
 	if err := parseLines(text, maxRemotes, a.parse); err != nil {
-		return nil, fmt.Errorf("crypto: %s: %w", from, err)
+		return nil, fmt.Errorf("crypto: %s: %w; a line is that which ntap key identity printed", from, err)
 	}
 	return a, nil
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -323,6 +324,9 @@ func (k *KeyFile) writeTap(w io.Writer, tap uint32, now time.Time) error {
 func (k *KeyFile) write(w io.Writer, comment, words string, now time.Time, of func(Key) (Key, error)) error {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
+	if !slices.ContainsFunc(k.keys, func(d datedKey) bool { return !d.ended(now) }) {
+		return fmt.Errorf("crypto: %s: no key is good any more; make a new one: ntap key rotate", k.from)
+	}
 	if _, err := io.WriteString(w, comment); err != nil {
 		return fmt.Errorf("crypto: write key: %w", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 )
@@ -157,15 +158,26 @@ func (f *PairFile) Rotate(now, since, until time.Time) (id uint8, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("crypto: %s: %w", f.from, err)
 	}
-	var pairs []pair
-	for i, p := range f.pairs {
+	before, after := f.pairs, make([]pair, 0, maxKeys) // never copied by growing
+	for i, p := range before {
 		if keep[i] != nil {
 			p.term = *keep[i]
-			pairs = append(pairs, p)
+			after = append(after, p)
 		}
 	}
-	f.pairs = pairs
-	return t.id, f.add(t)
+	f.pairs = after
+	if err := f.add(t); err != nil {
+		clear(after)
+		f.pairs = before
+		return 0, err
+	}
+	for i := range before {
+		if keep[i] == nil {
+			erase(before[i].private)
+		}
+	}
+	clear(before)
+	return t.id, nil
 }
 
 // Write writes the text of the file.
@@ -188,10 +200,13 @@ func (f *PairFile) Write(w io.Writer) error {
 func (f *PairFile) WritePublic(w io.Writer) error {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
+	now := time.Now()
+	if !slices.ContainsFunc(f.pairs, func(p pair) bool { return !p.ended(now) }) {
+		return fmt.Errorf("crypto: %s: no key is good any more; make a new one: ntap key rotate", f.from)
+	}
 	if _, err := io.WriteString(w, "# ntap public key of a collector, for its remotes. It is no secret; that it is the right one is what counts.\n"); err != nil {
 		return fmt.Errorf("crypto: write key: %w", err)
 	}
-	now := time.Now()
 	for i := range f.pairs {
 		if f.pairs[i].ended(now) {
 			continue
@@ -275,6 +290,11 @@ func (f *PublicFile) parse(words [][]byte) error {
 	if err != nil {
 		return err
 	}
+	for i := range f.keys {
+		if f.keys[i].id == t.id {
+			return fmt.Errorf("a second key with ID %d: a file is that of one collector", t.id)
+		}
+	}
 	raw := make([]byte, PublicKeyLen+3)
 	if err := decodeKey(raw, words[1], PublicKeyLen); err != nil {
 		return err
@@ -346,12 +366,22 @@ func LoadIdentity(path string) (*Identity, error) {
 		return nil, err
 	}
 	defer clear(text[:cap(text)])
-	id := &Identity{from: from}
-	err = parseLines(text, 1, func(words [][]byte) error {
+	id, err := parseIdentity(text)
+	if err != nil {
+		return nil, fmt.Errorf("crypto: %s: %w; write it anew with: ntap key identity", from, err)
+	}
+	id.from = from
+	return id, nil
+}
+
+func parseIdentity(text []byte) (*Identity, error) {
+	id := new(Identity)
+	err := parseLines(text, 1, func(words [][]byte) error {
 		if string(words[0]) != identityWord || len(words) != 3 {
 			return fmt.Errorf("not an identity: that is %s, the tap ID and the private key in base64", identityWord)
 		}
-		if id.Tap, err = parseTapID(string(words[1])); err != nil {
+		tap, err := parseTapID(string(words[1]))
+		if err != nil {
 			return err
 		}
 		var raw [ed25519.SeedSize + 3]byte
@@ -359,11 +389,12 @@ func LoadIdentity(path string) (*Identity, error) {
 		if err := decodeKey(raw[:], words[2], ed25519.SeedSize); err != nil {
 			return err
 		}
-		id.key = ed25519.NewKeyFromSeed(raw[:ed25519.SeedSize])
+		id.Tap, id.key = tap, ed25519.NewKeyFromSeed(raw[:ed25519.SeedSize])
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("crypto: %s: %w; write it anew with: ntap key identity", from, err)
+		id.Wipe()
+		return nil, err
 	}
 	return id, nil
 }

@@ -136,9 +136,9 @@ func parseTerm(words [][]byte) (t term, err error) {
 			}
 			t.id = uint8(n)
 		case "from":
-			t.since, err = time.Parse(time.RFC3339, value)
+			t.since, err = parseTime(value)
 		case "until":
-			t.till, err = time.Parse(time.RFC3339, value)
+			t.till, err = parseTime(value)
 		default:
 			return t, errors.New("behind the key there is another word than id=, from= or until=")
 		}
@@ -150,6 +150,16 @@ func parseTerm(words [][]byte) (t term, err error) {
 		return t, errors.New("until= is not after from=")
 	}
 	return t, nil
+}
+
+// parseTime reads a time that String can write: whole seconds, of the years 1
+// to 9999 also in UTC.
+func parseTime(s string) (time.Time, error) {
+	t, err := time.Parse(time.RFC3339, s)
+	if t = t.UTC().Truncate(time.Second); err == nil && (t.Year() < 1 || t.Year() > 9999) {
+		err = errors.New("crypto: no such year")
+	}
+	return t, err
 }
 
 // String returns the attributes as parseTerm reads them.
