@@ -6,9 +6,10 @@
 export CGO_ENABLED := 0
 GO       ?= go
 FUZZTIME ?= 10s
+ROUNDS   ?= 251
 TOOLS    := ip:iproute2 tcpdump:tcpdump tshark:tshark ethtool:ethtool nft:nftables ping:iputils-ping ovs-vswitchd:openvswitch-switch setpriv:util-linux prlimit:util-linux openssl:openssl
 
-.PHONY: build generate demo test test-net test-arm64 test-avx512 check cross race fuzz bench bench-flood tools clean
+.PHONY: build generate demo test test-net test-arm64 test-avx512 check cross race fuzz bench bench-flood bench-crypto tools clean
 
 build: ## the binary, bin/ntap, and its links with nTap's names
 	$(GO) build -trimpath -o bin/ntap ./cmd/ntap
@@ -69,6 +70,10 @@ bench: build ## CPU per frame of each side, as benchmarks/README.md has it (as r
 
 bench-flood: build ## a collector under attack, beside good traffic at the rate that half of its CPU carries (as root)
 	benchmarks/flood.sh
+
+bench-crypto: ## every cipher beside crypto/cipher and, where it is installed, Intel's IPsec-MB
+	$(GO) test -run '^$$' -bench '^BenchmarkKernels$$' -benchtime 50ms ./crypto
+	$(GO) run ./benchmarks/crypto -rounds $(ROUNDS)
 
 clean:
 	rm -rf bin
