@@ -34,6 +34,13 @@ test-arm64: ## crypto and proto as arm64 runs them, under qemu-user
 test-avx512: ## the AVX-512 kernel of crypto, on an emulated CPU where this one has none
 	internal/emulate/avx512.sh
 
+giouring: tools ## the second backend of io_uring, by the same tests; it links only with -checklinkname=0
+	$(GO) vet -tags giouring ./...
+	$(GO) test -tags giouring -ldflags=-checklinkname=0 -run 'Uring|Inbox|Kernel' ./ring
+	$(GO) test -tags giouring -ldflags=-checklinkname=0 -run 'Tap|Trains|IO' ./collector
+	$(GO) test -tags giouring -ldflags=-checklinkname=0 -run 'Uring|IO' ./remote
+	$(GO) test -tags giouring -ldflags=-checklinkname=0 -run 'WaysOfIO' ./cmd/ntap
+
 tools: ## as root on Debian: installs what the tests need and is missing
 	@missing=""; for t in $(TOOLS); do command -v $${t%%:*} >/dev/null 2>&1 || missing="$$missing $${t##*:}"; done; \
 	if [ -n "$$missing" ]; then \

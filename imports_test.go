@@ -120,6 +120,24 @@ func TestImportPicture(t *testing.T) {
 	}
 }
 
+// giouring links only with a flag of the linker: nothing imports it without its
+// build tag.
+func TestGiouringIsBehindItsTag(t *testing.T) {
+	n := 0
+	goFiles(t, func(file string, text []byte) {
+		if !bytes.Contains(text, []byte(`"github.com/pawelgaczynski/giouring"`)) || file == "imports_test.go" {
+			return
+		}
+		n++
+		if !bytes.Contains(text[:min(len(text), 200)], []byte("\n//go:build giouring\n")) {
+			t.Errorf("%s imports giouring without its build tag", file)
+		}
+	})
+	if n == 0 {
+		t.Error("nothing imports giouring: there is no second backend")
+	}
+}
+
 // Go files say their licence in the first line, others that can hold a comment
 // near it.
 func TestFilesSayTheirLicence(t *testing.T) {

@@ -7,31 +7,6 @@ import "unsafe"
 // What x/sys/unix lacks of include/uapi/linux/io_uring.h, in kernel spelling
 // where the kernel reads it.
 
-// An SQE is one request: struct io_uring_sqe.
-type SQE struct {
-	Opcode      uint8
-	Flags       uint8 // SQE*
-	Ioprio      uint16
-	Fd          int32  // descriptor, or index of a registered file with SQEFixedFile
-	Off         uint64 // file offset, bytes; 0 for a TAP, which has none
-	Addr        uint64 // of the bytes, or of the iovecs
-	Len         uint32 // bytes, or iovecs
-	OpFlags     uint32
-	UserData    uint64 // comes back in the CQE
-	BufIndex    uint16 // of a registered buffer
-	Personality uint16
-	SpliceFdIn  int32
-	Addr3       uint64
-	_           uint64
-}
-
-// A CQE is one completed request: struct io_uring_cqe.
-type CQE struct {
-	UserData uint64
-	Res      int32 // what the system call would have returned, or -errno
-	Flags    uint32
-}
-
 // Opcodes: enum io_uring_op.
 const (
 	OpNop         uint8 = 0
@@ -162,8 +137,6 @@ type uringProbe struct { // struct io_uring_probe
 
 // Sizes the kernel fixed with Linux 5.1 and 5.6.
 var (
-	_ [64]byte              = [unsafe.Sizeof(SQE{})]byte{}
-	_ [16]byte              = [unsafe.Sizeof(CQE{})]byte{}
 	_ [120]byte             = [unsafe.Sizeof(uringParams{})]byte{}
 	_ [16]byte              = [unsafe.Sizeof(filesUpdate{})]byte{}
 	_ [40]byte              = [unsafe.Sizeof(bufReg{})]byte{}
@@ -171,7 +144,5 @@ var (
 	_ [24]byte              = [unsafe.Sizeof(geteventsArg{})]byte{}
 	_ [16]byte              = [unsafe.Sizeof(recvmsgOut{})]byte{}
 	_ [16 + 8*probeOps]byte = [unsafe.Sizeof(uringProbe{})]byte{}
-	_ [32]byte              = [unsafe.Offsetof(SQE{}.UserData)]byte{}
-	_ [40]byte              = [unsafe.Offsetof(SQE{}.BufIndex)]byte{}
 	_ [40]byte              = [unsafe.Offsetof(uringParams{}.sqOff)]byte{}
 )

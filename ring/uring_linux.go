@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build !giouring
+
 package ring
 
 import (
@@ -7,12 +9,46 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"strings"
 	"sync/atomic"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+)
+
+// Backend names the implementation of io_uring that was built.
+const Backend = "ntap"
+
+// An SQE is one request: struct io_uring_sqe.
+type SQE struct {
+	Opcode      uint8
+	Flags       uint8 // SQE*
+	Ioprio      uint16
+	Fd          int32  // descriptor, or index of a registered file with SQEFixedFile
+	Off         uint64 // file offset, bytes; 0 for a TAP, which has none
+	Addr        uint64 // of the bytes, or of the iovecs
+	Len         uint32 // bytes, or iovecs
+	OpFlags     uint32
+	UserData    uint64 // comes back in the CQE
+	BufIndex    uint16 // of a registered buffer
+	Personality uint16
+	SpliceFdIn  int32
+	Addr3       uint64
+	_           uint64
+}
+
+// A CQE is one completed request: struct io_uring_cqe.
+type CQE struct {
+	UserData uint64
+	Res      int32 // what the system call would have returned, or -errno
+	Flags    uint32
+}
+
+// Sizes the kernel fixed with Linux 5.1.
+var (
+	_ [64]byte = [unsafe.Sizeof(SQE{})]byte{}
+	_ [16]byte = [unsafe.Sizeof(CQE{})]byte{}
+	_ [32]byte = [unsafe.Offsetof(SQE{}.UserData)]byte{}
+	_ [40]byte = [unsafe.Offsetof(SQE{}.BufIndex)]byte{}
 )
 
 // A Uring is an io_uring: requests are written into memory shared with the
@@ -147,18 +183,6 @@ func (s *SQE) PrepWritev(fd int, v []unix.Iovec) {
 
 // PrepNop makes s a request that does nothing.
 func (s *SQE) PrepNop() { *s = SQE{Opcode: OpNop, Fd: -1} }
-
-// addr returns where b lies, which is not on a stack: those move.
-func addr(b []byte) uint64 {
-	if toHeap != nil {
-		toHeap.b = b
-	}
-	return uint64(uintptr(unsafe.Pointer(unsafe.SliceData(b))))
-}
-
-// toHeap is always nil. That it might not be makes the compiler put what addr
-// is given on the heap, as internal/abi.Escape does.
-var toHeap *struct{ b []byte }
 
 // Pending returns how many SQEs the kernel was not given yet.
 func (u *Uring) Pending() int { return int(u.tail - u.sent) }
@@ -321,105 +345,4 @@ func (u *Uring) Close() error {
 	err = errors.Join(err, unix.Close(u.fd))
 	*u = Uring{fd: -1}
 	return err
-}
-
-// UringSupported reports whether frames can be written to a TAP by io_uring
-// here and now, and if not why, as one line for an operator.
-func UringSupported() (bool, string) {
-	release := kernelRelease()
-	if !atLeast(release, 6, 4) {
-		// tun_chr_open sets FMODE_NOWAIT since 6.4; before, every write is
-		// handed to a kernel worker thread.
-		return false, "Linux " + release + ": io_uring writes to a TAP without waiting only from Linux 6.4 on"
-	}
-	return tryUring(func(u *Uring) error {
-		if !u.Probe(OpWrite) {
-			return errors.New("Linux " + release + ": io_uring has no IORING_OP_WRITE")
-		}
-		return nil
-	})
-}
-
-// UringSends reports the same of sending datagrams.
-func UringSends() (bool, string) {
-	return tryUring(func(u *Uring) error {
-		if !u.Probe(OpSendMsg) {
-			return errors.New("Linux " + kernelRelease() + ": io_uring has no IORING_OP_SENDMSG")
-		}
-		return nil
-	})
-}
-
-// UringReceives reports the same of receiving them.
-func UringReceives() (bool, string) {
-	return tryUring(func(*Uring) error {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return os.NewSyscallError("socket", err)
-		}
-		defer unix.Close(fd)
-		b, err := NewInbox(fd, 1500, 1)
-		if err != nil {
-			return err
-		}
-		defer b.Close()
-		_, err = b.Recv(time.Microsecond)
-		if errors.Is(err, unix.EINVAL) {
-			err = fmt.Errorf("Linux %s: multishot recvmsg comes with Linux 6.0: %w", kernelRelease(), err)
-		}
-		return err
-	})
-}
-
-// tryUring calls try with an io_uring, on its own thread.
-func tryUring(try func(*Uring) error) (bool, string) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	u, err := SetupUring(1)
-	if err == nil {
-		defer u.Close()
-		err = try(u)
-	}
-	if err != nil {
-		return false, UringRefusal(err)
-	}
-	return true, "io_uring, Linux " + kernelRelease()
-}
-
-func kernelRelease() string {
-	var uts unix.Utsname
-	if unix.Uname(&uts) != nil {
-		return "unknown" // a probe follows
-	}
-	return unix.ByteSliceToString(uts.Release[:])
-}
-
-// UringRefusal says what err of SetupUring or NewInbox means and what mends it.
-func UringRefusal(err error) string {
-	switch {
-	case errors.Is(err, unix.ENOSYS):
-		return "io_uring is not in this kernel (CONFIG_IO_URING), or a seccomp filter hides it"
-	case errors.Is(err, unix.EPERM):
-		text := "io_uring is denied by a seccomp filter, as Docker and containerd 2.0 have by default; allow io_uring_setup, io_uring_enter and io_uring_register"
-		if b, e := os.ReadFile("/proc/sys/kernel/io_uring_disabled"); e == nil {
-			if v := strings.TrimSpace(string(b)); v != "0" {
-				text = "io_uring is denied by the sysctl kernel.io_uring_disabled = " + v + "; allow it with: sysctl -w kernel.io_uring_disabled=0"
-			}
-		}
-		return text
-	case errors.Is(err, unix.ENOMEM):
-		return "io_uring: no memory within RLIMIT_MEMLOCK; raise it: ulimit -l, or LimitMEMLOCK= in the unit"
-	}
-	return err.Error()
-}
-
-// atLeast reports whether a kernel release such as "6.18.44-fc" is
-// major.minor or newer. A release it cannot read counts as newer: a probe
-// follows.
-func atLeast(release string, major, minor int) bool {
-	var a, b int
-	if n, _ := fmt.Sscanf(release, "%d.%d", &a, &b); n < 2 {
-		return true
-	}
-	return a > major || a == major && b >= minor
 }

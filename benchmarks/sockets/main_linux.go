@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build !giouring
+
 // Command sockets measures the ways to send and to receive flights of UDP
 // datagrams: cycles of the thread for a datagram. It makes its own namespaces,
 // joined by a veth; root. The ways take turns, round after round.
