@@ -122,11 +122,7 @@ func (w *worker) turn(s *stream, h *proto.Header, d []byte) (plaintext []byte, d
 		}
 		return plaintext, nil
 	}
-	floor := s.floor[h.Kind]
-	if o := s.openers[h.Kind]; o != nil {
-		floor = max(floor, o.Next())
-	}
-	if h.Counter < floor {
+	if h.Counter < s.reached(int(h.Kind)) {
 		return nil, DropLate
 	}
 	ticket, ok := w.turnTicket(h)
@@ -135,12 +131,17 @@ func (w *worker) turn(s *stream, h *proto.Header, d []byte) (plaintext []byte, d
 	}
 	epoch := h.Counter >> crypto.EpochBits
 	if epoch > epochAt(w.now.Unix()-proto.SessionStart(h.Session)) {
-		return nil, DropEpoch
+		drop = DropEpoch
 	} else if epoch > 1 && !w.gate.jump(w.now, epoch) {
-		return nil, DropLimited
+		drop = DropLimited
+	}
+	if drop != nil {
+		w.gate.refund(ticket, false)
+		return nil, drop
 	}
 	key, who, drop := w.keyFor(h)
-	if drop != nil {
+	if drop != nil { // no key was derived: what is refused for that is counted under that
+		w.gate.refund(ticket, false)
 		return nil, drop
 	}
 	defer key.Wipe()
@@ -155,6 +156,7 @@ func (w *worker) turn(s *stream, h *proto.Header, d []byte) (plaintext []byte, d
 	}
 	w.gate.refund(ticket, false)
 	s.turnTo(key, h.Key, who, w.now)
+	o.Skip(s.floor[h.Kind])
 	s.openers[h.Kind] = o
 	w.log.Info().Uint32("tap", h.Tap).Str("session", hex64(h.Session)).Uint16("shard", h.Shard).Uint8("key", h.Key).Msg("another key")
 	return plaintext, nil
@@ -181,19 +183,31 @@ type under struct {
 func (s *stream) turnTo(key crypto.Key, id uint8, who crypto.Fingerprint, now time.Time) {
 	s.forget()
 	s.turned, s.before = true, under{s.keyID, s.openers, now.Add(keyGrace)}
-	for k, o := range s.openers {
-		if o != nil {
-			s.floor[k] = max(s.floor[k], o.Next())
-		}
+	for k := range s.floor {
+		s.floor[k] = s.reached(k)
 	}
 	s.openers = [proto.NumKinds]*crypto.Opener{}
 	s.key, s.keyID, s.who = key, id, who
 }
 
-// forget erases the openers under the key of before.
-func (s *stream) forget() {
-	for _, o := range s.before.openers {
+// reached returns the counter behind all that were taken of a kind, under
+// whichever key.
+func (s *stream) reached(kind int) uint64 {
+	n := s.floor[kind]
+	for _, o := range []*crypto.Opener{s.openers[kind], s.before.openers[kind]} {
 		if o != nil {
+			n = max(n, o.Next())
+		}
+	}
+	return n
+}
+
+// forget erases the openers under the key of before. What they took late stays
+// refused.
+func (s *stream) forget() {
+	for k, o := range s.before.openers {
+		if o != nil {
+			s.floor[k] = max(s.floor[k], o.Next())
 			o.Wipe()
 		}
 	}

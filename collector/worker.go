@@ -132,9 +132,9 @@ func (w *worker) look() {
 		w.account.Strangers.Set(w.strangers.Drops())
 	}
 	for key, s := range w.streams {
-		for kind, o := range s.openers {
-			if o != nil && o.Next() > 0 {
-				w.state.Note(key.tap, s.session.id, key.shard, uint8(kind), o.Next())
+		for kind := range s.openers {
+			if n := s.reached(kind); n > 0 {
+				w.state.Note(key.tap, s.session.id, key.shard, uint8(kind), n)
 			}
 		}
 		if s.turned && w.now.After(s.before.until) {
