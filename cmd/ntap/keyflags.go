@@ -42,7 +42,7 @@ func (k *remoteKeys) load(given int64) (public *crypto.PublicFile, id *crypto.Id
 	if id, err = crypto.LoadIdentity(k.identity); err != nil {
 		return nil, nil, 0, err
 	}
-	if given >= 0 && given != int64(id.Tap) {
+	if given != -1 && given != int64(id.Tap) {
 		return nil, nil, 0, usagef("--tap %d: the identity is that of tap %d", given, id.Tap)
 	}
 	return public, id, id.Tap, nil

@@ -8,7 +8,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -71,6 +73,9 @@ func newKeyIdentity() *cobra.Command {
 			}
 			if name == "" {
 				name = fmt.Sprintf("tap%d", tap)
+			}
+			if strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsGraphic(r) || unicode.IsSpace(r) }) {
+				return usagef("key identity: --name %q: a name on the allow-list is one word", name)
 			}
 			id, err := crypto.NewIdentity(tap)
 			if err != nil {
@@ -157,7 +162,7 @@ keys before it are good until --overlap after that. Then:
 }
 
 // replaceKey makes what write writes the content of a file of keys: all of it
-// or none, and with the mode that it had.
+// or none, and with the mode and the owner that it had.
 func replaceKey(path string, write func(io.Writer) error) error {
 	if to, err := filepath.EvalSymlinks(path); err == nil {
 		path = to // replace the file, not a link to it
@@ -176,7 +181,9 @@ func replaceKey(path string, write func(io.Writer) error) error {
 	if err := writeKey(nil, fresh, write); err != nil {
 		return err
 	}
-	err = os.Chmod(fresh, info.Mode().Perm())
+	if err = keepOwner(fresh, info); err == nil {
+		err = os.Chmod(fresh, info.Mode().Perm())
+	}
 	if err == nil {
 		err = os.Rename(fresh, path)
 	}
