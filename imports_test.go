@@ -34,9 +34,10 @@ var mayImport = map[string][]string{
 	"remote":             {"ring", "ring/filter", "batch", "engine", "crypto", "proto", "perf"},
 	"collector":          {"ring", "ring/filter", "batch", "engine", "crypto", "proto", "perf"},
 	"internal/testnet":   {},
+	"internal/measure":   {"remote", "collector", "ring", "ring/filter", "batch", "engine", "crypto", "proto", "perf"},
 	"cmd/ntap":           {"remote", "collector", "ring", "ring/filter", "batch", "engine", "crypto", "proto", "perf"},
 	"benchmarks/flood":   {"proto"},
-	"benchmarks/gen":     {"remote", "collector", "ring", "ring/filter", "batch", "engine", "crypto", "proto", "perf"},
+	"benchmarks/gen":     {"internal/measure"},
 	"benchmarks/cycles":  {},
 	"benchmarks/sockets": {"ring", "benchmarks/cycles"},
 	"benchmarks/inject":  {"ring", "benchmarks/cycles"},
@@ -49,7 +50,7 @@ var mayImport = map[string][]string{
 var forTests = []string{"internal/testnet", "internal/xstate"}
 
 // nearKernel are the packages and files that may use unsafe and x/sys/unix.
-var nearKernel = []string{"ring/", "batch/", "engine/", "crypto/", "collector/tap_", "internal/testnet/", "benchmarks/"}
+var nearKernel = []string{"ring/", "batch/", "engine/", "crypto/", "collector/tap_", "internal/testnet/", "internal/measure/", "benchmarks/"}
 
 // maxLines is how long a file may be; long are those over it, with the reason.
 const maxLines = 500

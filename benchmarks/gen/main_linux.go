@@ -1,42 +1,56 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command gen is the traffic source of the benchmarks: it writes UDP frames of
-// many flows into a TAP device, at a rate, and prints what it offered.
+// Command gen is the traffic source of the benchmarks: it makes a TAP device,
+// or takes one that exists, writes frames of many flows into it, at a rate,
+// and prints what it offered.
 package main
 
 import (
-	"encoding/binary"
+	"context"
 	"flag"
 	"fmt"
 	"os"
-	"runtime"
+	"os/signal"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ntap-project/ntap/internal/measure"
 )
 
-// burst is how many frames are written between looks at the clock.
-const burst = 32
-
 func main() {
-	device := flag.String("dev", "cap0", "TAP device, which exists")
+	var t measure.Traffic
+	var o measure.Offer
+	device := flag.String("dev", "cap0", "TAP device")
 	size := flag.Int("size", 300, "bytes of a frame, from the Ethernet header on")
-	rate := flag.Float64("rate", 0, "frames a second; 0: as many as go")
-	length := flag.Duration("for", 3*time.Second, "how long")
-	flows := flag.Int("flows", 64, "number of UDP flows")
+	flag.StringVar(&t.Frame, "frame", "", "instead of -size: imix, or gso")
+	flag.Float64Var(&o.Rate, "rate", 0, "frames a second; 0: as many as go")
+	flag.DurationVar(&o.For, "for", 3*time.Second, "how long")
+	flag.IntVar(&t.Flows, "flows", 64, "number of flows")
+	kinds := flag.String("kinds", measure.UDP4, "kinds of flows: "+strings.Join([]string{measure.UDP4, measure.TCP4, measure.UDP6, measure.TCP6}, ","))
+	flag.IntVar(&t.VLAN, "vlan", 0, "of a hundred flows so many have a VLAN tag")
 	cpu := flag.Int("cpu", -1, "CPU to run on; -1: any")
 	flag.Parse()
-	if err := run(*device, *size, *rate, *length, *flows, *cpu); err != nil {
+	if t.Frame == "" {
+		t.Frame = strconv.Itoa(*size)
+	}
+	t.Kinds = strings.Split(*kinds, ",")
+	if err := run(*device, t, o, *cpu); err != nil {
 		fmt.Fprintln(os.Stderr, "gen:", err)
 		os.Exit(1)
 	}
 }
 
-func run(device string, size int, rate float64, length time.Duration, flows, cpu int) error {
-	if size < 42 || size > 65535 || flows < 1 || flows > 250 {
-		return fmt.Errorf("frames of %d bytes in %d flows: 42 to 65535 bytes, 1 to 250 flows", size, flows)
+func run(device string, t measure.Traffic, o measure.Offer, cpu int) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	defer stop()
+	s, err := measure.OpenSource(device, t)
+	if err != nil {
+		return err
 	}
-	runtime.LockOSThread()
+	defer s.Close()
 	if cpu >= 0 {
 		var set unix.CPUSet
 		set.Set(cpu)
@@ -44,74 +58,13 @@ func run(device string, size int, rate float64, length time.Duration, flows, cpu
 			return fmt.Errorf("cpu %d: %w", cpu, err)
 		}
 	}
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR, 0)
-	if err != nil {
-		return fmt.Errorf("/dev/net/tun: %w", err)
-	}
-	defer unix.Close(fd)
-	req, err := unix.NewIfreq(device)
+	time.Sleep(200 * time.Millisecond) // the carrier came up just now
+	r, err := s.Run(ctx, o)
 	if err != nil {
 		return err
 	}
-	req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
-	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
-		return fmt.Errorf("%s: TUNSETIFF: %w", device, err)
-	}
-	frames := make([][]byte, flows)
-	for i := range frames {
-		frames[i] = udpFrame(size, byte(i))
-	}
-	time.Sleep(200 * time.Millisecond) // the carrier came up just now
-
-	var used0, used1 unix.Rusage
-	unix.Getrusage(unix.RUSAGE_THREAD, &used0)
-	start := time.Now()
-	var sent, failed int
-	for {
-		gone := time.Since(start)
-		if gone >= length {
-			break
-		}
-		if rate > 0 {
-			// Sleeping, not spinning: idle time has to be idle.
-			if ahead := time.Duration(float64(sent)/rate*1e9) - gone; ahead > 100*time.Microsecond {
-				ts := unix.NsecToTimespec(int64(ahead))
-				unix.Nanosleep(&ts, nil)
-			}
-		}
-		for range burst {
-			if _, err := unix.Write(fd, frames[sent%flows]); err != nil {
-				failed++
-			}
-			sent++
-		}
-	}
-	took := time.Since(start)
-	unix.Getrusage(unix.RUSAGE_THREAD, &used1)
-	busy := used1.Utime.Nano() + used1.Stime.Nano() - used0.Utime.Nano() - used0.Stime.Nano()
-	fmt.Printf("offered %d failed %d seconds %.3f mpps %.3f gbps %.3f cpu_ns %.0f\n", sent, failed, took.Seconds(),
-		float64(sent)/took.Seconds()/1e6, float64(sent)*float64(size)*8/took.Seconds()/1e9, float64(busy)/float64(sent))
+	took := r.Took.Seconds()
+	fmt.Printf("offered %d failed %d seconds %.3f mpps %.3f gbps %.3f cpu_ns %.0f\n", r.Frames, r.Failed, took,
+		r.Rate()/1e6, float64(r.Bytes)*8/took/1e9, float64(r.CPU.Nanoseconds())/float64(r.Frames+r.Failed))
 	return nil
-}
-
-// udpFrame returns an Ethernet, IPv4 and UDP frame of flow n (RFC 894, 791, 768).
-func udpFrame(size int, n byte) []byte {
-	b := make([]byte, size)
-	copy(b, []byte{2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x08, 0x00})
-	ip := b[14:]
-	copy(ip, []byte{0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 1, 0, n, 10, 2, 0, 2})
-	binary.BigEndian.PutUint16(ip[2:], uint16(size-14))
-	var sum uint32
-	for i := 0; i < 20; i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(ip[i:]))
-	}
-	for sum > 0xFFFF {
-		sum = sum>>16 + sum&0xFFFF
-	}
-	binary.BigEndian.PutUint16(ip[10:], ^uint16(sum))
-	udp := ip[20:]
-	binary.BigEndian.PutUint16(udp[0:], 1000+uint16(n))
-	binary.BigEndian.PutUint16(udp[2:], 53)
-	binary.BigEndian.PutUint16(udp[4:], uint16(size-34))
-	return b
 }

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package measure
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ntap-project/ntap/ring"
+)
+
+// Chosen.
+const (
+	// writeBatch is how many frames go with one system call at the most:
+	// collector/tapsink.go has the measurement. A TAP frame costs 3000 cycles so,
+	// 4900 by write(2), 5200 with IFF_NAPI; a veth with a TX ring 6700.
+	writeBatch = 64
+	// spread is the time in which a batch is due: at low rates batches are
+	// smaller, down to one frame.
+	spread = 200 * time.Microsecond
+	// behindMost is how much a source that was held up makes good at once.
+	behindMost = 20 * time.Millisecond
+)
+
+// vnetLen is the length of struct virtio_net_hdr, linux/virtio_net.h, which
+// precedes a frame on a TAP with IFF_VNET_HDR.
+const vnetLen = 10
+
+// A Source writes frames into a TAP device that it made: they appear as
+// received by that. It belongs to the thread that opened it.
+type Source struct {
+	fd      int
+	uring   *ring.Uring // nil: write(2)
+	frames  *frames
+	next    int // of frames.order
+	probes  [writeBatch][]byte
+	numbers uint64 // of probes so far
+	mean    float64
+}
+
+// An Offer is what a source is to send.
+type Offer struct {
+	Rate   float64       `json:"rate"` // frames a second; 0: as many as go
+	For    time.Duration `json:"for"`
+	Probes float64       `json:"probes,omitempty"` // frames of those a second that are probes
+}
+
+// Offered is what it sent.
+type Offered struct {
+	Frames  uint64        `json:"frames"` // that the kernel took
+	Bytes   uint64        `json:"bytes"`
+	Failed  uint64        `json:"failed,omitempty"`
+	Probes  uint64        `json:"probes,omitempty"`
+	Took    time.Duration `json:"took"`
+	CPU     time.Duration `json:"cpu"`               // of the thread: user and system, what the kernel does with the frame included
+	Slipped time.Duration `json:"slipped,omitempty"` // of the schedule, because the source was held up for long
+}
+
+// Rate returns the frames a second that were sent.
+func (o Offered) Rate() float64 { return float64(o.Frames) / o.Took.Seconds() }
+
+// OpenSource makes the TAP device and, ahead, the frames. The calling goroutine
+// is locked to its thread from then on.
+func OpenSource(device string, t Traffic) (*Source, error) {
+	f, err := t.frames()
+	if err != nil {
+		return nil, err
+	}
+	runtime.LockOSThread()
+	s := &Source{frames: f}
+	s.mean, _ = MeanLength(t.Frame)
+	if s.fd, err = unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
+		return nil, fmt.Errorf("source: %w", &os.PathError{Op: "open", Path: "/dev/net/tun", Err: err})
+	}
+	req, err := unix.NewIfreq(device)
+	if err != nil {
+		unix.Close(s.fd)
+		return nil, fmt.Errorf("source: %q is no name of a device: %w", device, err)
+	}
+	flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI)
+	if f.gso {
+		flags |= unix.IFF_VNET_HDR
+	}
+	req.SetUint16(flags)
+	if err := unix.IoctlIfreq(s.fd, unix.TUNSETIFF, req); err != nil {
+		unix.Close(s.fd)
+		return nil, fmt.Errorf("source: %s: %w; it takes CAP_NET_ADMIN, and a name that nobody has", device, os.NewSyscallError("TUNSETIFF", err))
+	}
+	size := minFrame
+	for i, b := range f.all {
+		size = max(size, len(b))
+		if f.gso {
+			f.all[i] = append(gsoHeader(), b...)
+		}
+	}
+	for i := range s.probes {
+		s.probes[i] = probe(min(size, 1514))
+		if f.gso {
+			s.probes[i] = append(make([]byte, vnetLen), s.probes[i]...)
+		}
+	}
+	if s.uring, err = ring.SetupUring(writeBatch); err == nil {
+		err = s.uring.RegisterFiles([]int32{int32(s.fd)})
+	}
+	if err != nil && s.uring != nil {
+		s.uring.Close()
+		s.uring = nil
+	}
+	unix.Prctl(unix.PR_SET_TIMERSLACK, 1000, 0, 0, 0) // ns: short sleeps are short
+	return s, nil
+}
+
+// gsoHeader is the virtio_net_hdr of a TCP frame that the card is to cut.
+func gsoHeader() []byte {
+	const needsCsum, tcp4 = 1, 1 // VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_TCPV4
+	h := []byte{needsCsum, tcp4}
+	for _, v := range []uint16{etherLen + ipv4Len + tcpLen, gsoSegment, etherLen + ipv4Len, 16} {
+		h = binary.NativeEndian.AppendUint16(h, v)
+	}
+	return h
+}
+
+// Close removes the device.
+func (s *Source) Close() error {
+	if s.uring != nil {
+		s.uring.Close()
+	}
+	return unix.Close(s.fd)
+}
+
+// Run sends what o says, or until ctx is done. It sleeps while it is ahead of
+// its schedule, so that idle time is idle.
+func (s *Source) Run(ctx context.Context, o Offer) (Offered, error) {
+	if o.Rate < 0 || o.For <= 0 || o.Probes < 0 || o.Probes > o.Rate {
+		return Offered{}, fmt.Errorf("source: %v frames a second for %v with %v probes", o.Rate, o.For, o.Probes)
+	}
+	batch := writeBatch
+	if o.Rate > 0 {
+		batch = min(batch, max(1, int(o.Rate*spread.Seconds())))
+	}
+	var r Offered
+	var asked, probes float64 // frames so far, and of those probes
+	before := threadCPU()
+	start := time.Now()
+	due := start // the schedule's beginning: it moves if the source is held up
+	for n := 0; ; n++ {
+		now := time.Now()
+		if now.Sub(start) >= o.For || n%64 == 0 && ctx.Err() != nil {
+			break
+		}
+		if o.Rate > 0 {
+			at := due.Add(time.Duration(asked / o.Rate * 1e9))
+			if ahead := at.Sub(now); ahead > 20*time.Microsecond {
+				if at.Sub(start) >= o.For {
+					sleep(o.For - now.Sub(start))
+					break
+				}
+				sleep(ahead)
+			} else if -ahead > behindMost {
+				due = due.Add(-ahead)
+				r.Slipped += -ahead
+			}
+		}
+		wanted := 0
+		if o.Probes > 0 {
+			for (asked+float64(wanted))*o.Probes/o.Rate > probes && wanted < batch {
+				wanted++
+				probes++
+			}
+		}
+		if err := s.write(batch, wanted, &r); err != nil {
+			return r, err
+		}
+		asked += float64(batch)
+	}
+	r.Took = time.Since(start)
+	r.CPU = threadCPU() - before
+	return r, nil
+}
+
+// write sends n frames, the first of them probes, and counts them.
+func (s *Source) write(n, probes int, r *Offered) error {
+	take := func(i int) []byte {
+		if i < probes {
+			s.numbers++
+			b := s.probes[i]
+			binary.BigEndian.PutUint64(b[s.offset()+probeNumber:], s.numbers)
+			return b
+		}
+		b := s.frames.all[s.frames.order[s.next]]
+		if s.next++; s.next == len(s.frames.order) {
+			s.next = 0
+		}
+		return b
+	}
+	count := func(b []byte, res int) {
+		if res != len(b) {
+			r.Failed++
+			return
+		}
+		r.Frames++
+		r.Bytes += uint64(len(b) - s.offset())
+	}
+	r.Probes += uint64(probes)
+	if s.uring == nil {
+		for i := range n {
+			b := take(i)
+			res, _ := unix.Write(s.fd, b)
+			count(b, res)
+		}
+		return nil
+	}
+	var sent [writeBatch][]byte
+	for i := range n {
+		sent[i] = take(i)
+		e := s.uring.GetSQE()
+		e.PrepWrite(0, sent[i])
+		e.Flags, e.UserData = ring.SQEFixedFile, uint64(i)
+	}
+	for left := n; left > 0; {
+		if _, err := s.uring.SubmitAndWait(uint32(left)); err != nil && err != unix.EINTR {
+			return fmt.Errorf("source: %w", err)
+		}
+		ready := s.uring.CQReady()
+		for i := range ready {
+			c := s.uring.CQEAt(i)
+			count(sent[c.UserData], int(c.Res))
+		}
+		s.uring.CQAdvance(ready)
+		left -= int(ready)
+	}
+	return nil
+}
+
+// offset is what precedes a frame in memory.
+func (s *Source) offset() int {
+	if s.frames.gso {
+		return vnetLen
+	}
+	return 0
+}
+
+func sleep(d time.Duration) {
+	if d > 0 {
+		ts := unix.NsecToTimespec(int64(d))
+		unix.Nanosleep(&ts, nil)
+	}
+}
+
+// threadCPU returns the CPU time of the calling thread.
+func threadCPU() time.Duration {
+	var ts unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts) != nil {
+		return 0
+	}
+	return time.Duration(ts.Nano())
+}
