@@ -175,7 +175,7 @@ func TestVXLANToOpenVSwitch(t *testing.T) {
 			// buffer: no burst may be more than that.
 			for _, x := range wires {
 				o.traffic(x, func() {
-					n := packets(wires[0].file) + packets(wires[1].file)
+					n := packetsFrom(wires[0].file, marker("begin")) + packetsFrom(wires[1].file, marker("begin"))
 					o.vswitchd.until(fmt.Sprintf("its mirror had %d packets", n), func() bool { return packets(files[2]) >= n })
 				})
 			}

@@ -146,10 +146,20 @@ func (w *vtepWorld) recorded(dump *proc, file string, n int) {
 }
 
 // packets returns how many packets a pcap file holds by now.
-func packets(file string) (n int) {
+func packets(file string) (n int) { return packetsFrom(file, nil) }
+
+// packetsFrom counts those from the first one that is begin on: a recording may
+// have begun before the remote did.
+func packetsFrom(file string, begin []byte) (n int) {
 	all, err := os.ReadFile(file)
-	for at := 24; err == nil && len(all) >= at+16; n++ { // headers of the file and of a packet
-		at += 16 + int(binary.LittleEndian.Uint32(all[at+8:]))
+	begun := begin == nil
+	for at := 24; err == nil && len(all) >= at+16; { // headers of the file and of a packet
+		end := at + 16 + int(binary.LittleEndian.Uint32(all[at+8:]))
+		begun = begun || len(all) >= end && bytes.Equal(all[at+16:end], begin)
+		if begun {
+			n++
+		}
+		at = end
 	}
 	return n
 }
