@@ -116,7 +116,7 @@ func (w *worker) turn(s *stream, h *proto.Header, d []byte) (plaintext []byte, d
 		if o == nil {
 			return nil, DropLate
 		}
-		plaintext, err := o.Open(d, proto.HeaderLen, h.Counter, o.Epoch())
+		plaintext, err := o.Open(d, proto.HeaderLen, h.Counter, o.Epoch()+1) // whose key it keeps
 		if err != nil {
 			return nil, dropOf(err)
 		}

@@ -323,3 +323,70 @@ func TestStateKnowsWhatOldKeysOpened(t *testing.T) {
 		t.Errorf("the session goes on under key %d", d.keyOf(7))
 	}
 }
+
+// TestTurnedStreamAllocates: a stream that has changed its key allocates no
+// more than one that has not, also for what is late of the old key.
+func TestTurnedStreamAllocates(t *testing.T) {
+	keys := rotated(t, 1)
+	d := newDesk(t, keys, "")
+	d.sinks = []sink{&nullSink{}}
+	s := newSim(t, keys, 7, startedAgo(0), 0, 1472)
+	s.under(t, keys, 0)
+	d.must(t, nil, s.one())
+	for range 400 {
+		s.one()
+	}
+	s.under(t, keys, 1)
+	for range 400 {
+		s.one()
+	}
+	d.must(t, nil, s.out[401])
+	old, fresh := s.out[1:401], s.out[402:]
+	i := 0
+	if n := testing.AllocsPerRun(300, func() {
+		for _, b := range [][]byte{old[i], fresh[i]} {
+			if _, _, _, _, drop := d.open(b); drop != nil {
+				t.Fatal(drop)
+			}
+		}
+		i++
+	}); n != 0 {
+		t.Errorf("%v allocations a datagram", n)
+	}
+}
+
+// TestTurnAtAnEpochsBorder: a stream far into its session changes its key where
+// an epoch ends, and what is late of the old key, on both sides of the border,
+// is taken.
+func TestTurnAtAnEpochsBorder(t *testing.T) {
+	keys := rotated(t, 1)
+	d := newDesk(t, keys, "")
+	s := newSim(t, keys, 7, startedAgo(time.Hour), 0, 1472)
+	s.under(t, keys, 0)
+	key, err := keys.Find(7, 0, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const border = 41 << crypto.EpochBits
+	if s.data, err = crypto.NewSealerAt(key, crypto.Stream{Suite: crypto.AES256GCM, Session: s.head.Session}, border-3); err != nil {
+		t.Fatal(err)
+	}
+	d.must(t, nil, s.one())
+	before, last, behind := s.one(), s.one(), s.one() // border-2, border-1, border
+	s.under(t, keys, 1)
+	if s.data.Counter() != border+1 {
+		t.Fatalf("counter %#x", s.data.Counter())
+	}
+	d.must(t, nil, s.one())
+	for _, b := range [][]byte{last, behind, before} {
+		d.must(t, nil, b)
+		d.must(t, DropReplay, b)
+	}
+	d.must(t, nil, s.one())
+	if d.keyOf(7) != 1 {
+		t.Errorf("under key %d", d.keyOf(7))
+	}
+	if n := len(d.out.frames); n != 6 {
+		t.Errorf("%d frames came, want 6", n)
+	}
+}
