@@ -4,8 +4,11 @@ package main
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -74,7 +77,12 @@ func (k *collectorKeys) load() (pairs *crypto.PairFile, allow *crypto.AllowList,
 	if allow, err = crypto.LoadAllowList(k.allow); err != nil {
 		return nil, nil, false, err
 	}
-	return pairs, allow, k.file == "" && k.passphrase == "" && os.Getenv("NTAP_KEY_FILE") == "", nil
+	only = k.file == "" && k.passphrase == "" && os.Getenv("NTAP_KEY_FILE") == ""
+	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); only && dir != "" { // which may hold the pair and no key file
+		_, err := os.Stat(filepath.Join(dir, "ntap.key"))
+		only = errors.Is(err, fs.ErrNotExist)
+	}
+	return pairs, allow, only, nil
 }
 
 // hangups returns a channel with a value for each SIGHUP until ctx is done.
