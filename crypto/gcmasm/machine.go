@@ -195,40 +195,60 @@ func (m *machine) roundKey(r int) Register {
 // shuffle would compete with the multiplications for the same port on Intel.
 func (m *machine) mul(d, e int, first bool) { m.product(m.v, d, e, first) }
 
+// product is mul of registers as wide as those of v.
 func (m *machine) product(v func(int) Register, d, e int, first bool) {
-	switch h, t, u := power(e), v(rTemp), v(rTemp2); {
+	for _, step := range m.steps(v, d, e, first) {
+		step()
+	}
+}
+
+// steps is product in parts, to be put between other instructions.
+func (m *machine) steps(v func(int) Register, d, e int, first bool) []func() {
+	h, t, u := power(e), v(rTemp), v(rTemp2)
+	switch {
 	case m.wide && first:
-		m.VMOVDQU64(h, t)
-		m.VPCLMULQDQ(U8(0x00), t, v(d), v(rLow))
-		m.VPCLMULQDQ(U8(0x01), t, v(d), v(rMid))
-		m.VPCLMULQDQ(U8(0x10), t, v(d), u)
-		m.VPXORQ(u, v(rMid), v(rMid))
-		m.VPCLMULQDQ(U8(0x11), t, v(d), v(rHigh))
+		return []func(){func() {
+			m.VMOVDQU64(h, t)
+			m.VPCLMULQDQ(U8(0x00), t, v(d), v(rLow))
+			m.VPCLMULQDQ(U8(0x01), t, v(d), v(rMid))
+			m.VPCLMULQDQ(U8(0x10), t, v(d), u)
+			m.VPXORQ(u, v(rMid), v(rMid))
+			m.VPCLMULQDQ(U8(0x11), t, v(d), v(rHigh))
+		}}
 	case m.wide:
-		m.VMOVDQU64(h, t)
-		m.VPCLMULQDQ(U8(0x01), t, v(d), u)
-		m.VPCLMULQDQ(U8(0x10), t, v(d), v(rTemp3))
-		m.VPTERNLOGQ(U8(0x96), u, v(rTemp3), v(rMid))
-		m.VPCLMULQDQ(U8(0x00), t, v(d), u)
-		m.VPXORQ(u, v(rLow), v(rLow))
-		m.VPCLMULQDQ(U8(0x11), t, v(d), v(d))
-		m.VPXORQ(v(d), v(rHigh), v(rHigh))
+		return []func(){func() {
+			m.VMOVDQU64(h, t)
+			m.VPCLMULQDQ(U8(0x01), t, v(d), u)
+			m.VPCLMULQDQ(U8(0x10), t, v(d), v(rTemp3))
+			m.VPTERNLOGQ(U8(0x96), u, v(rTemp3), v(rMid))
+			m.VPCLMULQDQ(U8(0x00), t, v(d), u)
+			m.VPXORQ(u, v(rLow), v(rLow))
+			m.VPCLMULQDQ(U8(0x11), t, v(d), v(d))
+			m.VPXORQ(v(d), v(rHigh), v(rHigh))
+		}}
 	case first:
-		m.VPSHUFD(U8(0x4e), v(d), t)
-		m.VPXOR(v(d), t, t)
-		m.VPCLMULQDQ(U8(0x00), xors(e), t, v(rMid))
-		m.VPCLMULQDQ(U8(0x00), h, v(d), v(rLow))
-		m.VPCLMULQDQ(U8(0x11), h, v(d), v(rHigh))
-	default:
+		return []func(){func() {
+			m.VPSHUFD(U8(0x4e), v(d), t)
+			m.VPXOR(v(d), t, t)
+			m.VPCLMULQDQ(U8(0x00), xors(e), t, v(rMid))
+		}, func() {
+			m.VPCLMULQDQ(U8(0x00), h, v(d), v(rLow))
+		}, func() {
+			m.VPCLMULQDQ(U8(0x11), h, v(d), v(rHigh))
+		}}
+	}
+	return []func(){func() {
 		m.VPSHUFD(U8(0x4e), v(d), t)
 		m.VPXOR(v(d), t, t)
 		m.VPCLMULQDQ(U8(0x00), xors(e), t, t)
 		m.VPXOR(t, v(rMid), v(rMid))
+	}, func() {
 		m.VPCLMULQDQ(U8(0x00), h, v(d), t)
 		m.VPXOR(t, v(rLow), v(rLow))
+	}, func() {
 		m.VPCLMULQDQ(U8(0x11), h, v(d), v(d))
 		m.VPXOR(v(d), v(rHigh), v(rHigh))
-	}
+	}}
 }
 
 // reduce makes the hash so far of the sums, which are of as many blocks as the

@@ -67,31 +67,28 @@ func (m *machine) tail(k int, seal bool) {
 	// Rounds; opening, the hash between them.
 	var between []func()
 	if !seal {
-		between = m.hashTail(k, n, spare, func(i int) int {
+		between = m.hashTail(k, n, spare, func(i int) {
 			if i < n-1 {
 				m.move(at(pSrc, i*m.size), m.v(rData))
 			} else {
 				m.loadLast(k, n, rData)
 			}
 			m.reverse(m.v(rData), m.v(rData))
-			return rData
-		})
+		}, func(int) int { return rData })
 	}
-	done := 0
+	done, all := 0, (rounds-1)*(n+1)
 	for r := 1; r < rounds; r++ {
 		key := m.roundKey(r)
-		for _, s := range states {
-			m.VAESENC(key, s, s)
+		for i := range n + 1 {
+			if i < n {
+				m.VAESENC(key, states[i], states[i])
+			} else if spare == 0 {
+				m.VAESENC(at(pKey, block*r), x(rCount), x(rCount))
+			}
+			for at := (r-1)*(n+1) + i + 1; done < at*len(between)/all; done++ {
+				between[done]()
+			}
 		}
-		if spare == 0 {
-			m.VAESENC(at(pKey, block*r), x(rCount), x(rCount))
-		}
-		for ; done < min(len(between), r*(len(between)+rounds-3)/(rounds-2)); done++ {
-			between[done]()
-		}
-	}
-	for ; done < len(between); done++ {
-		between[done]()
 	}
 	if n > 0 {
 		m.loadLast(k, n, rData)
@@ -117,7 +114,7 @@ func (m *machine) tail(k int, seal bool) {
 		m.storeLast(k, n)
 	}
 	if seal {
-		for _, f := range m.hashTail(k, n, spare, func(i int) int { m.reverse(m.v(i), m.v(i)); return i }) {
+		for _, f := range m.hashTail(k, n, spare, func(i int) { m.reverse(m.v(i), m.v(i)) }, func(i int) int { return i }) {
 			f()
 		}
 	}
@@ -125,20 +122,21 @@ func (m *machine) tail(k int, seal bool) {
 }
 
 // hashTail returns the steps that hash the blocks of the tail and the length.
-// vector puts vector i of the ciphertext, reversed, into a register that may be
-// overwritten; behind the last byte it is zero.
-func (m *machine) hashTail(k, n, spare int, vector func(i int) int) (steps []func()) {
+// vector puts vector i of the ciphertext, reversed, into register in(i), which
+// may be overwritten; behind the last byte it is zero.
+func (m *machine) hashTail(k, n, spare int, vector func(i int), in func(i int) int) (steps []func()) {
 	for i := range n {
+		d := in(i)
 		steps = append(steps, func() {
-			d := vector(i)
+			vector(i)
 			if i == n-1 && spare > 0 {
 				m.addLength(d, spare)
 			}
 			if i == 0 {
 				m.vxor(m.v(rHigh), m.v(d), m.v(d))
 			}
-			m.mul(d, k+1-i*m.lanes, i == 0)
 		})
+		steps = append(steps, m.steps(m.v, d, k+1-i*m.lanes, i == 0)...)
 	}
 	if spare == 0 {
 		steps = append(steps, func() {
