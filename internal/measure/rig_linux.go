@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package measure
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/ntap-project/ntap/crypto"
+	"github.com/ntap-project/ntap/engine"
+)
+
+// Names and addresses on the hosts of a Rig.
+const (
+	CaptureDevice = "cap0"  // on A: what the source writes to
+	TAPDevice     = "ntap0" // on B: what the collector writes to
+	linkA, linkB  = "up0", "up1"
+	Port          = 5678
+)
+
+var (
+	AddrA = netip.MustParseAddr("10.99.0.1")
+	AddrB = netip.MustParseAddr("10.99.0.2")
+)
+
+// Chosen.
+const (
+	quiet      = 250 * time.Millisecond // nothing more came for so long: nothing comes
+	settleMost = 5 * time.Second
+	settleLook = 10 * time.Millisecond
+)
+
+// A Rig is two hosts, a link between them, a traffic source on A, and what is
+// to be measured. It belongs to one goroutine.
+type Rig struct {
+	A, B      *Host
+	Dir       string // for files; removed at Close
+	KeyFile   string // a master key
+	MTU       int    // of the link
+	parties   []*party
+	children  []*Child
+	source    *Child
+	remote    *Child // nil: none
+	collector *Child // nil: none
+	machine   *Counter
+	softirq   *Counter
+	arrived   func() (uint64, error) // frames that came out so far; nil: nobody counts them
+	ends      []func()
+}
+
+// A party is a process that takes part.
+type party struct {
+	name    string
+	pid     int
+	counter *Counter
+}
+
+// NewRig makes the hosts and the link, whose MTU is in bytes.
+func NewRig(mtu int) (_ *Rig, err error) {
+	r := &Rig{MTU: mtu}
+	defer func() {
+		if err != nil {
+			r.Close()
+		}
+	}()
+	if r.Dir, err = os.MkdirTemp("", "ntap-measure-"); err != nil {
+		return nil, err
+	}
+	r.KeyFile = filepath.Join(r.Dir, "master.key")
+	key, err := crypto.NewKey()
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(r.KeyFile, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(crypto.WriteMaster(f, key), f.Close()); err != nil {
+		return nil, err
+	}
+	for _, h := range []**Host{&r.A, &r.B} {
+		if *h, err = NewHost(); err != nil {
+			return nil, err
+		}
+	}
+	if err := Join(r.A, r.B, linkA, linkB, AddrA, AddrB, mtu); err != nil {
+		return nil, err
+	}
+	// Counters are good to have and need not be there: a virtual machine may
+	// have none.
+	if cpus, err := engine.CPUs(); err == nil {
+		r.machine, _ = CountMachine(cpus)
+	}
+	r.softirq, _ = CountThreads(Ksoftirqd()...)
+	return r, nil
+}
+
+// Close ends everything on the rig.
+func (r *Rig) Close() {
+	for i := len(r.ends) - 1; i >= 0; i-- {
+		r.ends[i]()
+	}
+	for _, c := range r.children {
+		c.Kill()
+	}
+	for _, p := range r.parties {
+		p.counter.Close()
+	}
+	r.machine.Close()
+	r.softirq.Close()
+	for _, h := range []*Host{r.A, r.B} {
+		if h != nil {
+			h.Close()
+		}
+	}
+	if r.Dir != "" {
+		os.RemoveAll(r.Dir)
+	}
+}
+
+// AtClose has f called when the rig is closed, before its processes end.
+func (r *Rig) AtClose(f func()) { r.ends = append(r.ends, f) }
+
+// Arrived has the frames that came out counted by f.
+func (r *Rig) Arrived(f func() (uint64, error)) { r.arrived = f }
+
+// ArrivedOn has them counted by an interface of B.
+func (r *Rig) ArrivedOn(device string) {
+	r.arrived = func() (uint64, error) {
+		frames, _, err := r.B.Received(device)
+		return frames, err
+	}
+}
+
+// Measure has the CPU of a process measured under a name.
+func (r *Rig) Measure(name string, pid int) {
+	c, _ := CountProcess(pid)
+	r.parties = append(r.parties, &party{name, pid, c})
+}
+
+// start starts a child and asks it to begin.
+func (r *Rig) start(ctx context.Context, h *Host, role, begin string, with any, env ...string) (*Child, error) {
+	c, err := h.Start(role, env...)
+	if err != nil {
+		return nil, err
+	}
+	r.children = append(r.children, c)
+	ctx, cancel := within(ctx, 0)
+	defer cancel()
+	if err := c.Ask(ctx, begin, with, nil); err != nil {
+		return nil, err
+	}
+	r.Measure(role, c.PID())
+	return c, nil
+}
+
+// Source starts the traffic source, pinned to cpu unless that is negative.
+func (r *Rig) Source(ctx context.Context, t Traffic, cpu int) (err error) {
+	if r.source, err = r.start(ctx, r.A, RoleSource, "open", SourceConfig{CaptureDevice, t, cpu}); err != nil {
+		return err
+	}
+	return r.A.Up(CaptureDevice)
+}
+
+// Remote starts a remote on A that captures what the source writes, and sends
+// it to B. What cfg leaves out of interface, collector, key and tap is filled in.
+func (r *Rig) Remote(ctx context.Context, cfg RemoteConfig, env ...string) (err error) {
+	cfg.Interface, cfg.KeyFile, cfg.Tap = CaptureDevice, r.KeyFile, 1
+	cfg.Collector = netip.AddrPortFrom(AddrB, Port).String()
+	r.remote, err = r.start(ctx, r.A, RoleRemote, "start", cfg, env...)
+	return err
+}
+
+// Collector starts a collector on B, with a TAP unless cfg says otherwise.
+func (r *Rig) Collector(ctx context.Context, cfg CollectorConfig, env ...string) (err error) {
+	cfg.Listen, cfg.KeyFile = fmt.Sprintf(":%d", Port), r.KeyFile
+	if len(cfg.VXLAN) == 0 {
+		cfg.TAP = TAPDevice
+	}
+	if r.collector, err = r.start(ctx, r.B, RoleCollector, "start", cfg, env...); err != nil {
+		return err
+	}
+	r.arrived = func() (uint64, error) {
+		a, err := r.account(ctx, r.collector)
+		return a.Unpacked + a.Cut, err
+	}
+	if cfg.TAP != "" && !cfg.Nowhere {
+		r.ArrivedOn(TAPDevice)
+	}
+	return nil
+}
+
+func (r *Rig) account(ctx context.Context, c *Child) (a SideAccount, err error) {
+	if c == nil {
+		return a, nil
+	}
+	ctx, cancel := within(ctx, 0)
+	defer cancel()
+	err = c.Ask(ctx, "account", nil, &a)
+	return a, err
+}
+
+// Accounts returns the accounts of both sides so far.
+func (r *Rig) Accounts(ctx context.Context) (remote, collector SideAccount, err error) {
+	remote, err1 := r.account(ctx, r.remote)
+	collector, err2 := r.account(ctx, r.collector)
+	return remote, collector, errors.Join(err1, err2)
+}
+
+// Memory returns what Go's runtime says of both sides.
+func (r *Rig) Memory(ctx context.Context) (remote, collector Memory, err error) {
+	ctx, cancel := within(ctx, 0)
+	defer cancel()
+	err1 := r.remote.Ask(ctx, "memory", nil, &remote)
+	return remote, collector, errors.Join(err1, r.collector.Ask(ctx, "memory", nil, &collector))
+}
+
+// Stop ends both sides in order, and returns their accounts, which add up, or
+// an error.
+func (r *Rig) Stop(ctx context.Context) (remote, collector SideAccount, err error) {
+	ctx, cancel := within(ctx, 0)
+	defer cancel()
+	for _, one := range []struct {
+		child *Child
+		a     *SideAccount
+	}{{r.remote, &remote}, {r.collector, &collector}} {
+		if one.child == nil {
+			continue
+		}
+		if err := one.child.Ask(ctx, "stop", nil, one.a); err != nil {
+			return remote, collector, err
+		}
+		if one.a.Error != "" {
+			return remote, collector, errors.New(one.a.Error)
+		}
+	}
+	return remote, collector, nil
+}

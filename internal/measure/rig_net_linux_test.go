@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package measure
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/ntap-project/ntap/internal/testnet"
+)
+
+// TestMain lets the test binary be the children of its rigs.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == ChildArg {
+		if err := Serve(os.Args[2], os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func newRig(t *testing.T) *Rig {
+	t.Helper()
+	testnet.RequireRoot(t)
+	r, err := NewRig(1500)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.Close)
+	return r
+}
+
+// A trial end to end: what was offered came out, both sides' accounts say so
+// at the end, and every process took some CPU.
+func TestTrial(t *testing.T) {
+	for _, frame := range []string{"300", "imix", "gso"} {
+		t.Run(frame, func(t *testing.T) {
+			r := newRig(t)
+			ctx := t.Context()
+			if err := r.Source(ctx, Mixed(frame), -1); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.Collector(ctx, CollectorConfig{}); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.Remote(ctx, RemoteConfig{}); err != nil {
+				t.Fatal(err)
+			}
+			pieces := uint64(1)
+			offer := Offer{Rate: 20000, For: 500 * time.Millisecond}
+			if frame == "gso" {
+				offer.Rate, pieces = 500, 44
+			}
+			total := uint64(0)
+			for range 2 {
+				trial, err := r.Trial(ctx, offer)
+				if err != nil {
+					t.Fatal(err)
+				}
+				total += trial.Offered.Frames
+				if trial.Lost(pieces) != 0 || trial.Offered.Frames < 100 || trial.Offered.Failed > 0 {
+					t.Errorf("%+v", trial)
+				}
+				for _, name := range []string{RoleSource, RoleRemote, RoleCollector} {
+					if trial.Parties[name].RSS == 0 {
+						t.Errorf("%s: %+v", name, trial.Parties[name])
+					}
+				}
+				t.Logf("%+v", trial)
+			}
+			remote, collector, err := r.Stop(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if remote.Captured != total || remote.Sealed != total || collector.Unpacked != total || collector.Delivered != total*pieces || collector.Lost != 0 {
+				t.Errorf("offered %d: %+v %+v", total, remote, collector)
+			}
+		})
+	}
+}
+
+// A remote with a sink behind it sends, and nothing comes out.
+func TestSink(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	if how, err := r.B.DropAll(linkB); err != nil {
+		t.Fatal(err)
+	} else {
+		t.Log(how)
+	}
+	if err := r.Source(ctx, Traffic{Frame: "300"}, -1); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Remote(ctx, RemoteConfig{}); err != nil {
+		t.Fatal(err)
+	}
+	trial, err := r.Trial(ctx, Offer{Rate: 10000, For: 300 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, _, err := r.Stop(ctx)
+	if err != nil || a.Sealed != trial.Offered.Frames || a.Sent == 0 || a.Unsent > 0 {
+		t.Errorf("%+v; %+v %v", trial, a, err)
+	}
+}
+
+// A child that is asked what it cannot do says so, and one that is killed is
+// an error, not a wait.
+func TestChild(t *testing.T) {
+	r := newRig(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c, err := r.A.Start(RoleRemote)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, do := range []string{"account", "dance", "start"} {
+		if err := c.Ask(ctx, do, RemoteConfig{KeyFile: "/nonexistent"}, nil); err == nil {
+			t.Errorf("%s: no error", do)
+		} else {
+			t.Log(err)
+		}
+	}
+	c.Kill()
+	if err := c.Ask(ctx, "account", nil, nil); err == nil {
+		t.Error("a dead child answers")
+	}
+	if c, err = r.A.Start("dancer"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Ask(ctx, "account", nil, nil); err == nil {
+		t.Error("a child without a role answers")
+	} else {
+		t.Log(err)
+	}
+}

@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package measure
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"runtime"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
+	"github.com/ntap-project/ntap/collector"
+	"github.com/ntap-project/ntap/crypto"
+	"github.com/ntap-project/ntap/engine"
+	"github.com/ntap-project/ntap/remote"
+)
+
+// The roles of children.
+const (
+	RoleSource    = "source"
+	RoleRemote    = "remote"
+	RoleCollector = "collector"
+	RoleFlights   = "flights"
+	RoleStages    = "stages"
+)
+
+var roles = map[string]func() role{
+	RoleSource:    sourceRole,
+	RoleRemote:    remoteRole,
+	RoleCollector: collectorRole,
+}
+
+// A SourceConfig says what source to open.
+type SourceConfig struct {
+	Device  string  `json:"device"`
+	Traffic Traffic `json:"traffic"`
+	CPU     int     `json:"cpu"` // it is pinned to; -1: none
+}
+
+func sourceRole() role {
+	var s *Source
+	return role{
+		"open": func(_ context.Context, with json.RawMessage) (_ any, err error) {
+			var cfg SourceConfig
+			if err := json.Unmarshal(with, &cfg); err != nil {
+				return nil, err
+			}
+			if s, err = OpenSource(cfg.Device, cfg.Traffic); err != nil {
+				return nil, err
+			}
+			return nil, pin(cfg.CPU)
+		},
+		"run": func(ctx context.Context, with json.RawMessage) (any, error) {
+			var o Offer
+			if err := json.Unmarshal(with, &o); err != nil {
+				return nil, err
+			}
+			return s.Run(ctx, o)
+		},
+	}
+}
+
+// pin pins the calling thread to a CPU, or to none if that is negative.
+func pin(cpu int) error {
+	if cpu < 0 {
+		return nil
+	}
+	var set unix.CPUSet
+	set.Set(cpu)
+	if err := unix.SchedSetaffinity(0, &set); err != nil {
+		return fmt.Errorf("CPU %d: %w", cpu, os.NewSyscallError("sched_setaffinity", err))
+	}
+	return nil
+}
+
+// A RemoteConfig is what a remote is told beyond the defaults of ntap remote.
+type RemoteConfig struct {
+	Interface string        `json:"interface"`
+	Collector string        `json:"collector"`
+	KeyFile   string        `json:"key_file"`
+	Tap       uint32        `json:"tap"`
+	Suite     string        `json:"suite,omitempty"` // "": the fastest
+	Workers   int           `json:"workers,omitempty"`
+	CPUs      string        `json:"cpus,omitempty"`
+	IO        string        `json:"io,omitempty"`
+	Retire    time.Duration `json:"retire,omitempty"`
+	BlockSize int           `json:"block,omitempty"`
+}
+
+// A SideAccount is the account of either side so far. Frames, unless said.
+type SideAccount struct {
+	Suite       string `json:"suite,omitempty"`
+	Captured    uint64 `json:"captured,omitempty"`
+	KernelDrops uint64 `json:"kernel_drops,omitempty"`
+	Sealed      uint64 `json:"sealed,omitempty"`
+	SealedBytes uint64 `json:"sealed_bytes,omitempty"`
+	Sent        uint64 `json:"sent,omitempty"`       // datagrams
+	SentBytes   uint64 `json:"sent_bytes,omitempty"` // UDP payload
+	Unsent      uint64 `json:"unsent,omitempty"`     // datagrams
+
+	Received    uint64 `json:"received,omitempty"`     // datagrams
+	Dropped     uint64 `json:"dropped,omitempty"`      // datagrams refused
+	SocketDrops uint64 `json:"socket_drops,omitempty"` // trains of datagrams
+	Unpacked    uint64 `json:"unpacked,omitempty"`
+	Cut         uint64 `json:"cut,omitempty"` // given beyond those, since the wire saw one as several
+	Delivered   uint64 `json:"delivered,omitempty"`
+	Undelivered uint64 `json:"undelivered,omitempty"` // that outputs had no room for, or refused
+	Lost        uint64 `json:"lost,omitempty"`
+
+	Error string `json:"error,omitempty"` // how it ended, if not well
+}
+
+// A Memory is what Go's runtime says of a side.
+type Memory struct {
+	Mallocs uint64 `json:"mallocs"` // objects, ever
+	GCs     uint32 `json:"gcs"`
+	Heap    uint64 `json:"heap"` // bytes in use
+}
+
+func readMemory() Memory {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return Memory{m.Mallocs, m.NumGC, m.HeapAlloc}
+}
+
+// side is what both sides have in common: Run in the background, with an
+// account that others may read.
+type side struct {
+	stop    context.CancelFunc
+	ended   chan error
+	account func() SideAccount
+	settle  func()
+}
+
+func (s *side) methods(start func(ctx context.Context, with json.RawMessage) (any, error)) role {
+	return role{
+		"start": start,
+		"account": func(context.Context, json.RawMessage) (any, error) {
+			if s.account == nil {
+				return nil, errors.New("it was not started")
+			}
+			return s.account(), nil
+		},
+		"memory": func(context.Context, json.RawMessage) (any, error) { return readMemory(), nil },
+		"stop": func(context.Context, json.RawMessage) (any, error) {
+			if s.stop == nil {
+				return nil, errors.New("it was not started")
+			}
+			s.stop()
+			err := <-s.ended
+			s.settle()
+			a := s.account()
+			if err != nil {
+				a.Error = err.Error()
+			}
+			return a, nil
+		},
+	}
+}
+
+func remoteRole() role {
+	s := &side{}
+	return s.methods(func(ctx context.Context, with json.RawMessage) (any, error) {
+		var cfg RemoteConfig
+		if err := json.Unmarshal(with, &cfg); err != nil {
+			return nil, err
+		}
+		keys, err := crypto.LoadKeyFile(cfg.KeyFile)
+		if err != nil {
+			return nil, err
+		}
+		suite, _ := crypto.Pick()
+		if cfg.Suite != "" {
+			if suite, err = crypto.ParseSuite(cfg.Suite); err != nil {
+				return nil, err
+			}
+		}
+		plan, err := engine.Arrange(engine.Ask{Workers: fmt.Sprint(max(cfg.Workers, 1)), CPUs: cfg.CPUs, Interfaces: []string{cfg.Interface}})
+		if err != nil {
+			return nil, err
+		}
+		s.settle = engine.Settle(plan.Workers)
+		ctx, s.stop = context.WithCancel(ctx)
+		s.ended = make(chan error, 1)
+		started := make(chan *remote.Account, 1)
+		go func() {
+			_, err := remote.Run(ctx, remote.Config{
+				Interfaces: []string{cfg.Interface}, Collector: cfg.Collector, Keys: keys, Tap: cfg.Tap, Suite: suite, IO: cfg.IO,
+				Workers: plan.Workers, CPUs: plan.CPUs, Retire: cfg.Retire, BlockSize: cfg.BlockSize,
+				Promiscuous: true, Mark: 0x3074, // as cmd/ntap/remote.go has them
+				Log:     zerolog.New(os.Stderr).Level(zerolog.WarnLevel),
+				Started: func(a *remote.Account) { started <- a },
+			})
+			s.ended <- err
+		}()
+		select {
+		case err := <-s.ended:
+			return nil, fmt.Errorf("it did not start: %w", err)
+		case a := <-started:
+			s.account = func() SideAccount { return remoteAccount(a) }
+			return s.account(), nil
+		}
+	})
+}
+
+func remoteAccount(a *remote.Account) SideAccount {
+	t := a.Total()
+	return SideAccount{Suite: a.Suite, Captured: t.Captured, KernelDrops: t.KernelDrops, Sealed: t.Sealed, SealedBytes: t.SealedBytes,
+		Sent: t.Sent, SentBytes: t.SentBytes, Unsent: t.Unsent}
+}
+
+// A CollectorConfig is what a collector is told beyond the defaults of ntap
+// collector.
+type CollectorConfig struct {
+	Listen  string   `json:"listen"`
+	KeyFile string   `json:"key_file"`
+	Clear   bool     `json:"clear,omitempty"` // takes plaintext
+	TAP     string   `json:"tap,omitempty"`
+	Nowhere bool     `json:"nowhere,omitempty"` // the TAP gets none of the frames
+	VXLAN   []string `json:"vxlan,omitempty"`
+	Workers int      `json:"workers,omitempty"`
+	CPUs    string   `json:"cpus,omitempty"`
+	IO      string   `json:"io,omitempty"`
+}
+
+func collectorRole() role {
+	s := &side{}
+	return s.methods(func(ctx context.Context, with json.RawMessage) (any, error) {
+		var cfg CollectorConfig
+		if err := json.Unmarshal(with, &cfg); err != nil {
+			return nil, err
+		}
+		keys, err := crypto.LoadKeyFile(cfg.KeyFile)
+		if err != nil {
+			return nil, err
+		}
+		plan, err := engine.Arrange(engine.Ask{Workers: fmt.Sprint(max(cfg.Workers, 1)), CPUs: cfg.CPUs})
+		if err != nil {
+			return nil, err
+		}
+		s.settle = engine.Settle(plan.Workers)
+		c := collector.Config{
+			Listen: cfg.Listen, Keys: keys, AllowPlaintext: cfg.Clear, TAP: cfg.TAP, Isolate: true, IO: cfg.IO,
+			Workers: plan.Workers, CPUs: plan.CPUs, Log: zerolog.New(os.Stderr).Level(zerolog.WarnLevel), Stdout: io.Discard,
+		}
+		if cfg.Nowhere {
+			c.TAPSelect.Taps = collector.TapSet{{First: 1<<32 - 1, Last: 1<<32 - 1}} // which no tap has
+		}
+		for _, to := range cfg.VXLAN {
+			c.VXLAN = append(c.VXLAN, collector.VXLAN{To: to})
+		}
+		ready := make(chan *collector.Account, 1)
+		c.Ready = func(_ netip.AddrPort, a *collector.Account) { ready <- a }
+		ctx, s.stop = context.WithCancel(ctx)
+		s.ended = make(chan error, 1)
+		go func() {
+			_, err := collector.Run(ctx, c)
+			s.ended <- err
+		}()
+		select {
+		case err := <-s.ended:
+			return nil, fmt.Errorf("it did not start: %w", err)
+		case a := <-ready:
+			s.account = func() SideAccount { return collectorAccount(a) }
+			return s.account(), nil
+		}
+	})
+}
+
+func collectorAccount(a *collector.Account) SideAccount {
+	s := SideAccount{Received: a.Received(), SocketDrops: a.SocketDrops() + a.StrangerDrops()}
+	for _, w := range a.Workers {
+		for i := range w.Drops {
+			s.Dropped += w.Drops[i].Load()
+		}
+		s.Unpacked += w.Unpacked.Load()
+		s.Cut += w.Cut.Load()
+	}
+	for _, o := range a.Outputs {
+		t := o.Sum()
+		s.Delivered += t.Delivered
+		s.Undelivered += t.Refused + t.Full + t.NotEthernet + t.TooLong + t.NoVNI
+	}
+	for _, t := range a.Taps() {
+		s.Lost += t.Lost
+		s.Sealed += t.Sealed
+		s.KernelDrops += t.KernelDrops
+	}
+	return s
+}

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package measure
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// A Use is the CPU that a process, or all of them, took.
+type Use struct {
+	Time time.Duration `json:"time"`          // user and system, as the kernel's clock has it
+	Work Work          `json:"work,omitzero"` // as the processor counted; all 0 if it does not
+	RSS  uint64        `json:"rss,omitempty"` // bytes, at the end
+}
+
+// A Trial is what came of one run of the source.
+type Trial struct {
+	Offered   Offered        `json:"offered"`
+	Arrived   uint64         `json:"arrived"` // frames that came out; those that GSO frames stand for, where they are cut
+	Counted   bool           `json:"counted"` // Arrived is known
+	Parties   map[string]Use `json:"parties"` // by role
+	Ours      Work           `json:"ours"`    // of all parties, and of ksoftirqd
+	Machine   Use            `json:"machine"` // of everything that ran meanwhile
+	Steal     time.Duration  `json:"steal,omitempty"`
+	Remote    SideAccount    `json:"remote,omitzero"`    // what was added in the trial
+	Collector SideAccount    `json:"collector,omitzero"` // what was added in the trial
+}
+
+// Lost returns how many frames of those offered did not come out, if all of
+// them are cut into pieces of each.
+func (t *Trial) Lost(pieces uint64) int64 { return int64(t.Offered.Frames*pieces) - int64(t.Arrived) }
+
+// Trial has the source run once, waits until what it sent has come out, and
+// says what that took.
+func (r *Rig) Trial(ctx context.Context, o Offer) (t Trial, err error) {
+	before, err := r.look(ctx)
+	if err != nil {
+		return t, err
+	}
+	sub, cancel := within(ctx, o.For)
+	defer cancel()
+	if err := r.source.Ask(sub, "run", o, &t.Offered); err != nil {
+		return t, err
+	}
+	if err := r.settle(ctx, before.arrived, t.Offered.Frames); err != nil {
+		return t, err
+	}
+	after, err := r.look(ctx)
+	if err != nil {
+		return t, err
+	}
+	t.Arrived, t.Counted = after.arrived-before.arrived, r.arrived != nil
+	t.Parties = make(map[string]Use, len(r.parties))
+	for i, p := range r.parties {
+		u := Use{Time: after.uses[i].Time - before.uses[i].Time, Work: after.uses[i].Work.Sub(before.uses[i].Work), RSS: after.uses[i].RSS}
+		t.Parties[p.name] = u
+		t.Ours = t.Ours.Add(u.Work)
+	}
+	t.Ours = t.Ours.Add(after.softirq.Sub(before.softirq))
+	t.Machine = Use{Time: after.clock.BusySince(before.clock), Work: after.machine.Sub(before.machine)}
+	t.Steal = after.clock.Steal - before.clock.Steal
+	t.Remote, t.Collector = after.remote.since(before.remote), after.collector.since(before.collector)
+	return t, nil
+}
+
+// settle waits until all that was offered has come out, or nothing more comes.
+func (r *Rig) settle(ctx context.Context, before, offered uint64) error {
+	if r.arrived == nil {
+		time.Sleep(quiet)
+		return nil
+	}
+	last, since := uint64(0), time.Now()
+	for end := time.Now().Add(settleMost); time.Now().Before(end) && ctx.Err() == nil; time.Sleep(settleLook) {
+		n, err := r.arrived()
+		if err != nil {
+			return err
+		}
+		if n != last {
+			last, since = n, time.Now()
+		}
+		// What is still in the remote's last block comes within its timer; so
+		// more than was offered shows as well.
+		if time.Since(since) >= quiet || n-before >= offered && time.Since(since) >= quiet/5 {
+			return nil
+		}
+	}
+	return ctx.Err()
+}
+
+// A glance is everything that is counted, at one time.
+type glance struct {
+	arrived           uint64
+	uses              []Use
+	softirq, machine  Work
+	clock             MachineTime
+	remote, collector SideAccount
+}
+
+func (r *Rig) look(ctx context.Context) (g glance, err error) {
+	if r.arrived != nil {
+		if g.arrived, err = r.arrived(); err != nil {
+			return g, err
+		}
+	}
+	if g.remote, g.collector, err = r.Accounts(ctx); err != nil {
+		return g, err
+	}
+	for _, p := range r.parties {
+		pt, err := ReadProcessTime(p.pid)
+		if err != nil {
+			return g, fmt.Errorf("%s ended: %w", p.name, err)
+		}
+		g.uses = append(g.uses, Use{Time: pt.User + pt.System, Work: p.counter.Read(), RSS: pt.RSS})
+	}
+	g.softirq, g.machine = r.softirq.Read(), r.machine.Read()
+	g.clock, err = ReadMachineTime()
+	return g, err
+}
+
+// since returns what was added since b. What is not a count stays.
+func (a SideAccount) since(b SideAccount) SideAccount {
+	a.Captured -= b.Captured
+	a.KernelDrops -= b.KernelDrops
+	a.Sealed -= b.Sealed
+	a.SealedBytes -= b.SealedBytes
+	a.Sent -= b.Sent
+	a.SentBytes -= b.SentBytes
+	a.Unsent -= b.Unsent
+	a.Received -= b.Received
+	a.Dropped -= b.Dropped
+	a.SocketDrops -= b.SocketDrops
+	a.Unpacked -= b.Unpacked
+	a.Cut -= b.Cut
+	a.Delivered -= b.Delivered
+	a.Undelivered -= b.Undelivered
+	a.Lost -= b.Lost
+	return a
+}
