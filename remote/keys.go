@@ -39,6 +39,7 @@ type keyring struct {
 	from   time.Time          // when shards go on to it
 	to     crypto.Fingerprint // the collector's key that it was agreed on with
 	keying []byte             // the datagram that tells the collector
+	before []byte             // that of the key before: until from, shards seal under it
 	failed bool               // the newest key is over, and that was said
 }
 
@@ -97,6 +98,9 @@ func (k *keyring) agree(now, from time.Time) error {
 		return err
 	}
 	m := proto.KeyingMessage{Collector: a.Collector[:], Remote: a.Remote[:], Encapsulated: a.Encapsulated, Signature: a.Signature}
+	if !now.Before(k.from) { // else shards do not seal under that one yet
+		k.before = k.keying
+	}
 	k.id, k.key, k.from, k.to, k.keying = id, secret, from, to, m.Append(d)
 	k.turn.Add(1)
 	return nil
@@ -165,12 +169,18 @@ func (k *keyring) due(turn uint64, now time.Time) (key crypto.Key, id uint8, new
 	return k.key, k.id, k.turn.Load(), !now.Before(k.from)
 }
 
-// telling returns the datagram that tells the collector; nil if there is
-// nothing to tell.
-func (k *keyring) telling() []byte {
+// telling returns the datagrams that tell the collector under which key shards
+// seal, and under which they soon will.
+func (k *keyring) telling(now time.Time) (all [][]byte) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.keying
+	if k.before != nil && now.Before(k.from) {
+		all = append(all, k.before)
+	}
+	if k.keying != nil {
+		all = append(all, k.keying)
+	}
+	return all
 }
 
 // wipe erases the key.
@@ -202,18 +212,19 @@ func (s *shard) rekey(now time.Time) error {
 	return nil
 }
 
-// tell sends the datagram that tells the collector what is sealed under which
-// key, if there is one.
+// tell tells the collector what is sealed under which key, if there is anything
+// to tell.
 func (s *shard) tell() error {
-	d := s.tap.keyring.telling()
-	if d == nil {
-		return nil
+	for _, d := range s.tap.keyring.telling(time.Now()) {
+		slot := s.out.Slot()
+		if len(d) > len(slot) {
+			return fmt.Errorf("remote: public-key mode sends datagrams of %d bytes, and the path takes %d: use a path with an MTU of 1280 or more", len(d), len(slot))
+		}
+		copy(slot, d)
+		s.out.Queue(len(d))
+		if err := s.out.Flush(); err != nil {
+			return err
+		}
 	}
-	slot := s.out.Slot()
-	if len(d) > len(slot) {
-		return fmt.Errorf("remote: public-key mode sends datagrams of %d bytes, and the path takes %d: use a path with an MTU of 1280 or more", len(d), len(slot))
-	}
-	copy(slot, d)
-	s.out.Queue(len(d))
-	return s.out.Flush()
+	return nil
 }

@@ -77,7 +77,7 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 	// Who speaks comes before what it says, where the network keeps the order;
 	// and so does the time at which each shard says it: a collector that does
 	// not know the tap joins by that, and a capture file's data is of the past.
-	for i := 0; i < farewell && t.keyring.telling() != nil; i++ {
+	for i := 0; i < farewell && t.keyring.telling(time.Now()) != nil; i++ {
 		if err := shards[0].tell(); err != nil {
 			return nil, err
 		}
