@@ -91,6 +91,25 @@ func (t *taps) all() []*tap {
 // adds up. The account is returned with any error, unless the collector could
 // not start.
 func Run(ctx context.Context, cfg Config) (*Account, error) {
+	c, err := open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return c.account, c.run(ctx)
+}
+
+// A collector is one that listens.
+type collector struct {
+	*shared
+	in      []*batch.Receiver
+	outs    *outputs
+	workers []*worker
+	account *Account
+	memory  []*batch.Arena
+}
+
+// open opens sockets and outputs.
+func open(ctx context.Context, cfg Config) (_ *collector, err error) {
 	if cfg.Keys == nil && cfg.Allow == nil {
 		return nil, errors.New("collector: no key: give a key file (ntap key new makes one), or a key pair and an allow-list (ntap key pair)")
 	}
@@ -113,55 +132,74 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 		cfg: cfg, reorder: cmp.Or(cfg.Reorder, defaultReorder), reorderWait: cmp.Or(cfg.ReorderWait, defaultWait),
 		window: max(cmp.Or(cfg.ClockWindow, defaultWindow), 0), taps: &taps{account}, state: st, log: cfg.Log,
 	}
-	in, err := sh.listen()
-	if err != nil {
-		return nil, err
-	}
-	defer sh.agreed.wipe()
+	c := &collector{shared: sh, account: account}
 	defer func() {
-		for _, r := range in {
-			r.Close()
+		if err != nil {
+			c.close()
 		}
 	}()
-	outs, err := openOutputs(ctx, sh)
-	if err != nil {
+	if c.in, err = sh.listen(); err != nil {
 		return nil, err
 	}
-	workers := make([]*worker, cfg.Workers)
-	for i := range workers {
+	if c.outs, err = openOutputs(ctx, sh); err != nil {
+		return nil, err
+	}
+	for i := range cfg.Workers {
 		mem, err := batch.NewArena(assemblyLen)
 		if err != nil {
-			return nil, errors.Join(err, outs.close())
+			return nil, errors.Join(err, c.outs.close())
 		}
-		defer mem.Close()
-		workers[i] = &worker{
-			shared: sh, number: i, in: in[i], listener: listener{home: in[i]}, asm: proto.NewAssembly(mem.Bytes()), streams: make(map[streamKey]*stream),
+		c.memory = append(c.memory, mem)
+		w := &worker{
+			shared: sh, number: i, in: c.in[i], listener: listener{home: c.in[i]}, asm: proto.NewAssembly(mem.Bytes()), streams: make(map[streamKey]*stream),
 			pool: holdPool{spare: holdBytes}, account: new(WorkerAccount), gate: newGate(time.Now()),
 		}
 		if sh.flows != nil {
-			workers[i].strangers = in[cfg.Workers+i]
+			w.strangers = c.in[cfg.Workers+i]
 		}
-		account.Workers = append(account.Workers, workers[i].account)
+		c.workers = append(c.workers, w)
+		account.Workers = append(account.Workers, w.account)
 	}
-	account.Outputs = outs.counts
-	sh.buffered(in[0], cmp.Or(cfg.ReceiveBuffer, defaultReceive))
-	sh.log.Info().Stringer("address", in[0].Addr()).Int("workers", cfg.Workers).Int("buffer", in[0].Buffer()).
-		Bool("grouped", in[0].Grouped()).Msg("collector started")
+	account.Outputs = c.outs.counts
+	return c, nil
+}
+
+// close closes sockets, and erases keys.
+func (c *collector) close() {
+	for _, r := range c.in {
+		r.Close()
+	}
+	c.agreed.wipe()
+	for _, m := range c.memory {
+		m.Close()
+	}
+}
+
+// run receives, until ctx is done or all is done. Then everything is closed.
+func (c *collector) run(ctx context.Context) error {
+	defer c.close()
+	sh, cfg := c.shared, &c.cfg
+	sh.buffered(c.in[0], cmp.Or(cfg.ReceiveBuffer, defaultReceive))
+	sh.log.Info().Stringer("address", c.in[0].Addr()).Int("workers", cfg.Workers).Int("buffer", c.in[0].Buffer()).
+		Bool("grouped", c.in[0].Grouped()).Msg("collector started")
 	if cfg.Ready != nil {
-		cfg.Ready(in[0].Addr(), account)
+		cfg.Ready(c.in[0].Addr(), c.account)
 	}
 
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	var monitor sync.WaitGroup
-	monitor.Go(func() { sh.monitor(ctx, stop, account, outs) })
-	err = engine.Run(ctx, engine.Place(cfg.Workers, cfg.CPUs), func(ctx context.Context, i int) error {
-		w := workers[i]
-		sinks, err := outs.open(i)
+	monitor.Go(func() { sh.monitor(ctx, stop, c.account, c.outs) })
+	err := engine.Run(ctx, engine.Place(cfg.Workers, cfg.CPUs), func(ctx context.Context, i int) error {
+		w := c.workers[i]
+		sinks, err := c.outs.open(i)
 		if err != nil {
 			return err
 		}
 		w.sinks = sinks
+		if len(sinks) == 1 {
+			w.direct, _ = sinks[0].(*batchSink)
+		}
 		end, err := w.byConfig()
 		if err != nil {
 			return err
@@ -174,13 +212,15 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 	if errors.Is(err, errOutputGone) {
 		sh.log.Info().Err(err).Msg("the collector ends: the reader of its output is gone")
 		err = nil
+	} else if errors.Is(err, ErrStop) {
+		err = nil
 	}
-	err = errors.Join(err, outs.close(), st.Save())
+	err = errors.Join(err, c.outs.close(), sh.state.Save())
 	sh.log.Info().Msg("collector stopped")
 	if cfg.Out != nil {
-		account.Print(cfg.Out)
+		c.account.Print(cfg.Out)
 	}
-	return account, errors.Join(err, account.Check())
+	return errors.Join(err, c.account.Check())
 }
 
 // listen opens the sockets: for each worker one and, behind those, a second one

@@ -34,7 +34,8 @@ type Config struct {
 	VXLAN   []VXLAN
 	Serve   []Serve // PCAP over IP
 
-	TAPSelect Selection // which frames the TAP gets
+	TAPSelect     Selection // which frames the TAP gets
+	ReceiveSelect Selection // which a Receiver gets
 
 	Workers       int           // sockets sharing the port; 0: 1
 	CPUs          []int         // workers are pinned to these in turn; none: not pinned
@@ -54,5 +55,5 @@ type Config struct {
 	// address and the account that is kept up to date from then on.
 	Ready func(netip.AddrPort, *Account)
 
-	bare bool // no output is needed
+	receiver *Receiver // is an output; nil: none
 }

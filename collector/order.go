@@ -179,7 +179,7 @@ func (w *worker) expire() {
 // skip gives up n datagrams.
 func (s *stream) skip(n uint64) {
 	s.gap = true
-	s.origin.Lost += n
+	s.origin.lost += n
 	s.account.lostDatagrams.Add(n)
 	s.advance(n)
 }

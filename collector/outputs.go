@@ -30,19 +30,19 @@ type outputs struct {
 // goroutine: devices appear in its network namespace.
 func openOutputs(ctx context.Context, sh *shared) (*outputs, error) {
 	o := &outputs{sh: sh}
-	cfg := &sh.cfg
 	warn := func(err error) { sh.log.Warn().Err(err).Msg("output") }
 	for _, open := range []func() error{
 		func() error { return o.openTAP(warn) },
 		func() error { return o.openFiles(ctx, warn) },
 		func() error { return o.openVXLAN(warn) },
 		o.openServers,
+		o.openReceiver,
 	} {
 		if err := open(); err != nil {
 			return nil, errors.Join(err, o.close())
 		}
 	}
-	if len(o.list) == 0 && !cfg.bare {
+	if len(o.list) == 0 {
 		return nil, errors.New("collector: no output: give a virtual interface (-i), a file (-w), a VTEP (--vxlan) or an address for readers (--pcap-over-ip)")
 	}
 	return o, nil

@@ -48,15 +48,31 @@ func (w *worker) take(s *stream, kind proto.Kind, counter uint64, plaintext []by
 	return w.hold(s, counter, plaintext)
 }
 
+// place returns where the next record is unpacked: where a Receiver alone takes
+// them, in its batch, so that they are never copied.
+func (w *worker) place() *proto.Record {
+	if w.direct != nil {
+		return w.direct.place()
+	}
+	return &w.record
+}
+
 // unpack gives the records of the next data datagram of a stream to the
 // outputs.
 func (w *worker) unpack(s *stream, plaintext []byte) error {
 	err := s.records.Start(plaintext, s.gap)
 	var frames uint64
-	for r, ok := s.records.Next(); ok; r, ok = s.records.Next() {
-		if r.Unfinished() {
-			w.finish(&s.origin, r)
-		} else {
+	if w.direct != nil {
+		w.direct.turn(&s.origin)
+	}
+	for r := w.place(); s.records.Into(r); r = w.place() {
+		switch {
+		case r.Unfinished():
+			w.record = *r // its place is for the frames that come of it
+			w.finish(&s.origin, &w.record)
+		case w.direct != nil:
+			w.direct.keep() // it lies there
+		default:
 			w.give(&s.origin, r)
 		}
 		frames++

@@ -161,7 +161,7 @@ func (e *pcapngEncoder) add(o *Origin, r *proto.Record) {
 		Interface: p.id, Ticks: ticks(r.Time, p.early), OrigLen: r.OrigLen, Direction: r.Direction, Dropped: k.dropped, Data: r.Data,
 	}
 	k.dropped = 0
-	if p.lost != o.Lost {
+	if p.lost != o.lost {
 		b.Comment = e.gap(p, o)
 	}
 	e.buf = b.Append(e.buf)
@@ -211,7 +211,7 @@ func (e *pcapngEncoder) told(o *Origin) uint64 {
 		if len(e.lost) == 1<<16 {
 			clear(e.lost)
 		}
-		n = o.Lost // what was lost before its first frame is not missing here
+		n = o.lost // what was lost before its first frame is not missing here
 		e.lost[k] = n
 	}
 	return n
@@ -219,9 +219,9 @@ func (e *pcapngEncoder) told(o *Origin) uint64 {
 
 // gap tells the datagrams that o lost.
 func (e *pcapngEncoder) gap(p *pcapngPlace, o *Origin) []byte {
-	n := o.Lost - e.told(o)
-	p.lost = o.Lost
-	e.lost[shardKey{o.Tap, o.Session, o.Shard}] = o.Lost
+	n := o.lost - e.told(o)
+	p.lost = o.lost
+	e.lost[shardKey{o.Tap, o.Session, o.Shard}] = o.lost
 	if n == 0 {
 		return nil // told with a frame of another interface
 	}

@@ -445,9 +445,9 @@ func TestPcapngLossMarks(t *testing.T) {
 	var out bytes.Buffer
 	f, _ := testFile(t, &out)
 	s, o, other := f.sink(nil), origin(7, nil), origin(8, nil)
-	o.Lost = 5 // before its first frame
+	o.lost = 5 // before its first frame
 	for n, lost := range []uint64{0, 0, 3, 0, 0, 70000, 0} {
-		o.Lost += lost
+		o.lost += lost
 		s.Write(o, &proto.Record{Data: []byte{byte(n)}, Interface: uint32(n % 2), LinkType: 1})
 		s.Write(other, &proto.Record{Data: []byte{100}, LinkType: 1})
 	}

@@ -16,7 +16,7 @@ type Origin struct {
 	Tap     uint32
 	Session uint64
 	Shard   uint16
-	Lost    uint64 // data datagrams given up by now; changes between records
+	lost    uint64 // data datagrams given up by now; changes between records
 
 	announce *atomic.Pointer[proto.Announce] // shared by the shards of a session
 }

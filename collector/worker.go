@@ -27,6 +27,8 @@ type worker struct {
 	in     *batch.Receiver // of this batch
 	listener
 	sinks   []sink
+	direct  *batchSink // if that is all of sinks, and takes all frames
+	record  proto.Record
 	asm     *proto.Assembly
 	cut     proto.Cutter
 	flushed error // of a flush in the middle of a batch

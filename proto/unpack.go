@@ -102,13 +102,21 @@ func (u *Unpacker) Err() error { return u.err }
 // is the unpacker's until the next call; its data is good until the Assembly's
 // Reset and for as long as the plaintext is.
 func (u *Unpacker) Next() (r *Record, ok bool) {
+	ok = u.Into(&u.rec)
+	return &u.rec, ok
+}
+
+// Into is Next with a Record of the caller's, which means nothing where it
+// returns false.
+func (u *Unpacker) Into(r *Record) bool {
 	if u.ready {
 		u.ready = false
-		u.cut.Data = u.part
-		return &u.cut, true
+		*r = u.cut
+		r.Data = u.part
+		return true
 	}
 	if u.at >= len(u.p) {
-		return nil, false
+		return false
 	}
 	b := u.p[u.at:]
 	flags := b[0]
@@ -117,47 +125,48 @@ func (u *Unpacker) Next() (r *Record, ok bool) {
 			u.fail()
 		}
 		u.at = len(u.p)
-		return nil, false
+		return false
 	}
 	length, n := uvarint(b[1:])
 	if n == 0 || length > MaxFrame {
 		u.fail()
-		return nil, false
+		return false
 	}
 	i := 1 + n
 	delta, n := uvarint(b[i:])
 	if n == 0 {
 		u.fail()
-		return nil, false
+		return false
 	}
 	i += n
 	u.time += unzigzag(delta)
-	u.rec = Record{
+	*r = Record{
 		Time:      u.time,
 		OrigLen:   uint32(length),
 		LinkType:  LinkTypeEthernet,
 		Direction: Direction(flags & flagDirection >> directionShift),
 	}
 	if flags&^(flagRecord|flagDirection) != 0 || flags&flagDirection == flagDirection {
-		if i, ok = u.optional(b, i, flags, length); !ok {
+		var ok bool
+		if i, ok = u.optional(r, b, i, flags, length); !ok {
 			u.fail()
-			return nil, false
+			return false
 		}
 	}
 	if rest := len(b) - i; rest < int(length) {
-		u.begin(b[i:], int(length))
-		return nil, false
+		u.begin(r, b[i:], int(length))
+		return false
 	}
 	end := i + int(length)
-	u.rec.Data = b[i:end:end]
+	r.Data = b[i:end:end]
 	u.at += end
-	return &u.rec, true
+	return true
 }
 
 // optional reads the fields that flags announce, from b[i:], and returns where
 // the data begins. A field that says what its absence would say is refused:
 // there is one encoding of each record.
-func (u *Unpacker) optional(b []byte, i int, flags byte, length uint64) (int, bool) {
+func (u *Unpacker) optional(r *Record, b []byte, i int, flags byte, length uint64) (int, bool) {
 	good := flags&flagDirection != flagDirection
 	field := func(most uint64) uint64 {
 		v, n := uvarint(b[i:])
@@ -165,7 +174,6 @@ func (u *Unpacker) optional(b []byte, i int, flags byte, length uint64) (int, bo
 		i += n
 		return v
 	}
-	r := &u.rec
 	if flags&flagInterface != 0 {
 		r.Interface = uint32(field(1<<32 - 1))
 		good = good && r.Interface != 0
@@ -196,8 +204,8 @@ func (u *Unpacker) optional(b []byte, i int, flags byte, length uint64) (int, bo
 }
 
 // begin keeps what is there of a record that the datagram's end cuts.
-func (u *Unpacker) begin(there []byte, length int) {
-	u.cut = u.rec
+func (u *Unpacker) begin(r *Record, there []byte, length int) {
+	u.cut = *r
 	u.part = append(u.asm.room(u, length), there...)
 	u.need = length - len(there)
 	u.at = len(u.p)
