@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // tick is what /proc counts CPU time in: USER_HZ is 100 on every architecture
@@ -60,11 +62,12 @@ func (m MachineTime) BusySince(a MachineTime) time.Duration {
 
 // A ProcessTime is the CPU time and memory of one process.
 type ProcessTime struct {
-	User, System time.Duration
-	RSS          uint64 // bytes
+	CPU time.Duration // user and system
+	RSS uint64        // bytes
 }
 
-// ReadProcessTime reads /proc/PID/stat and statm.
+// ReadProcessTime asks the process's clock, which is exact, and reads
+// /proc/PID/stat.
 func ReadProcessTime(pid int) (p ProcessTime, err error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -75,11 +78,14 @@ func ReadProcessTime(pid int) (p ProcessTime, err error) {
 	if len(f) < 22 {
 		return p, fmt.Errorf("/proc/%d/stat: %q", pid, b)
 	}
-	at := func(i int) int64 {
-		n, _ := strconv.ParseInt(string(f[i]), 10, 64)
-		return n
+	pages, _ := strconv.ParseUint(string(f[21]), 10, 64)
+	p.RSS = pages * uint64(os.Getpagesize())
+	// clock_getcpuclockid(3): the process in the high bits, inverted, and
+	// CPUCLOCK_SCHED, linux/posix-timers.h.
+	var ts unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|2), &ts); err != nil {
+		return p, fmt.Errorf("CPU clock of process %d: %w", pid, os.NewSyscallError("clock_gettime", err))
 	}
-	p.User, p.System = time.Duration(at(11))*tick, time.Duration(at(12))*tick
-	p.RSS = uint64(at(21)) * uint64(os.Getpagesize())
+	p.CPU = time.Duration(ts.Nano())
 	return p, nil
 }

@@ -45,6 +45,7 @@ type Rig struct {
 	parties   []*party
 	children  []*Child
 	source    *Child
+	flights   bool   // source is of sealed datagrams
 	remote    *Child // nil: none
 	collector *Child // nil: none
 	machine   *Counter
@@ -167,6 +168,17 @@ func (r *Rig) Source(ctx context.Context, t Traffic, cpu int) (err error) {
 	return r.A.Up(CaptureDevice)
 }
 
+// Flights starts a source of sealed datagrams instead, of so many taps, sealed
+// by the suite named or the fastest. A collector has to listen on B, or a sink
+// to be there.
+func (r *Rig) Flights(ctx context.Context, t Traffic, taps int, suite string, cpu int, env ...string) (err error) {
+	r.source, err = r.start(ctx, r.A, RoleFlights, "open", FlightsConfig{
+		To: netip.AddrPortFrom(AddrB, Port).String(), KeyFile: r.KeyFile, Taps: taps, Suite: suite, Traffic: t, CPU: cpu,
+	}, env...)
+	r.flights = err == nil
+	return err
+}
+
 // Remote starts a remote on A that captures what the source writes, and sends
 // it to B. What cfg leaves out of interface, collector, key and tap is filled in.
 func (r *Rig) Remote(ctx context.Context, cfg RemoteConfig, env ...string) (err error) {
@@ -220,11 +232,16 @@ func (r *Rig) Memory(ctx context.Context) (remote, collector Memory, err error) 
 	return remote, collector, errors.Join(err1, r.collector.Ask(ctx, "memory", nil, &collector))
 }
 
-// Stop ends both sides in order, and returns their accounts, which add up, or
+// Stop ends both sides in order, or the taps that a source plays, and returns their accounts, which add up, or
 // an error.
 func (r *Rig) Stop(ctx context.Context) (remote, collector SideAccount, err error) {
 	ctx, cancel := within(ctx, 0)
 	defer cancel()
+	if r.flights {
+		if err := r.source.Ask(ctx, "close", nil, nil); err != nil {
+			return remote, collector, err
+		}
+	}
 	for _, one := range []struct {
 		child *Child
 		a     *SideAccount

@@ -139,3 +139,38 @@ func TestChild(t *testing.T) {
 		t.Log(err)
 	}
 }
+
+// Taps that are played are taps to a collector: all that they sealed comes out.
+func TestFlights(t *testing.T) {
+	for _, c := range []struct {
+		taps  int
+		frame string
+	}{{1, "300"}, {40, "imix"}, {2, "gso"}} {
+		t.Run(fmt.Sprint(c.taps, c.frame), func(t *testing.T) {
+			r := newRig(t)
+			ctx := t.Context()
+			if err := r.Collector(ctx, CollectorConfig{Nowhere: c.taps == 1}); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.Flights(ctx, Mixed(c.frame), c.taps, "", -1); err != nil {
+				t.Fatal(err)
+			}
+			pieces := uint64(1)
+			offer := Offer{Rate: 20000, For: 500 * time.Millisecond}
+			if c.frame == "gso" {
+				offer.Rate, pieces = 500, 44
+			}
+			trial, err := r.Trial(ctx, offer)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, a, err := r.Stop(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if trial.Lost(pieces) != 0 || a.Lost > 0 || a.Sealed != trial.Offered.Frames || a.Unpacked != a.Sealed || trial.Offered.Frames < 100 {
+				t.Errorf("%+v; %+v", trial, a)
+			}
+		})
+	}
+}

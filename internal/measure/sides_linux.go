@@ -35,6 +35,8 @@ var roles = map[string]func() role{
 	RoleSource:    sourceRole,
 	RoleRemote:    remoteRole,
 	RoleCollector: collectorRole,
+	RoleFlights:   flightsRole,
+	RoleStages:    stagesRole,
 }
 
 // A SourceConfig says what source to open.

@@ -112,7 +112,7 @@ func (r *Rig) look(ctx context.Context) (g glance, err error) {
 		if err != nil {
 			return g, fmt.Errorf("%s ended: %w", p.name, err)
 		}
-		g.uses = append(g.uses, Use{Time: pt.User + pt.System, Work: p.counter.Read(), RSS: pt.RSS})
+		g.uses = append(g.uses, Use{Time: pt.CPU, Work: p.counter.Read(), RSS: pt.RSS})
 	}
 	g.softirq, g.machine = r.softirq.Read(), r.machine.Read()
 	g.clock, err = ReadMachineTime()
