@@ -116,6 +116,9 @@ func (o *outputFlags) servers(cfg *collector.Config) error {
 	if given != 0 && len(o.serve) == 0 {
 		return usagef("--tls-cert is about --pcap-over-ip, which is not there")
 	}
+	if len(o.serve) == 0 {
+		return nil
+	}
 	if err := within("--pcap-over-ip-buffer", o.buffer, 1<<20, maxMemory); err != nil {
 		return err
 	}

@@ -107,18 +107,25 @@ func (w *vtepWorld) traffic(x *wire, between func()) {
 }
 
 // compare wants the frames of the wire, from marker to marker, byte for byte
-// in a recording of all that came out; each flow in order, if so wanted.
+// in a recording of all that came out; each direction of a flow in order, if so
+// wanted: two packet sockets on one interface may see what comes and what goes
+// in different orders, if that was at the same time on two CPUs.
 func (w *vtepWorld) compare(x *wire, got string, inOrder bool, kinds ...string) {
 	w.t.Helper()
-	seen, flows := map[string]int{}, map[uint32][][]byte{}
+	type way struct {
+		flow uint32
+		from [6]byte // the source's address
+	}
+	of := func(f []byte) way { return way{proto.FlowHash(f), [6]byte(f[6:12])} }
+	seen, flows := map[string]int{}, map[way][][]byte{}
 	for _, p := range testnet.ReadCapture(w.t, got) {
-		h := proto.FlowHash(p.Data)
+		h := of(p.Data)
 		flows[h] = append(flows[h], p.Data)
 	}
-	begun := map[uint32]bool{}
+	begun := map[way]bool{}
 	for i, p := range between(w.t, x.file) {
 		seen[etherKind(p.Data)]++
-		h := proto.FlowHash(p.Data)
+		h := of(p.Data)
 		at := slices.IndexFunc(flows[h], func(f []byte) bool { return bytes.Equal(f, p.Data) })
 		if at < 0 || inOrder && at > 0 && begun[h] {
 			w.t.Fatalf("%s: frame %d, %d bytes %x, is number %d of what is left of its flow in %s; %s",
