@@ -31,9 +31,6 @@ type File struct {
 
 // check says what is wrong with the file, and returns the pattern of its names.
 func (c *File) check() (names namePattern, err error) {
-	if err := c.Select.check(); err != nil {
-		return names, err
-	}
 	if names, err = parseNamePattern(c.Path); err != nil {
 		return names, err
 	}
@@ -59,37 +56,33 @@ func (c *File) check() (names namePattern, err error) {
 func (r *Rotation) rotates() bool { return *r != Rotation{} }
 
 // openFile opens a file, pipe or recording.
-func openFile(ctx context.Context, c File, stdout io.Writer, warn func(error)) (output, error) {
+func openFile(ctx context.Context, c File, stdout io.Writer, warn func(error)) (out output, err error) {
 	names, err := c.check()
+	if err == nil {
+		out.takes, err = c.Select.choose(true)
+	}
 	if err != nil {
-		return output{}, fmt.Errorf("collector: %s: %w", c.Path, err)
+		return out, fmt.Errorf("collector: %s: %w", c.Path, err)
 	}
 	cfg := pcapngConfig{Path: names.name(0, time.Time{}, 0), Name: c.Path, Stdout: stdout, SnapLen: c.Select.SnapLen, Warn: warn}
 	pipe, err := isPipe(cfg.Path, stdout)
 	switch {
 	case err != nil:
-		return output{}, fmt.Errorf("collector: %w", err)
+		return out, fmt.Errorf("collector: %w", err)
 	case pipe && c.Rotate.rotates():
-		return output{}, fmt.Errorf("collector: %s is a pipe: it cannot go on in a new file", c.Path)
+		return out, fmt.Errorf("collector: %s is a pipe: it cannot go on in a new file", c.Path)
 	case pipe:
-		return openPipe(ctx, cfg)
+		return out, openPipe(ctx, cfg, &out)
 	case names.plain() && !c.Rotate.rotates():
 		f, err := newPcapngFile(cfg)
 		if err != nil {
-			return output{}, err
+			return out, err
 		}
-		return f.output(f.Close), nil
+		out.sink = func(int, *OutputAccount) (sink, error) { return f.sink(nil), nil }
+		out.close = f.Close
+		return out, nil
 	}
-	return openRecording(cfg, names, c.Rotate)
-}
-
-// output returns the output that f is, ended by end.
-func (f *pcapngFile) output(end func() error) output {
-	return output{
-		sink:  func(int, *OutputAccount) (sink, error) { return f.sink(nil), nil },
-		tick:  f.tick,
-		close: end,
-	}
+	return out, openRecording(cfg, names, c.Rotate, &out)
 }
 
 // isPipe says that what reads the output may be slow: it is no file and no
@@ -114,7 +107,7 @@ func isPipe(path string, stdout io.Writer) (bool, error) {
 // openPipe opens standard output, or a FIFO once it has a reader. What reads it
 // may be slow: frames wait for it in a queue, and when that is full, are
 // dropped.
-func openPipe(ctx context.Context, cfg pcapngConfig) (output, error) {
+func openPipe(ctx context.Context, cfg pcapngConfig, o *output) error {
 	var (
 		out  io.Writer = cfg.Stdout
 		stop io.Closer // ends a write that waits
@@ -129,7 +122,7 @@ func openPipe(ctx context.Context, cfg pcapngConfig) (output, error) {
 	} else {
 		file, err := openFIFO(ctx, cfg.Path, cfg.Warn)
 		if err != nil {
-			return output{}, fmt.Errorf("collector: %w", err)
+			return fmt.Errorf("collector: %w", err)
 		}
 		out, stop, name = file, file, cfg.Path
 	}
@@ -137,10 +130,10 @@ func openPipe(ctx context.Context, cfg pcapngConfig) (output, error) {
 	q.start()
 	f, err := newPcapngFile(pcapngConfig{Path: "-", Name: name, Stdout: q, SnapLen: cfg.SnapLen, Warn: cfg.Warn})
 	if err != nil {
-		return output{}, err
+		return err
 	}
 	late := new(SinkCounts)
-	o := f.output(func() error {
+	o.close = func() error {
 		q.drain(0) // so that there is room for the end
 		err := f.Close()
 		frames, bytes := q.close(0, stop)
@@ -150,14 +143,14 @@ func openPipe(ctx context.Context, cfg pcapngConfig) (output, error) {
 			err = errors.Join(err, ignoreClosed(stop.Close()))
 		}
 		return err
-	})
+	}
 	o.sink = func(worker int, a *OutputAccount) (sink, error) {
 		if worker == 0 {
 			a.add(late)
 		}
 		return f.sink(nil), nil
 	}
-	return o, nil
+	return nil
 }
 
 func ignoreClosed(err error) error {
@@ -186,16 +179,16 @@ func openFIFO(ctx context.Context, path string, warn func(error)) (*os.File, err
 }
 
 // openRecording opens a recording of one or more files, or one for each tap.
-func openRecording(cfg pcapngConfig, names namePattern, roll Rotation) (output, error) {
+func openRecording(cfg pcapngConfig, names namePattern, roll Rotation, o *output) error {
 	if err := names.probe(); err != nil {
-		return output{}, fmt.Errorf("collector: %s: %w", cfg.Name, err)
+		return fmt.Errorf("collector: %s: %w", cfg.Name, err)
 	}
 	set := &recordingSet{cfg: cfg, names: names, roll: roll, taps: make(map[uint32]*pcapngFile), stop: make(chan struct{})}
 	if !names.has("t") {
 		one := set.config(0)
 		f, err := newPcapngFile(one)
 		if err != nil {
-			return output{}, err
+			return err
 		}
 		set.one = f
 	}
@@ -209,7 +202,8 @@ func openRecording(cfg pcapngConfig, names namePattern, roll Rotation) (output, 
 			cfg.Warn(err)
 		})
 	})
-	return output{sink: set.sink, tick: set.tick, close: set.close}, nil
+	o.sink, o.tick, o.close = set.sink, set.tick, set.close
+	return nil
 }
 
 // A recordingSet is a recording, or one for each tap.

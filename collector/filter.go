@@ -3,61 +3,72 @@
 package collector
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"strconv"
+	"net"
+	"net/netip"
+	"regexp"
 	"strings"
 
-	"golang.org/x/net/bpf"
-
 	"github.com/ntap-project/ntap/proto"
+	"github.com/ntap-project/ntap/ring/filter"
 )
 
-// maxFilter is BPF_MAXINSNS, linux/bpf_common.h.
-const maxFilter = 4096
+// filterLinks are the link types that expressions are compiled for.
+var filterLinks = []uint16{filter.Ethernet, filter.Raw, filter.LinuxSLL, filter.LinuxSLL2, filter.IPv4, filter.IPv6}
 
-// A frameFilter says how many bytes of a frame match, 0 if it does not. It
-// belongs to one goroutine.
-type frameFilter interface {
-	Run(frame []byte) (int, error)
-}
+// A frameFilter is a filter for frames in memory. No frame of a link type that
+// has no program matches.
+type frameFilter map[proto.LinkType]filter.Program
 
-// A filterText is a filter as users write it. Here is the one place where text
-// becomes a program: for now it is bytecode as tcpdump -ddd prints it for
-// Ethernet, its lines ended by newlines or commas.
-type filterText string
+// isBytecode says that a filter is what tcpdump -ddd prints.
+var isBytecode = regexp.MustCompile(`^\s*\d+\s*[,\n]`).MatchString
 
-// check says what is wrong with the text.
-func (t filterText) check() error {
-	if t == "" {
-		return nil
+// errNames says why a host's name in a filter is not looked up.
+var errNames = errors.New("names of hosts are not looked up here: give addresses")
+
+// compileFrameFilter compiles an expression for every link type that it makes
+// sense for, or reads bytecode, which is for Ethernet. names says that names of
+// hosts are looked up.
+func compileFrameFilter(text string, names bool) (frameFilter, error) {
+	f := make(frameFilter)
+	if isBytecode(text) {
+		program, err := filter.ParseBytecode(strings.ReplaceAll(text, ",", "\n"))
+		if err == nil {
+			_, err = filter.NewMachine(program)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("filter %q: %w", clip(text), err)
+		}
+		f[proto.LinkTypeEthernet] = program
+		return f, nil
 	}
-	_, err := t.compile(proto.LinkTypeEthernet)
-	return err
-}
-
-// compile returns the filter for frames of a link type; nil: none of those
-// matches.
-func (t filterText) compile(link proto.LinkType) (frameFilter, error) {
-	raw, err := parseBytecode(string(t))
-	if err != nil {
-		return nil, fmt.Errorf("filter %q: %w", clip(string(t)), err)
+	known := make(map[string][]netip.Addr) // each name is looked up once
+	lookUp := func(ctx context.Context, host string) (addrs []netip.Addr, err error) {
+		if !names {
+			return nil, errNames
+		}
+		addrs, done := known[host]
+		if !done {
+			addrs, err = net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+			known[host] = addrs
+		}
+		return addrs, err
 	}
-	if link != proto.LinkTypeEthernet {
-		return nil, nil
-	}
-	program := make([]bpf.Instruction, len(raw))
-	for i, in := range raw {
-		program[i] = in.Disassemble()
-		if ext, ok := program[i].(bpf.LoadExtension); ok && ext.Num != bpf.ExtLen {
-			return nil, fmt.Errorf("filter %q: instruction %d looks at what only the kernel knows of a frame (a VLAN tag beside it, its interface): compile it for files, as tcpdump -y EN10MB -ddd without -i does", clip(string(t)), i)
+	var first error
+	for _, link := range filterLinks {
+		program, err := filter.Compile(text, filter.Options{LinkType: link, LookUp: lookUp})
+		if err == nil {
+			f[proto.LinkType(link)] = program
+		} else if link == filter.Ethernet {
+			first = fmt.Errorf("filter %q: %w", clip(text), err)
 		}
 	}
-	vm, err := bpf.NewVM(program)
-	if err != nil {
-		return nil, fmt.Errorf("filter %q: %w", clip(string(t)), err)
+	if len(f) == 0 {
+		return nil, first
 	}
-	return vm, nil
+	return f, nil
 }
 
 // clip shortens a text for a message.
@@ -66,33 +77,4 @@ func clip(s string) string {
 		return s[:57] + "..."
 	}
 	return s
-}
-
-// parseBytecode reads what tcpdump -ddd prints: the number of instructions,
-// and code, jt, jf and k of each, in decimal.
-func parseBytecode(text string) ([]bpf.RawInstruction, error) {
-	lines := strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' || r == ',' })
-	if len(lines) == 0 {
-		return nil, errors.New("empty; want what tcpdump -y EN10MB -ddd prints")
-	}
-	n, err := strconv.Atoi(strings.TrimSpace(lines[0]))
-	if err != nil || n < 1 || n > maxFilter || n != len(lines)-1 {
-		return nil, fmt.Errorf("not the bytecode that tcpdump -y EN10MB -ddd prints: it begins with %q and %d instructions follow, where it has to be their number, 1 to %d",
-			clip(lines[0]), len(lines)-1, maxFilter)
-	}
-	program := make([]bpf.RawInstruction, n)
-	for i, line := range lines[1:] {
-		fields := strings.Fields(line)
-		if len(fields) != 4 {
-			return nil, fmt.Errorf("instruction %d has %d numbers; want code, jt, jf and k", i, len(fields))
-		}
-		var v [4]uint64
-		for k, bits := range [4]int{16, 8, 8, 32} {
-			if v[k], err = strconv.ParseUint(fields[k], 10, bits); err != nil {
-				return nil, fmt.Errorf("instruction %d: %w", i, err)
-			}
-		}
-		program[i] = bpf.RawInstruction{Op: uint16(v[0]), Jt: uint8(v[1]), Jf: uint8(v[2]), K: uint32(v[3])}
-	}
-	return program, nil
 }

@@ -13,7 +13,7 @@ import (
 // An output is one place where frames go. Every worker has its own end of it.
 type output struct {
 	name  string
-	takes Selection
+	takes choice
 	sink  func(worker int, a *OutputAccount) (sink, error) // a worker's end; the worker's own thread calls it
 	tick  func(now time.Time)                              // what it does by the clock; nil: nothing
 	close func() error                                     // once the sinks are closed
@@ -60,7 +60,8 @@ func (o *outputs) openTAP(warn func(error)) error {
 	if cfg.TAP == "" {
 		return nil
 	}
-	if err := cfg.TAPSelect.check(); err != nil {
+	takes, err := cfg.TAPSelect.choose(true)
+	if err != nil {
 		return fmt.Errorf("collector: TAP %s: %w", cfg.TAP, err)
 	}
 	set, err := newTapSet(tapConfig{Name: cfg.TAP, Workers: cfg.Workers, Isolate: cfg.Isolate, Warn: warn})
@@ -68,7 +69,7 @@ func (o *outputs) openTAP(warn func(error)) error {
 		return err
 	}
 	o.add(output{
-		name: "TAP " + cfg.TAP, takes: cfg.TAPSelect, close: set.Close,
+		name: "TAP " + cfg.TAP, takes: takes, close: set.Close,
 		sink: func(worker int, _ *OutputAccount) (sink, error) { return newTapSink(set, worker, cfg.IO) },
 	})
 	return nil
@@ -95,7 +96,7 @@ func (o *outputs) openFiles(ctx context.Context, warn func(error)) error {
 		if err != nil {
 			return err
 		}
-		out.name, out.takes = "pcapng "+c.Path, c.Select
+		out.name = "pcapng " + c.Path
 		o.add(out)
 	}
 	return nil

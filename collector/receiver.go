@@ -5,6 +5,7 @@ package collector
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"net/netip"
 	"sync"
@@ -199,11 +200,12 @@ func (o *outputs) openReceiver() error {
 	if r == nil {
 		return nil
 	}
-	if err := o.sh.cfg.ReceiveSelect.check(); err != nil {
-		return err
+	takes, err := o.sh.cfg.ReceiveSelect.choose(true)
+	if err != nil {
+		return fmt.Errorf("collector: Receiver: %w", err)
 	}
 	o.add(output{
-		name: "this program", takes: o.sh.cfg.ReceiveSelect, close: func() error { return nil },
+		name: "this program", takes: takes, close: func() error { return nil },
 		sink: func(worker int, _ *OutputAccount) (sink, error) {
 			return &batchSink{take: r.take, worker: worker}, nil
 		},

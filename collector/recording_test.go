@@ -432,7 +432,7 @@ func TestRecordingErrors(t *testing.T) {
 		{File{Path: "%q"}, "after % comes"},
 		{File{Path: filepath.Join(dir, "none", "x-%n")}, "no such file"},
 		{File{Path: "x", Select: Selection{SnapLen: -1}}, "snap length"},
-		{File{Path: "x", Select: Selection{Filter: "x"}}, "not the bytecode"},
+		{File{Path: "x", Select: Selection{Filter: "x y"}}, `not "x"`},
 	} {
 		if _, err := openFile(t.Context(), c.file, nil, nil); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: %v, want %q", c.file, err, c.want)

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/ntap-project/ntap/proto"
+	"github.com/ntap-project/ntap/ring/filter"
 )
 
 // A Selection says which frames an output gets, and how much of each. The zero
@@ -18,9 +19,10 @@ import (
 type Selection struct {
 	Taps    TapSet // which taps; nil: all
 	SnapLen int    // bytes of each frame that are kept; 0: all
-	// Filter is classic BPF bytecode for Ethernet frames, as tcpdump -y EN10MB
-	// -ddd prints it, its lines ended by newlines or commas; "": no filter.
-	// Frames of other link types do not match. It sees whole frames.
+	// Filter is an expression in the language of docs/FILTER.md, or bytecode for
+	// Ethernet frames as tcpdump -y EN10MB -ddd prints it, its lines ended by
+	// newlines or commas; "": no filter. It sees whole frames. Frames of link
+	// types that it means nothing for do not match.
 	Filter string
 }
 
@@ -55,12 +57,23 @@ func ParseSelection(text string) (s Selection, err error) {
 	return s, nil
 }
 
-// check says what is wrong with the selection.
-func (s *Selection) check() error {
+// A choice is a selection that is ready for use.
+type choice struct {
+	Selection
+	filter frameFilter
+}
+
+// choose says what is wrong with the selection, or makes it a choice. names says
+// that names of hosts in its filter are looked up.
+func (s Selection) choose(names bool) (c choice, err error) {
 	if s.SnapLen < 0 || s.SnapLen > proto.MaxFrame {
-		return fmt.Errorf("snap length %d: want 0 (whole frames) to %d bytes", s.SnapLen, proto.MaxFrame)
+		return c, fmt.Errorf("snap length %d: want 0 (whole frames) to %d bytes", s.SnapLen, proto.MaxFrame)
 	}
-	return filterText(s.Filter).check()
+	c.Selection = s
+	if s.Filter != "" {
+		c.filter, err = compileFrameFilter(s.Filter, names)
+	}
+	return c, err
 }
 
 // all says that the selection leaves nothing out.
@@ -121,18 +134,22 @@ func (s TapSet) String() string {
 
 // A selector decides on frames for one worker. It belongs to one goroutine.
 type selector struct {
-	Selection
-	o       *Origin // whose frames came last,
-	takes   bool    // and whether its tap is selected
-	filters map[proto.LinkType]frameFilter
-	link    proto.LinkType // of filter
-	filter  frameFilter    // nil: no frame of that link type matches
-	cut     proto.Record   // of which a part is given on
+	choice
+	o        *Origin // whose frames came last,
+	takes    bool    // and whether its tap is selected
+	machines map[proto.LinkType]*filter.Machine
+	link     proto.LinkType  // of machine
+	machine  *filter.Machine // nil: no frame of that link type matches
+	cut      proto.Record    // of which a part is given on
 }
 
-// newSelector returns a selector for a selection that was checked.
-func newSelector(s Selection) *selector {
-	return &selector{Selection: s, filters: make(map[proto.LinkType]frameFilter)}
+func newSelector(c choice) *selector {
+	s := &selector{choice: c, machines: make(map[proto.LinkType]*filter.Machine)}
+	for link, program := range c.filter {
+		s.machines[link], _ = filter.NewMachine(program)
+	}
+	s.link, s.machine = proto.LinkTypeEthernet, s.machines[proto.LinkTypeEthernet]
+	return s
 }
 
 // pick returns the record as the output gets it, or nil if it is left out. It
@@ -144,14 +161,11 @@ func (s *selector) pick(o *Origin, r *proto.Record) *proto.Record {
 	if !s.takes {
 		return nil
 	}
-	if s.Filter != "" {
+	if s.filter != nil {
 		if r.LinkType != s.link {
-			s.turn(r.LinkType)
+			s.link, s.machine = r.LinkType, s.machines[r.LinkType]
 		}
-		if s.filter == nil {
-			return nil
-		}
-		if n, err := s.filter.Run(r.Data); n == 0 || err != nil {
+		if s.machine == nil || s.machine.Run(r.Data, r.OrigLen) == 0 {
 			return nil
 		}
 	}
@@ -163,16 +177,6 @@ func (s *selector) pick(o *Origin, r *proto.Record) *proto.Record {
 	return r
 }
 
-// turn takes up the filter for frames of a link type.
-func (s *selector) turn(link proto.LinkType) {
-	f, known := s.filters[link]
-	if !known {
-		f, _ = filterText(s.Filter).compile(link)
-		s.filters[link] = f
-	}
-	s.link, s.filter = link, f
-}
-
 // A selectSink gives a sink the frames that are selected.
 type selectSink struct {
 	sink
@@ -181,7 +185,7 @@ type selectSink struct {
 }
 
 // selected returns the sink behind the selection.
-func selected(s sink, by Selection) sink {
+func selected(s sink, by choice) sink {
 	if by.all() {
 		return s
 	}

@@ -71,22 +71,45 @@ func TestParseSelection(t *testing.T) {
 		}
 	}
 	for filter, want := range map[string]string{
-		"tcp port 80": "not the bytecode", "1,6 0 0": "3 numbers", "1,6 0 0 x": "invalid syntax", "2,6 0 0 1": "2, where it has to be", "1,40 0 0 12": "",
-		"2,32 0 0 4294963248,22 0 0 0": "only the kernel knows",
+		"tcp prot 80": `column 5`, "1,6 0 0": "3 numbers", "1,6 0 0 x": "invalid syntax", "2,6 0 0 1": "it has to be their number", "1,40 0 0 12": "no return",
+		"2,32 0 0 4294963248,22 0 0 0": "only the kernel knows", "host nobody.invalid": "not looked up",
 	} {
 		s := Selection{Filter: filter}
-		if err := s.check(); err == nil || want != "" && !strings.Contains(err.Error(), strings.TrimPrefix(want, "2, ")) {
+		if _, err := s.choose(false); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("filter %q: %v, want %q", filter, err, want)
 		}
 	}
 }
 
+// choice returns a selection ready for use.
+func choose(t testing.TB, s Selection) choice {
+	t.Helper()
+	c, err := s.choose(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 // An output gets the frames that are selected, cut as it wants them, and each
 // frame is either given or counted as left out.
 func TestSelectSink(t *testing.T) {
+	taps, err := ParseTapSet("1,3")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, filter := range []string{tcp, "tcp"} {
+		testSelectSink(t, taps, filter)
+	}
+	if s := selected(&nullSink{}, choice{}); s.Counts() == nil || fmt.Sprintf("%T", s) != "*collector.nullSink" {
+		t.Error("an output of everything is wrapped")
+	}
+}
+
+func testSelectSink(t *testing.T, taps TapSet, filter string) {
+	t.Helper()
 	list := &listSink{}
-	taps, _ := ParseTapSet("1,3")
-	s := selected(list, Selection{Taps: taps, Filter: tcp, SnapLen: 100})
+	s := selected(list, choose(t, Selection{Taps: taps, Filter: filter, SnapLen: 100}))
 	isTCP := func(f []byte) bool {
 		if len(f) < 14 {
 			return false
@@ -104,6 +127,9 @@ func TestSelectSink(t *testing.T) {
 		o := origin(uint32(i%4), nil)
 		for _, p := range known(t, file) {
 			r := record(&p)
+			if filter != tcp && p.LinkType != 1 {
+				continue // the expression matches some; the bytecode none
+			}
 			s.Write(o, r)
 			given++
 			if o.Tap%2 == 1 && p.LinkType == 1 && isTCP(p.Data) {
@@ -123,13 +149,32 @@ func TestSelectSink(t *testing.T) {
 	if want < 100 || cut < 50 || len(list.frames) != want || c.Delivered.Load() != uint64(want) || c.Delivered.Load()+c.LeftOut.Load() != given {
 		t.Errorf("%d frames of %d selected, %d came, %d cut; %d left out", want, given, len(list.frames), cut, c.LeftOut.Load())
 	}
-	if s := selected(list, Selection{}); s != sink(list) {
-		t.Error("an output of everything is wrapped")
+}
+
+// An expression is for the frames of each link type as they begin; bytecode is
+// for Ethernet.
+func TestSelectLinkTypes(t *testing.T) {
+	ip := append([]byte{0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2}, make([]byte, 20)...)
+	eth := append([]byte{2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0}, ip...)
+	sll := append([]byte{0, 0, 0, 1, 0, 6, 2, 0, 0, 0, 0, 1, 0, 0, 8, 0}, ip...)
+	for filter, want := range map[string][]bool{
+		"tcp": {true, true, true, true, false}, "udp": make([]bool, 5), tcp: {true, false, false, false, false}, "ether host 2:0:0:0:0:1": {true, false, false, false, false},
+	} {
+		list := &listSink{}
+		s := selected(list, choose(t, Selection{Filter: filter}))
+		for i, r := range []proto.Record{{Data: eth, LinkType: 1}, {Data: ip, LinkType: 101}, {Data: ip, LinkType: 228}, {Data: sll, LinkType: 113}, {Data: eth, LinkType: 105}} {
+			before := len(list.frames)
+			r.OrigLen = uint32(len(r.Data))
+			s.Write(origin(1, nil), &r)
+			if came := len(list.frames) > before; came != want[i] {
+				t.Errorf("%.20q, link type %d: %v", filter, r.LinkType, came)
+			}
+		}
 	}
 }
 
 func TestSelectAllocations(t *testing.T) {
-	s := selected(&nullSink{}, Selection{Filter: tcp, SnapLen: 60})
+	s := selected(&nullSink{}, choose(t, Selection{Filter: "tcp port 80 or udp port 53 or tcp", SnapLen: 60}))
 	frame := make([]byte, 300)
 	frame[12], frame[23] = 8, 6
 	os, n := []*Origin{origin(1, nil), origin(2, nil)}, 0

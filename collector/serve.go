@@ -26,9 +26,10 @@ import (
 // A client may first send one line that says what it wants of what the output
 // gets, in the words of ParseSelection and format=pcap or format=pcapng:
 //
-//	taps=1,3 snaplen=96 format=pcap filter=2,40 0 0 12,6 0 0 262144
+//	taps=1,3 snaplen=96 format=pcap filter=udp port 53
 //
-// One that sends nothing gets all.
+// One that sends nothing gets all. Names of hosts in a client's filter are not
+// looked up.
 type Serve struct {
 	Addr    string    // HOST:PORT; port 0: the kernel's choice
 	TLS     *TLSFiles // nil: plain, which is for loopback only
@@ -57,6 +58,7 @@ const (
 // A server is one Serve.
 type server struct {
 	cfg    Serve
+	takes  choice
 	addr   string
 	listen net.Listener
 	tls    *tlsSource // nil: plain
@@ -86,7 +88,8 @@ func (o *outputs) openServers() error {
 }
 
 func newServer(c Serve, log zerolog.Logger) (*server, error) {
-	if err := c.Select.check(); err != nil {
+	takes, err := c.Select.choose(true)
+	if err != nil {
 		return nil, err
 	}
 	c.Clients, c.Queue = cmp.Or(c.Clients, serveClients), cmp.Or(c.Queue, serveQueue)
@@ -97,7 +100,7 @@ func newServer(c Serve, log zerolog.Logger) (*server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w; want HOST:PORT, as in 127.0.0.1:%d", err, ServePort)
 	}
-	s := &server{cfg: c, late: new(SinkCounts), log: log}
+	s := &server{cfg: c, takes: takes, late: new(SinkCounts), log: log}
 	s.clients.Store(new([]*client))
 	if c.TLS != nil {
 		if s.tls, err = newTLSSource(*c.TLS, log); err != nil {
@@ -268,8 +271,8 @@ func (s *server) sink(worker int, a *OutputAccount) (sink, error) {
 		a.add(s.late)
 	}
 	w := &serveSink{srv: s}
-	if !s.cfg.Select.all() {
-		w.pick = newSelector(s.cfg.Select)
+	if !s.takes.all() {
+		w.pick = newSelector(s.takes)
 	}
 	return w, nil
 }

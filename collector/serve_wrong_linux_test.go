@@ -22,7 +22,8 @@ func TestServeWrongRequests(t *testing.T) {
 	for line, want := range map[string]string{
 		"GET / HTTP/1.1\n":                        `ntap: "GET": want taps=`,
 		"taps=x\n":                                `ntap: taps "x"`,
-		"filter=tcp port 80\n":                    "not the bytecode",
+		"filter=tcp prot 80\n":                    `column 5`,
+		"filter=host example.org\n":               "give addresses",
 		"format=pcapx\n":                          "want taps=",
 		"filter=1,6 0 0 1\nmore":                  "", // a good one
 		strings.Repeat("x", requestLen+1):         "",
@@ -72,7 +73,7 @@ func TestServeErrors(t *testing.T) {
 		{Serve{Addr: "[::]:0"}, "without TLS"},
 		{Serve{Addr: "127.0.0.1:0", Queue: 1000}, "1048576 or more"},
 		{Serve{Addr: "127.0.0.1:0", Clients: -1}, "-1 clients"},
-		{Serve{Addr: "127.0.0.1:0", Select: Selection{Filter: "x"}}, "not the bytecode"},
+		{Serve{Addr: "127.0.0.1:0", Select: Selection{Filter: "x y"}}, `not "x"`},
 		{Serve{Addr: "127.0.0.1:0", TLS: &TLSFiles{}}, "wants three files"},
 		{Serve{Addr: "127.0.0.1:0", TLS: &TLSFiles{"none", "none", "none"}}, "certificate none with key none"},
 	} {

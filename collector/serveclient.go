@@ -22,7 +22,7 @@ type client struct {
 	srv    *server
 	conn   net.Conn
 	name   string // its address and, with TLS, whom its certificate names
-	takes  Selection
+	takes  choice
 	format captureFormat
 	file   *pcapngFile // over queue
 	queue  *queue
@@ -63,8 +63,9 @@ func newClient(s *server, conn net.Conn, who, line string) (c *client, err error
 	if line = strings.Join(words, " "); hasFilter {
 		line += " filter=" + filter
 	}
-	if c.takes, err = ParseSelection(line); err == nil {
-		err = c.takes.check()
+	want, err := ParseSelection(line)
+	if err == nil {
+		c.takes, err = want.choose(false)
 	}
 	if err != nil {
 		return nil, err
@@ -98,7 +99,7 @@ func (c *client) wants() string {
 		text += fmt.Sprintf(", cut at %d bytes", c.takes.SnapLen)
 	}
 	if c.takes.Filter != "" {
-		text += ", with a filter"
+		text += fmt.Sprintf(", filter %q", clip(c.takes.Filter))
 	}
 	return text
 }

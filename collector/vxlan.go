@@ -154,7 +154,8 @@ func (o *outputs) openVXLAN(warn func(error)) error {
 				return fmt.Errorf("collector: VXLAN to %s: %w", c.To, err) // nothing could ever go there
 			}
 		}
-		if err := c.Select.check(); err != nil {
+		takes, err := c.Select.choose(true)
+		if err != nil {
 			return fmt.Errorf("collector: VXLAN to %s: %w", c.To, err)
 		}
 		s, err := newVXLANSet(c, cfg.Workers, warn)
@@ -162,7 +163,7 @@ func (o *outputs) openVXLAN(warn func(error)) error {
 			return err
 		}
 		o.add(output{
-			name: s.name(), takes: c.Select, close: s.close,
+			name: s.name(), takes: takes, close: s.close,
 			sink: func(worker int, _ *OutputAccount) (sink, error) { return s.sink(worker), nil },
 		})
 		if seen[s.to] {

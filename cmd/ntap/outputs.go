@@ -3,12 +3,8 @@
 package main
 
 import (
-	"bytes"
 	"errors"
-	"fmt"
 	"net"
-	"os/exec"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -64,7 +60,7 @@ func (o *outputFlags) set(cfg *collector.Config) error {
 	seen := make(map[*collector.Selection]bool)
 	for _, text := range o.selects {
 		name, rest, _ := strings.Cut(strings.TrimSpace(text), " ")
-		s, err := parseSelection(rest)
+		s, err := collector.ParseSelection(rest)
 		if err != nil {
 			return usagef("--select %q: %w", text, err)
 		}
@@ -202,35 +198,4 @@ func (o *outputFlags) rotation() (r collector.Rotation, err error) {
 		return r, usagef("-W %d without -C and -G: a file never ends", o.keep)
 	}
 	return r, nil
-}
-
-// parseSelection reads a selection whose filter is an expression or bytecode.
-func parseSelection(text string) (s collector.Selection, err error) {
-	if s, err = collector.ParseSelection(text); err == nil && s.Filter != "" {
-		s.Filter, err = compileForFiles(s.Filter)
-	}
-	return s, err
-}
-
-// isBytecode says that a filter is what tcpdump -ddd prints.
-var isBytecode = regexp.MustCompile(`^\s*\d+\s*[,\n]`).MatchString
-
-// compileForFiles returns the bytecode of an expression for Ethernet frames that
-// are in memory. Until ntap has a compiler of its own, the installed tcpdump
-// compiles it.
-func compileForFiles(text string) (string, error) {
-	if isBytecode(text) {
-		return text, nil
-	}
-	out, err := exec.Command("tcpdump", "-y", "EN10MB", "-ddd", "--", text).Output()
-	var exit *exec.ExitError
-	switch {
-	case errors.Is(err, exec.ErrNotFound):
-		return "", errors.New("filter: expressions are compiled by tcpdump, which is not installed: apt-get install tcpdump; or give the bytecode that tcpdump -y EN10MB -ddd prints elsewhere, with commas for newlines")
-	case errors.As(err, &exit):
-		return "", fmt.Errorf("filter %q: %s", text, bytes.TrimSpace(exit.Stderr))
-	case err != nil:
-		return "", fmt.Errorf("filter: tcpdump: %w", err)
-	}
-	return string(out), nil
 }

@@ -41,12 +41,12 @@ func protocols(t *testing.T, n int) string {
 // Several outputs at once, each with its own taps, filter and snap length, one
 // of them a recording by tap in many files: each has what it should have.
 func TestOutputsEachTheirOwn(t *testing.T) {
-	testnet.RequireTool(t, "tcpdump")
 	keys, dir := masterKey(t), t.TempDir()
 	file := protocols(t, 3000)
 	var cfg collector.Config
 	flags := outputFlags{
-		write: []string{filepath.Join(dir, "all.pcapng"), filepath.Join(dir, "udp.pcapng"), filepath.Join(dir, "tap%t.pcapng")},
+		buffer: 8 << 20,
+		write:  []string{filepath.Join(dir, "all.pcapng"), filepath.Join(dir, "udp.pcapng"), filepath.Join(dir, "tap%t.pcapng")},
 		selects: []string{
 			filepath.Join(dir, "udp.pcapng") + " taps=2 snaplen=60 filter=udp",
 			filepath.Join(dir, "tap%t.pcapng") + " taps=1,3-9",
