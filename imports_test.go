@@ -41,6 +41,7 @@ var mayImport = map[string][]string{
 	"benchmarks/cycles":  {},
 	"benchmarks/sockets": {"ring", "benchmarks/cycles"},
 	"benchmarks/inject":  {"ring", "benchmarks/cycles"},
+	"benchmarks/latency": {},
 
 	"benchmarks/crypto":     {},
 	"internal/emulate/init": {},

@@ -228,7 +228,7 @@ func (c *collector) run(ctx context.Context) error {
 // come to the first.
 func (sh *shared) listen() ([]*batch.Receiver, error) {
 	cfg := batch.ListenConfig{
-		Addr: sh.cfg.Listen, Workers: sh.cfg.Workers, Buffer: cmp.Or(sh.cfg.ReceiveBuffer, defaultReceive), Poll: pollWait,
+		Addr: sh.cfg.Listen, Workers: sh.cfg.Workers, Buffer: cmp.Or(sh.cfg.ReceiveBuffer, defaultReceive), Poll: pollWait, Spin: sh.cfg.LowLatency,
 	}
 	if cfg.Workers > 1 {
 		cfg.Steer = steering(cfg.Workers)

@@ -46,6 +46,7 @@ type Config struct {
 	Reorder       int           // datagrams held while an earlier one is missing; 0: 64
 	ReorderWait   time.Duration // the longest they are held; 0: 10 ms
 	ReceiveBuffer int           // SO_RCVBUF, bytes; 0: 64 MiB
+	LowLatency    bool          // workers never sleep
 
 	Stats bool      // print the account each second
 	Out   io.Writer // where accounts are printed; nil: nowhere

@@ -47,10 +47,11 @@ type Config struct {
 	Mark        uint32        // SO_MARK of the sending socket; 0: none
 	RingBytes   int           // ring of each shard, bytes; 0: 64 MiB
 	BlockSize   int           // of the ring, bytes; 0: 256 KiB
-	Retire      time.Duration // the longest a frame waits in a block; 0: 5 ms
+	Retire      time.Duration // the longest a frame waits in a block; 0: 2 ms
 	SendBuffer  int           // SO_SNDBUF, bytes; 0: 4 MiB
 	SendRate    uint64        // bit/s on the wire at the most, all shards together; 0: no limit
 	IO          string        // how datagrams are sent: auto, uring or mmsg
+	LowLatency  bool          // frames are sent one by one, at once, by shards that never sleep
 
 	FilterText string               // as it was written, for the announce
 	Filter     []bpf.RawInstruction // nil: everything

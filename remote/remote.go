@@ -30,7 +30,7 @@ var Version = "0.1.0"
 const (
 	defaultRing   = 64 << 20
 	defaultBlock  = 256 << 10
-	defaultRetire = 5 * time.Millisecond
+	defaultRetire = 2 * time.Millisecond
 	defaultSend   = 4 << 20
 
 	// maxShards is what the wire can number.
@@ -163,6 +163,9 @@ func newTap(cfg Config) (*tap, error) {
 	cfg.RingBytes = cmp.Or(cfg.RingBytes, defaultRing)
 	cfg.BlockSize = cmp.Or(cfg.BlockSize, defaultBlock)
 	cfg.Retire = cmp.Or(cfg.Retire, defaultRetire)
+	if cfg.LowLatency {
+		cfg.Retire = time.Millisecond // nothing waits in a block
+	}
 	cfg.SendBuffer = cmp.Or(cfg.SendBuffer, defaultSend)
 	var random [2]byte
 	rand.Read(random[:]) // never fails, crypto/rand
@@ -268,6 +271,8 @@ func (t *tap) capture(name string, s *shard) (*capture, error) {
 		Retire:      t.cfg.Retire,
 		SnapLen:     t.cfg.SnapLen,
 		Promiscuous: t.cfg.Promiscuous,
+		Immediate:   t.cfg.LowLatency,
+		Spin:        t.cfg.LowLatency,
 		Filter:      filter,
 	}, t.cfg.Workers)
 }

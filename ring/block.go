@@ -37,6 +37,8 @@ type Block struct {
 	f    Frame  // what Next returns
 	tags bool   // frames have room for a VLAN tag behind their addresses: Ethernet
 	vnet bool   // a virtio_net_hdr lies before each frame
+
+	slots []byte // of a ring with Immediate: what is handed back in place of mem
 }
 
 // struct tpacket_block_desc of linux/if_packet.h: offsets in bytes.
@@ -188,6 +190,12 @@ func putTag(data []byte, h *[frameHead]byte) {
 // Release hands the block back to the kernel. Its frames are gone.
 func (b *Block) Release() {
 	if b.mem == nil {
+		return
+	}
+	if b.slots != nil {
+		slots := b.slots
+		b.mem, b.left, b.slots = nil, 0, nil
+		release(slots)
 		return
 	}
 	status := blockStatus(b.mem)

@@ -26,7 +26,9 @@ type Ring struct {
 	fd     int
 	iface  Interface
 	mem    []byte
-	next   int // block that the kernel fills next
+	next   int    // block, or slot, that the kernel fills next
+	slots  int    // of a ring with Immediate; 0: it is one of blocks
+	copied []byte // room for a frame that fits no slot
 	block  Block
 	stats  Stats
 	taken  uint64 // frames in the blocks taken so far
@@ -43,8 +45,12 @@ func (r *Ring) setUp() error {
 	if err := r.attach(dropAll); err != nil {
 		return err
 	}
-	if err := unix.SetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_VERSION, unix.TPACKET_V3); err != nil {
-		return r.fail("setsockopt PACKET_VERSION TPACKET_V3", err)
+	version := unix.TPACKET_V3
+	if r.cfg.Immediate {
+		version = unix.TPACKET_V2
+	}
+	if err := unix.SetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_VERSION, version); err != nil {
+		return r.fail("setsockopt PACKET_VERSION", err)
 	}
 	if err := unix.SetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_RESERVE, vlanLen); err != nil { // for putTag
 		return r.fail("setsockopt PACKET_RESERVE", err)
@@ -70,14 +76,10 @@ func (r *Ring) setUp() error {
 
 // mapBlocks has the kernel make the ring, and maps it.
 func (r *Ring) mapBlocks() error {
-	size := r.cfg.BlockSize * r.cfg.Blocks
-	refused := func(call string, err error) error {
-		hint := ""
-		if errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.EAGAIN) {
-			hint = fmt.Sprintf("the kernel has no %d bytes for the ring (%d available); take fewer or smaller blocks: ", size, available())
-		}
-		return fmt.Errorf("ring: %s: %d blocks of %d bytes: %s%w", r.cfg.Interface, r.cfg.Blocks, r.cfg.BlockSize, hint, os.NewSyscallError(call, err))
+	if r.cfg.Immediate {
+		return r.mapSlots()
 	}
+	size := r.cfg.BlockSize * r.cfg.Blocks
 	req := unix.TpacketReq3{
 		Block_size:     uint32(r.cfg.BlockSize),
 		Block_nr:       uint32(r.cfg.Blocks),
@@ -86,14 +88,23 @@ func (r *Ring) mapBlocks() error {
 		Retire_blk_tov: uint32(r.cfg.Retire.Milliseconds()),
 	}
 	if err := unix.SetsockoptTpacketReq3(r.fd, unix.SOL_PACKET, unix.PACKET_RX_RING, &req); err != nil {
-		return refused("setsockopt PACKET_RX_RING", err)
+		return r.refused("setsockopt PACKET_RX_RING", err)
 	}
 	mem, err := unix.Mmap(r.fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
 	if err != nil {
-		return refused("mmap", err)
+		return r.refused("mmap", err)
 	}
 	r.mem = mem
 	return nil
+}
+
+// refused says that the kernel did not make the ring.
+func (r *Ring) refused(call string, err error) error {
+	hint := ""
+	if errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.EAGAIN) {
+		hint = fmt.Sprintf("the kernel has no %d bytes for the ring (%d available); take fewer or smaller blocks: ", r.cfg.BlockSize*r.cfg.Blocks, available())
+	}
+	return fmt.Errorf("ring: %s: %d blocks of %d bytes: %s%w", r.cfg.Interface, r.cfg.Blocks, r.cfg.BlockSize, hint, os.NewSyscallError(call, err))
 }
 
 // Take returns the next block, or nil if none was ready within wait, which is
@@ -113,6 +124,9 @@ func (r *Ring) Take(wait time.Duration) (*Block, error) {
 
 // ready returns the next block if the kernel has handed it over.
 func (r *Ring) ready() *Block {
+	if r.slots > 0 {
+		return r.readySlots()
+	}
 	at := r.next * r.cfg.BlockSize
 	mem := r.mem[at : at+r.cfg.BlockSize : at+r.cfg.BlockSize]
 	if !blockReady(mem) {
@@ -144,6 +158,12 @@ func (r *Ring) wait(wait time.Duration) (*Block, error) {
 		}
 		if left == 0 {
 			return nil, nil
+		}
+		if r.cfg.Spin && r.quiet.IsZero() {
+			if b := r.spin(min(left, spinFor)); b != nil {
+				return b, nil
+			}
+			left = 0 // the poll tells of trouble
 		}
 		n, err := unix.Poll(r.events[:], int((left+time.Millisecond-1)/time.Millisecond))
 		if err != nil && !errors.Is(err, unix.EINTR) { // a signal is no reason to say that the ring is idle
@@ -258,8 +278,11 @@ func (r *Ring) Close() error {
 	if r.mem != nil {
 		err = unix.Munmap(r.mem)
 	}
+	if r.copied != nil {
+		err = errors.Join(err, unix.Munmap(r.copied))
+	}
 	err = errors.Join(err, unix.Close(r.fd))
-	r.fd, r.mem, r.block = -1, nil, Block{}
+	r.fd, r.mem, r.copied, r.block = -1, nil, nil, Block{}
 	return err
 }
 

@@ -17,7 +17,7 @@ import (
 // blocks half empty, but never one for less than a frame. So none is dropped,
 // however slow the machine is.
 func plenty(iface string) Config {
-	return Config{Interface: iface, Blocks: 1024, BlockSize: 1 << 14, Retire: 5 * time.Millisecond}
+	return Config{Interface: iface, Blocks: 1024, BlockSize: 1 << 14, Retire: 5 * time.Millisecond, Immediate: immediate}
 }
 
 func testRing(t *testing.T, change func(*Config)) (r *Ring, iface, peer string) {
@@ -141,7 +141,7 @@ func TestRingOverrun(t *testing.T) {
 	counted(t, sent, r)
 	seen := uint64(rest(t, r, ignore))
 	s, err := r.Stats()
-	if err != nil || s.Packets != sent || seen+s.Drops != sent || s.Drops == 0 || s.Freezes == 0 {
+	if err != nil || s.Packets != sent || seen+s.Drops != sent || s.Drops == 0 || s.Freezes == 0 && !immediate { // TPACKET_V2 does not count those
 		t.Errorf("%d sent, %d seen, %+v, %v", sent, seen, s, err)
 	}
 	if again, _ := r.Stats(); again != s {

@@ -12,9 +12,9 @@ import (
 
 // What the zero values of a Config stand for.
 const (
-	DefaultBlockSize = 256 << 10 // bytes: room for GSO frames of 64 KiB and more, whole
-	DefaultBlocks    = 256       // 64 MiB
-	DefaultRetire    = 5 * time.Millisecond
+	DefaultBlockSize = 256 << 10            // bytes: room for GSO frames of 64 KiB and more, whole
+	DefaultBlocks    = 256                  // 64 MiB
+	DefaultRetire    = 2 * time.Millisecond // docs/TUNING.md, "Latency"
 )
 
 // A Config says what to capture, and into how much memory.
@@ -25,6 +25,8 @@ type Config struct {
 	Retire      time.Duration // the longest that a frame waits in a block that is not full, in whole ms; 0: DefaultRetire
 	SnapLen     int           // bytes of each frame; 0: all
 	Promiscuous bool
+	Immediate   bool                 // frames are given one by one, at once, instead of in blocks: Retire is for Quiesce alone
+	Spin        bool                 // Take does not wait in the kernel: a CPU of its own
 	Filter      []bpf.RawInstruction // classic BPF; nil: everything
 }
 

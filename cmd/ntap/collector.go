@@ -126,6 +126,7 @@ programs that connect (PCAP over IP).`,
 	f.StringVarP(&cfg.TAP, "interface", "i", "ntap0", "virtual interface to make; %t in it is the tap ID: one for each tap")
 	f.BoolVar(&noTAP, "no-tap", false, "make no virtual interface")
 	f.BoolVar(&cfg.Isolate, "isolate", true, "keep frames on the virtual interface from this host's own network stack")
+	f.BoolVar(&cfg.LowLatency, "low-latency", false, "look for datagrams without sleeping: a CPU for each worker")
 	f.StringVar(&cfg.IO, "io", "auto", "how datagrams come in, and frames get to the virtual interface: auto, uring or mmsg")
 	f.BoolVar(&cfg.KeepGSO, "keep-gso", false, "give frames that the network card would have cut, or has put together, whole: not as the wire saw them")
 	f.BoolVar(&cfg.Once, "once", false, "end when every tap that was heard has said bye")
