@@ -40,7 +40,7 @@ func TestOffloadsComeOutAsTheWireSawThem(t *testing.T) {
 
 	out := w.must("tshark", "-r", file, "-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE",
 		"-Y", "tcp.checksum.status==0 || ip.checksum.status==0 || udp.checksum.status==0 || tcp.analysis.lost_segment || "+
-			"tcp.analysis.ack_lost_segment || tcp.analysis.out_of_order || frame.len > 1514")
+			"frame.len > 1514") // an ACK may be captured before what it is for: two CPUs, one ring
 	if out = withoutRootWarning(out); out != "" {
 		t.Errorf("tshark finds wrong:\n%.2000s", out)
 	}
