@@ -56,7 +56,7 @@ func UringReceives() (bool, string) {
 		defer b.Close()
 		_, err = b.Recv(time.Microsecond)
 		if errors.Is(err, unix.EINVAL) {
-			err = fmt.Errorf("Linux %s: multishot recvmsg comes with Linux 6.0: %w", kernelRelease(), err)
+			err = fmt.Errorf("kernel %s: multishot recvmsg comes with Linux 6.0: %w", kernelRelease(), err)
 		}
 		return err
 	})

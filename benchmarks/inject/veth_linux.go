@@ -14,8 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func htons(v uint16) uint16 { return v<<8 | v>>8 }
-
 // veth makes a pair: what is sent on name+"s" appears on name.
 func veth(name string) (int, error) {
 	err := errors.Join(command("ip link add "+name+"s type veth peer name "+name),

@@ -325,32 +325,9 @@ func receives(size, rounds, flights int) error {
 	}
 }
 
-// drain receives on CPU 1 for as long as the program runs.
-func drain() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20)
-	unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1)
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: port}); err != nil {
-		return err
-	}
-	go func() {
-		if cycles.Pin(1) != nil {
-			return
-		}
-		for b := make([]byte, 1<<16); ; {
-			_, _ = unix.Read(fd, b)
-		}
-	}()
-	return nil
-}
-
 var (
-	deliver = flag.Bool("deliver", false, "what is sent is received, not dropped")
-	match   = flag.String("way", "", "only ways with this in their name")
-	gap     = flag.Duration("gap", 0, "between flights of the source that receiving is measured with")
+	match = flag.String("way", "", "only ways with this in their name")
+	gap   = flag.Duration("gap", 0, "between flights of the source that receiving is measured with")
 )
 
 // receive measures in the other namespace.

@@ -67,7 +67,8 @@ func RunStage(run StageRun) (c StageCost, err error) {
 	if err != nil {
 		return c, err
 	}
-	prepare, work := func() {}, func() {}
+	prepare := func() {}
+	var work func()
 	switch run.Stage {
 	case StagePack:
 		work = s.packAll
