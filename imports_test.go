@@ -24,6 +24,7 @@ const module = "github.com/ntap-project/ntap/"
 var mayImport = map[string][]string{
 	".":                  {},
 	"perf":               {},
+	"perf/sizing":        {},
 	"proto":              {},
 	"crypto":             {},
 	"crypto/gcmasm":      {},
@@ -34,7 +35,7 @@ var mayImport = map[string][]string{
 	"remote":             {"ring", "ring/filter", "batch", "engine", "crypto", "proto", "perf"},
 	"collector":          {"ring", "ring/filter", "batch", "engine", "crypto", "proto", "perf"},
 	"internal/testnet":   {},
-	"internal/measure":   {"remote", "collector", "ring", "ring/filter", "batch", "engine", "crypto", "proto", "perf"},
+	"internal/measure":   {"perf/sizing", "remote", "collector", "ring", "ring/filter", "batch", "engine", "crypto", "proto", "perf"},
 	"cmd/ntap":           {"remote", "collector", "ring", "ring/filter", "batch", "engine", "crypto", "proto", "perf"},
 	"benchmarks/flood":   {"proto"},
 	"benchmarks/gen":     {"internal/measure"},

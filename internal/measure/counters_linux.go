@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -25,12 +27,6 @@ type Work struct {
 
 // Cycles returns those of both modes.
 func (w Work) Cycles() float64 { return w.UserCycles + w.KernelCycles }
-
-// Sub returns what came after b.
-func (w Work) Sub(b Work) Work {
-	return Work{w.UserCycles - b.UserCycles, w.KernelCycles - b.KernelCycles,
-		w.UserInstructions - b.UserInstructions, w.KernelInstructions - b.KernelInstructions}
-}
 
 // Add returns the sum of both.
 func (w Work) Add(b Work) Work {
@@ -124,24 +120,43 @@ func (c *Counter) event(i int, event uint64, tid, cpu int, bits uint64) error {
 	return err
 }
 
-// Read returns the work so far, scaled up if the counters were shared. A nil
-// Counter has counted nothing.
-func (c *Counter) Read() Work {
+// A Reading is what a Counter has counted so far: of each event the count, and
+// the time in which it was to be counted and was.
+type Reading [4]struct{ count, enabled, running uint64 }
+
+// Read reads the counters. A nil Counter has counted nothing.
+func (c *Counter) Read() (r Reading) {
 	if c == nil {
-		return Work{}
+		return r
 	}
-	var v [4]float64
 	for i, fds := range c.fds {
 		for _, fd := range fds {
 			var b [24]byte
 			if n, err := unix.Read(fd, b[:]); n != len(b) || err != nil {
 				continue
 			}
-			count, enabled, running := binary.NativeEndian.Uint64(b[:]), binary.NativeEndian.Uint64(b[8:]), binary.NativeEndian.Uint64(b[16:])
-			if running > 0 {
-				v[i] += float64(count) * float64(enabled) / float64(running)
-			}
+			r[i].count += binary.NativeEndian.Uint64(b[:])
+			r[i].enabled += binary.NativeEndian.Uint64(b[8:])
+			r[i].running += binary.NativeEndian.Uint64(b[16:])
 		}
+	}
+	return r
+}
+
+// Since returns the work since an earlier reading. Counters that others had
+// meanwhile are scaled up; if they had one most of the time, nothing is known:
+// then all is 0.
+func (r Reading) Since(a Reading) Work {
+	var v [4]float64
+	for i := range r {
+		count, enabled, running := r[i].count-a[i].count, r[i].enabled-a[i].enabled, r[i].running-a[i].running
+		if enabled == 0 {
+			continue // it did not run, or is not counted
+		}
+		if running < enabled/4 {
+			return Work{}
+		}
+		v[i] = float64(count) * float64(enabled) / float64(running)
 	}
 	return Work{v[0], v[1], v[2], v[3]}
 }
@@ -169,4 +184,26 @@ func Ksoftirqd() (tids []int) {
 		}
 	}
 	return tids
+}
+
+// Frequency returns the cycles of a nanosecond of a thread that computes; 0 if
+// nobody counts them. It is the most of many short looks: while the hypervisor
+// has the CPU for others, time goes on and cycles do not.
+func Frequency() float64 {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	c := &Counter{}
+	if c.event(0, unix.PERF_COUNT_HW_CPU_CYCLES, 0, -1, 0) != nil {
+		return 0
+	}
+	defer c.Close()
+	var most float64
+	for range 200 {
+		before, start := c.Read(), time.Now()
+		for time.Since(start) < 100*time.Microsecond {
+		}
+		took := time.Since(start)
+		most = max(most, c.Read().Since(before).UserCycles/float64(took.Nanoseconds()))
+	}
+	return most
 }

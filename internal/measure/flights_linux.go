@@ -127,6 +127,18 @@ func NewFlights(cfg FlightsConfig) (*Flights, error) {
 	return p, nil
 }
 
+// SetTraffic has the taps send other frames from now on.
+func (p *Flights) SetTraffic(t Traffic) error {
+	f, err := t.frames()
+	if err == nil {
+		p.frames, p.at, p.cfg.Traffic = f, 0, t
+		for _, one := range p.taps {
+			one.rec = proto.Record{LinkType: proto.LinkTypeEthernet, Direction: proto.Inbound}
+		}
+	}
+	return err
+}
+
 // Run sends what o says, as remotes would: each tap sends what a block holds,
 // or what came within a block's time.
 func (p *Flights) Run(ctx context.Context, o Offer) (Offered, error) {
@@ -277,6 +289,13 @@ func flightsRole() role {
 				return nil, err
 			}
 			return f.Run(ctx, o)
+		},
+		"traffic": func(_ context.Context, with json.RawMessage) (any, error) {
+			var t Traffic
+			if err := json.Unmarshal(with, &t); err != nil {
+				return nil, err
+			}
+			return nil, f.SetTraffic(t)
 		},
 		"close": func(context.Context, json.RawMessage) (any, error) { return nil, f.Close() },
 	}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/ntap-project/ntap/crypto"
@@ -26,6 +27,7 @@ const (
 var (
 	AddrA = netip.MustParseAddr("10.99.0.1")
 	AddrB = netip.MustParseAddr("10.99.0.2")
+	AddrV = netip.MustParseAddr("10.99.1.3") // of a VTEP that B reaches, see VTEP
 )
 
 // Chosen.
@@ -39,9 +41,10 @@ const (
 // to be measured. It belongs to one goroutine.
 type Rig struct {
 	A, B      *Host
-	Dir       string // for files; removed at Close
-	KeyFile   string // a master key
-	MTU       int    // of the link
+	Dir       string  // for files; removed at Close
+	KeyFile   string  // a master key
+	MTU       int     // of the link
+	Frequency float64 // cycles a ns; 0: nobody counts them
 	parties   []*party
 	children  []*Child
 	source    *Child
@@ -63,7 +66,7 @@ type party struct {
 
 // NewRig makes the hosts and the link, whose MTU is in bytes.
 func NewRig(mtu int) (_ *Rig, err error) {
-	r := &Rig{MTU: mtu}
+	r := &Rig{MTU: mtu, Frequency: frequency()}
 	defer func() {
 		if err != nil {
 			r.Close()
@@ -100,6 +103,8 @@ func NewRig(mtu int) (_ *Rig, err error) {
 	r.softirq, _ = CountThreads(Ksoftirqd()...)
 	return r, nil
 }
+
+var frequency = sync.OnceValue(Frequency)
 
 // Close ends everything on the rig.
 func (r *Rig) Close() {
@@ -138,6 +143,16 @@ func (r *Rig) ArrivedOn(device string) {
 	}
 }
 
+// SourceCPU is where sources run: the first CPU, so that it stays the same, or
+// any if there is but one.
+func SourceCPU() int {
+	cpus, err := engine.CPUs()
+	if err != nil || len(cpus) < 2 {
+		return -1
+	}
+	return cpus[0]
+}
+
 // Measure has the CPU of a process measured under a name.
 func (r *Rig) Measure(name string, pid int) {
 	c, _ := CountProcess(pid)
@@ -166,6 +181,13 @@ func (r *Rig) Source(ctx context.Context, t Traffic, cpu int) (err error) {
 		return err
 	}
 	return r.A.Up(CaptureDevice)
+}
+
+// Traffic has the source send other frames from now on.
+func (r *Rig) Traffic(ctx context.Context, t Traffic) error {
+	ctx, cancel := within(ctx, 0)
+	defer cancel()
+	return r.source.Ask(ctx, "traffic", t, nil)
 }
 
 // Flights starts a source of sealed datagrams instead, of so many taps, sealed
@@ -230,6 +252,21 @@ func (r *Rig) Memory(ctx context.Context) (remote, collector Memory, err error) 
 	defer cancel()
 	err1 := r.remote.Ask(ctx, "memory", nil, &remote)
 	return remote, collector, errors.Join(err1, r.collector.Ask(ctx, "memory", nil, &collector))
+}
+
+// VTEP joins a third host to B, at AddrV, which drops what it receives; the
+// path there has room for VXLAN around full frames. Close ends it.
+func (r *Rig) VTEP() error {
+	v, err := NewHost()
+	if err != nil {
+		return err
+	}
+	r.AtClose(v.Close)
+	if err := Join(r.B, v, "vt0", "vt1", netip.MustParseAddr("10.99.1.2"), AddrV, 10000); err != nil {
+		return err
+	}
+	_, err = v.DropAll("vt1")
+	return err
 }
 
 // Stop ends both sides in order, or the taps that a source plays, and returns their accounts, which add up, or

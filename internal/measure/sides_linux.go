@@ -59,6 +59,13 @@ func sourceRole() role {
 			}
 			return nil, pin(cfg.CPU)
 		},
+		"traffic": func(_ context.Context, with json.RawMessage) (any, error) {
+			var t Traffic
+			if err := json.Unmarshal(with, &t); err != nil {
+				return nil, err
+			}
+			return nil, s.SetTraffic(t)
+		},
 		"run": func(ctx context.Context, with json.RawMessage) (any, error) {
 			var o Offer
 			if err := json.Unmarshal(with, &o); err != nil {

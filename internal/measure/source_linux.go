@@ -41,7 +41,6 @@ type Source struct {
 	next    int // of frames.order
 	probes  [writeBatch][]byte
 	numbers uint64 // of probes so far
-	mean    float64
 }
 
 // An Offer is what a source is to send.
@@ -73,8 +72,7 @@ func OpenSource(device string, t Traffic) (*Source, error) {
 		return nil, err
 	}
 	runtime.LockOSThread()
-	s := &Source{frames: f}
-	s.mean, _ = MeanLength(t.Frame)
+	s := &Source{}
 	if s.fd, err = unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
 		return nil, fmt.Errorf("source: %w", &os.PathError{Op: "open", Path: "/dev/net/tun", Err: err})
 	}
@@ -83,28 +81,12 @@ func OpenSource(device string, t Traffic) (*Source, error) {
 		unix.Close(s.fd)
 		return nil, fmt.Errorf("source: %q is no name of a device: %w", device, err)
 	}
-	flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI)
-	if f.gso {
-		flags |= unix.IFF_VNET_HDR
-	}
-	req.SetUint16(flags)
+	req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
 	if err := unix.IoctlIfreq(s.fd, unix.TUNSETIFF, req); err != nil {
 		unix.Close(s.fd)
 		return nil, fmt.Errorf("source: %s: %w; it takes CAP_NET_ADMIN, and a name that nobody has", device, os.NewSyscallError("TUNSETIFF", err))
 	}
-	size := minFrame
-	for i, b := range f.all {
-		size = max(size, len(b))
-		if f.gso {
-			f.all[i] = append(gsoHeader(), b...)
-		}
-	}
-	for i := range s.probes {
-		s.probes[i] = probe(min(size, 1514))
-		if f.gso {
-			s.probes[i] = append(make([]byte, vnetLen), s.probes[i]...)
-		}
-	}
+	s.take(f)
 	if s.uring, err = ring.SetupUring(writeBatch); err == nil {
 		err = s.uring.RegisterFiles([]int32{int32(s.fd)})
 	}
@@ -114,6 +96,33 @@ func OpenSource(device string, t Traffic) (*Source, error) {
 	}
 	unix.Prctl(unix.PR_SET_TIMERSLACK, 1000, 0, 0, 0) // ns: short sleeps are short
 	return s, nil
+}
+
+// SetTraffic has the source send other frames from now on, on the same device.
+func (s *Source) SetTraffic(t Traffic) error {
+	f, err := t.frames()
+	if err == nil {
+		s.take(f)
+	}
+	return err
+}
+
+// take puts the header before the frames that each has on its way to the TAP,
+// and makes the probes that go with them.
+func (s *Source) take(f *frames) {
+	head := make([]byte, vnetLen)
+	if f.gso {
+		head = gsoHeader()
+	}
+	size := minFrame
+	for i, b := range f.all {
+		size = max(size, len(b))
+		f.all[i] = append(head[:vnetLen:vnetLen], b...)
+	}
+	for i := range s.probes {
+		s.probes[i] = append(make([]byte, vnetLen), probe(min(size, 1514))...)
+	}
+	s.frames, s.next = f, 0
 }
 
 // gsoHeader is the virtio_net_hdr of a TCP frame that the card is to cut.
@@ -190,7 +199,7 @@ func (s *Source) write(n, probes int, r *Offered) error {
 		if i < probes {
 			s.numbers++
 			b := s.probes[i]
-			binary.BigEndian.PutUint64(b[s.offset()+probeNumber:], s.numbers)
+			binary.BigEndian.PutUint64(b[vnetLen+probeNumber:], s.numbers)
 			return b
 		}
 		b := s.frames.all[s.frames.order[s.next]]
@@ -205,7 +214,7 @@ func (s *Source) write(n, probes int, r *Offered) error {
 			return
 		}
 		r.Frames++
-		r.Bytes += uint64(len(b) - s.offset())
+		r.Bytes += uint64(len(b) - vnetLen)
 	}
 	r.Probes += uint64(probes)
 	if s.uring == nil {
@@ -236,14 +245,6 @@ func (s *Source) write(n, probes int, r *Offered) error {
 		left -= int(ready)
 	}
 	return nil
-}
-
-// offset is what precedes a frame in memory.
-func (s *Source) offset() int {
-	if s.frames.gso {
-		return vnetLen
-	}
-	return 0
 }
 
 func sleep(d time.Duration) {

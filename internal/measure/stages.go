@@ -8,14 +8,15 @@ import (
 	"time"
 
 	"github.com/ntap-project/ntap/crypto"
+	"github.com/ntap-project/ntap/perf/sizing"
 	"github.com/ntap-project/ntap/proto"
 )
 
 // The stages that are measured with nothing around them, in memory.
 const (
-	StagePack   = "pack"
-	StageSeal   = "seal"
-	StageOpen   = "open"
+	StagePack   = sizing.Pack
+	StageSeal   = sizing.Seal
+	StageOpen   = sizing.Open
 	StageUnpack = "unpack"
 )
 

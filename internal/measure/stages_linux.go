@@ -16,16 +16,6 @@ import (
 	"github.com/ntap-project/ntap/ring"
 )
 
-// The stages that are measured in the kernel.
-const (
-	StageCapture = "capture" // from the device into the ring, and out of it
-	StageSend    = "send"    // a flight, as far as the far end's ingress
-	StageReceive = "receive" // a train, out of the socket
-	StageOrder   = "order"   // and all that a worker does besides: by difference
-	StageTAP     = "tap"     // by difference
-	StageVXLAN   = "vxlan"   // by difference
-)
-
 // A CallCost is what a thread of one stage took.
 type CallCost struct {
 	Units       uint64        `json:"units"` // frames, or datagrams

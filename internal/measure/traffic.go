@@ -70,6 +70,14 @@ func MeanLength(frame string) (float64, error) {
 	return float64(sum) / float64(len(sizes)), nil
 }
 
+// Pieces returns how many frames the wire sees of one.
+func Pieces(frame string) uint64 {
+	if frame == "gso" {
+		return 44
+	}
+	return 1
+}
+
 // sizesOf returns the lengths that frames have in turn.
 func sizesOf(frame string) ([]int, error) {
 	switch frame {

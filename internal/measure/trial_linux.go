@@ -10,8 +10,9 @@ import (
 
 // A Use is the CPU that a process, or all of them, took.
 type Use struct {
-	Time time.Duration `json:"time"`          // user and system, as the kernel's clock has it
-	Work Work          `json:"work,omitzero"` // as the processor counted; all 0 if it does not
+	NS   float64       `json:"ns"`            // CPU time: cycles at the clock's rate where they are counted, else Time
+	Time time.Duration `json:"time"`          // user and system, as the kernel's clock has it; time that a hypervisor took is in it
+	Work Work          `json:"work,omitzero"` // as the processor counted; all 0 if that is not known
 	RSS  uint64        `json:"rss,omitempty"` // bytes, at the end
 }
 
@@ -21,7 +22,7 @@ type Trial struct {
 	Arrived   uint64         `json:"arrived"` // frames that came out; those that GSO frames stand for, where they are cut
 	Counted   bool           `json:"counted"` // Arrived is known
 	Parties   map[string]Use `json:"parties"` // by role
-	Ours      Work           `json:"ours"`    // of all parties, and of ksoftirqd
+	Ours      float64        `json:"ours"`    // ns of CPU of all parties, and of ksoftirqd
 	Machine   Use            `json:"machine"` // of everything that ran meanwhile
 	Steal     time.Duration  `json:"steal,omitempty"`
 	Remote    SideAccount    `json:"remote,omitzero"`    // what was added in the trial
@@ -31,6 +32,16 @@ type Trial struct {
 // Lost returns how many frames of those offered did not come out, if all of
 // them are cut into pieces of each.
 func (t *Trial) Lost(pieces uint64) int64 { return int64(t.Offered.Frames*pieces) - int64(t.Arrived) }
+
+// Attempt is a trial at a rate of frames that come out as so many pieces each.
+func (r *Rig) Attempt(ctx context.Context, rate float64, d time.Duration, pieces uint64) (a Attempt, t Trial, err error) {
+	if t, err = r.Trial(ctx, Offer{Rate: rate, For: d}); err != nil {
+		return a, t, err
+	}
+	a = Attempt{Asked: rate, Offered: t.Offered.Rate(), Arrived: float64(t.Arrived) / float64(pieces) / t.Offered.Took.Seconds(),
+		Lossless: t.Offered.Failed == 0 && t.Lost(pieces) == 0 && t.Collector.Undelivered == 0}
+	return a, t, nil
+}
 
 // Trial has the source run once, waits until what it sent has come out, and
 // says what that took.
@@ -54,20 +65,33 @@ func (r *Rig) Trial(ctx context.Context, o Offer) (t Trial, err error) {
 	t.Arrived, t.Counted = after.arrived-before.arrived, r.arrived != nil
 	t.Parties = make(map[string]Use, len(r.parties))
 	for i, p := range r.parties {
-		u := Use{Time: after.uses[i].Time - before.uses[i].Time, Work: after.uses[i].Work.Sub(before.uses[i].Work), RSS: after.uses[i].RSS}
+		u := r.use(after.times[i].CPU-before.times[i].CPU, after.counts[i].Since(before.counts[i]))
+		u.RSS = after.times[i].RSS
 		t.Parties[p.name] = u
-		t.Ours = t.Ours.Add(u.Work)
+		t.Ours += u.NS
 	}
-	t.Ours = t.Ours.Add(after.softirq.Sub(before.softirq))
-	t.Machine = Use{Time: after.clock.BusySince(before.clock), Work: after.machine.Sub(before.machine)}
+	t.Ours += r.use(0, after.softirq.Since(before.softirq)).NS
+	t.Machine = r.use(after.clock.BusySince(before.clock), after.machine.Since(before.machine))
 	t.Steal = after.clock.Steal - before.clock.Steal
 	t.Remote, t.Collector = after.remote.since(before.remote), after.collector.since(before.collector)
 	return t, nil
 }
 
+// use makes a Use of what clock and counters say.
+func (r *Rig) use(d time.Duration, w Work) Use {
+	u := Use{NS: float64(d), Time: d, Work: w}
+	if w.Cycles() > 0 && r.Frequency > 0 {
+		u.NS = w.Cycles() / r.Frequency
+	}
+	return u
+}
+
 // settle waits until all that was offered has come out, or nothing more comes.
 func (r *Rig) settle(ctx context.Context, before, offered uint64) error {
 	if r.arrived == nil {
+		if r.remote == nil {
+			return nil // nothing is on its way
+		}
 		time.Sleep(quiet)
 		return nil
 	}
@@ -92,8 +116,9 @@ func (r *Rig) settle(ctx context.Context, before, offered uint64) error {
 // A glance is everything that is counted, at one time.
 type glance struct {
 	arrived           uint64
-	uses              []Use
-	softirq, machine  Work
+	times             []ProcessTime
+	counts            []Reading
+	softirq, machine  Reading
 	clock             MachineTime
 	remote, collector SideAccount
 }
@@ -112,7 +137,8 @@ func (r *Rig) look(ctx context.Context) (g glance, err error) {
 		if err != nil {
 			return g, fmt.Errorf("%s ended: %w", p.name, err)
 		}
-		g.uses = append(g.uses, Use{Time: pt.CPU, Work: p.counter.Read(), RSS: pt.RSS})
+		g.times = append(g.times, pt)
+		g.counts = append(g.counts, p.counter.Read())
 	}
 	g.softirq, g.machine = r.softirq.Read(), r.machine.Read()
 	g.clock, err = ReadMachineTime()
