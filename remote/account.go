@@ -28,6 +28,7 @@ type ShardAccount struct {
 	Interface string // or the capture file's path
 
 	Captured    perf.Counter // frames that the kernel counted behind the filter, or that the file gave
+	LeftOut     perf.Counter // frames of the file that the filter did not take; not among Captured
 	KernelDrops perf.Counter // frames dropped by the kernel: the ring was full
 	Freezes     perf.Counter // times the ring was full
 	TooLong     perf.Counter // frames longer than a record can carry
@@ -43,8 +44,8 @@ type ShardAccount struct {
 
 // A Total is the sum over shards.
 type Total struct {
-	Captured, KernelDrops, Freezes, TooLong, Sealed, SealedBytes uint64
-	Datagrams, Sent, SentBytes, Unsent, Refused                  uint64
+	Captured, LeftOut, KernelDrops, Freezes, TooLong, Sealed, SealedBytes uint64
+	Datagrams, Sent, SentBytes, Unsent, Refused                           uint64
 }
 
 // Total adds up the shards.
@@ -52,6 +53,7 @@ func (a *Account) Total() Total {
 	var t Total
 	for _, s := range a.Shards {
 		t.Captured += s.Captured.Load()
+		t.LeftOut += s.LeftOut.Load()
 		t.KernelDrops += s.KernelDrops.Load()
 		t.Freezes += s.Freezes.Load()
 		t.TooLong += s.TooLong.Load()
@@ -87,6 +89,9 @@ func (a *Account) Print(w io.Writer) {
 		fmt.Fprintf(w, "%10d frames captured on %s by shard %d\n", s.Captured.Load(), s.Interface, i)
 	}
 	t := a.Total()
+	if t.LeftOut > 0 {
+		fmt.Fprintf(w, "%10d frames of the file left out by the filter\n", t.LeftOut)
+	}
 	fmt.Fprintf(w, "%10d frames dropped by the kernel (ring full %d times)\n", t.KernelDrops, t.Freezes)
 	if t.TooLong > 0 {
 		fmt.Fprintf(w, "%10d frames too long for a record\n", t.TooLong)

@@ -3,7 +3,10 @@
 package remote
 
 import (
+	"net/netip"
 	"sync"
+
+	"golang.org/x/net/bpf"
 
 	"github.com/ntap-project/ntap/ring"
 )
@@ -11,20 +14,22 @@ import (
 // A capture is one interface with the rings of its fanout group, one for each
 // of its shards.
 type capture struct {
-	cfg   ring.Config
-	count int
+	count   int
+	own     ring.Own // what is left out
+	link    uint16   // type of frames, LINKTYPE_
+	netmask netip.Addr
 
 	mu    sync.Mutex
+	cfg   ring.Config
 	rings []*ring.Ring
 	epoch int // how often the rings were opened anew
 }
 
-func openCapture(cfg ring.Config, count int) (*capture, error) {
-	rings, err := ring.OpenFanout(cfg, count)
-	if err != nil {
-		return nil, err
-	}
-	return &capture{cfg: cfg, count: count, rings: rings}, nil
+// open opens the rings, with a program as their filter.
+func (c *capture) open(program []bpf.RawInstruction) (err error) {
+	c.cfg.Filter = program
+	c.rings, err = ring.OpenFanout(c.cfg, c.count)
+	return err
 }
 
 // reopen returns the ring of a member whose ring of the given epoch saw its

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/net/bpf"
 
 	"github.com/ntap-project/ntap/crypto"
 )
@@ -53,8 +52,8 @@ type Config struct {
 	IO          string        // how datagrams are sent: auto, uring or mmsg
 	LowLatency  bool          // frames are sent one by one, at once, by shards that never sleep
 
-	FilterText string               // as it was written, for the announce
-	Filter     []bpf.RawInstruction // nil: everything
+	Filter  Filter        // which frames are captured
+	Filters <-chan Filter // others that take its place while the remote runs; nil: none
 
 	Stats bool      // print the account each second
 	Out   io.Writer // where accounts are printed; nil: nowhere

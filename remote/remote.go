@@ -12,6 +12,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -48,6 +49,8 @@ type tap struct {
 	started    time.Time
 	host       string
 	interfaces []proto.Interface // a file may add to them; then there is one shard
+	captures   []*capture
+	filter     atomic.Pointer[choice]
 	shards     int
 	revision   uint32 // of the announce; shard 0's
 	log        zerolog.Logger
@@ -99,9 +102,10 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 		cfg.Started(account)
 	}
 	stopStats := t.printStats(account)
-	var keys sync.WaitGroup
+	var watchers sync.WaitGroup
 	watched, unwatch := context.WithCancel(ctx)
-	keys.Go(func() { t.keyring.watch(watched, cfg.Reload) })
+	watchers.Go(func() { t.keyring.watch(watched, cfg.Reload) })
+	watchers.Go(func() { t.watchFilters(watched, cfg.Filters) })
 	err = engine.Run(ctx, engine.Place(len(shards), cfg.CPUs), func(ctx context.Context, i int) error {
 		s := shards[i]
 		end, err := s.begin()
@@ -115,7 +119,7 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 		return s.run(ctx)
 	})
 	unwatch()
-	keys.Wait()
+	watchers.Wait()
 	stopStats()
 	err = errors.Join(err, t.goodbye(shards))
 	t.log.Info().Msg("remote stopped")
@@ -240,41 +244,63 @@ func (t *tap) open() (shards []*shard, closeAll func(), err error) {
 		if err != nil {
 			return nil, closeAll, err
 		}
-		closers = append(closers, c.close)
-		for m, s := range own {
-			s.capture, s.ring = c, c.rings[m]
-			s.rec.LinkType = proto.LinkType(s.ring.Interface().LinkType)
+		t.captures = append(t.captures, c)
+		for _, s := range own {
+			s.capture = c
 		}
+	}
+	chosen, err := t.choose(t.cfg.Filter)
+	if err != nil {
+		return nil, closeAll, err
+	}
+	t.filter.Store(chosen)
+	for _, c := range t.captures {
+		if err := c.open(chosen.programs[c]); err != nil {
+			return nil, closeAll, err
+		}
+		closers = append(closers, c.close)
 		t.interfaces = append(t.interfaces, describe(c.rings[0].Interface()))
+	}
+	for _, s := range shards {
+		s.filter = chosen
+		if s.source != nil {
+			if err := s.meet(t.interfaces); err != nil {
+				return nil, closeAll, err
+			}
+			continue
+		}
+		s.ring = s.capture.rings[s.member]
+		s.rec.LinkType = proto.LinkType(s.ring.Interface().LinkType)
 	}
 	t.shards = len(shards)
 	return shards, closeAll, nil
 }
 
-// capture opens the rings on one interface. The filter leaves out this run's
-// own datagrams, of all its shards, wherever they are seen.
+// capture looks at one interface. What is left out of it are this run's own
+// datagrams, of all its shards, wherever they are seen.
 func (t *tap) capture(name string, s *shard) (*capture, error) {
 	iface, err := ring.LookUp(name)
 	if err != nil {
 		return nil, err
 	}
-	filter, err := ring.Exclude(t.cfg.Filter, ring.Own{
-		Mark: t.cfg.Mark, Collector: s.out.Collector(), Tap: t.id, Session: t.session, LinkType: iface.LinkType,
-	})
-	if err != nil {
-		return nil, err
-	}
-	return openCapture(ring.Config{
-		Interface:   name,
-		Blocks:      max(t.cfg.RingBytes/t.cfg.BlockSize, 2),
-		BlockSize:   t.cfg.BlockSize,
-		Retire:      t.cfg.Retire,
-		SnapLen:     t.cfg.SnapLen,
-		Promiscuous: t.cfg.Promiscuous,
-		Immediate:   t.cfg.LowLatency,
-		Spin:        t.cfg.LowLatency,
-		Filter:      filter,
-	}, t.cfg.Workers)
+	return &capture{
+		count: t.cfg.Workers,
+		own: ring.Own{
+			Mark: t.cfg.Mark, Collector: s.out.Collector(), Tap: t.id, Session: t.session, LinkType: iface.LinkType,
+		},
+		link:    iface.LinkType,
+		netmask: netmask(name),
+		cfg: ring.Config{
+			Interface:   name,
+			Blocks:      max(t.cfg.RingBytes/t.cfg.BlockSize, 2),
+			BlockSize:   t.cfg.BlockSize,
+			Retire:      t.cfg.Retire,
+			SnapLen:     t.cfg.SnapLen,
+			Promiscuous: t.cfg.Promiscuous,
+			Immediate:   t.cfg.LowLatency,
+			Spin:        t.cfg.LowLatency,
+		},
+	}, nil
 }
 
 // describe says what the announce says of an interface.
@@ -297,7 +323,7 @@ func (t *tap) announce(bye bool, size int) ([][]byte, error) {
 		Software:   "ntap " + Version + " " + runtime.GOOS + "/" + runtime.GOARCH,
 		Started:    t.started.UnixNano(),
 		Interfaces: t.interfaces,
-		Filter:     t.cfg.FilterText,
+		Filter:     t.filter.Load().announced(),
 		SnapLen:    uint32(t.cfg.SnapLen),
 		Clock:      "kernel software",
 		Shards:     t.shards,

@@ -27,7 +27,9 @@ func (s *shard) replay(ctx context.Context) error {
 			return errors.Join(err, s.count())
 		}
 		if known := s.source.Interfaces(); len(known) > len(s.tap.interfaces) {
-			s.tap.interfaces = known
+			if err := s.meet(known); err != nil {
+				return errors.Join(err, s.count())
+			}
 			if err := s.announce(false); err != nil {
 				return err
 			}
@@ -56,6 +58,11 @@ func (s *shard) turn(p *pacer) (wait time.Duration, err error) {
 		}
 		if int(s.rec.Interface) >= len(s.tap.interfaces) {
 			break
+		}
+		if !s.passes(&s.rec) {
+			s.read = false
+			s.account.LeftOut.Add(1)
+			continue
 		}
 		if wait = p.wait(s.rec.Time); wait > 0 {
 			break

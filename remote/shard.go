@@ -12,6 +12,7 @@ import (
 	"github.com/ntap-project/ntap/crypto"
 	"github.com/ntap-project/ntap/proto"
 	"github.com/ntap-project/ntap/ring"
+	"github.com/ntap-project/ntap/ring/filter"
 )
 
 // Chosen.
@@ -29,9 +30,11 @@ const (
 type shard struct {
 	number    uint16
 	tap       *tap
-	capture   *capture    // nil: the source is a file
-	source    *fileReader // nil: the source is a ring
-	read      bool        // rec was read from source and is not yet packed
+	capture   *capture          // nil: the source is a file
+	source    *fileReader       // nil: the source is a ring
+	read      bool              // rec was read from source and is not yet packed
+	filter    *choice           // that is in use
+	machines  []*filter.Machine // of the file's interfaces; nil: there is no filter
 	ring      *ring.Ring
 	member    int        // of the capture's fanout group
 	epoch     int        // of the capture, when ring was taken from it
@@ -151,6 +154,7 @@ func (s *shard) tick(now time.Time) error {
 	if err := s.rekey(now); err != nil {
 		return err
 	}
+	s.refilter()
 	if err := s.count(); err != nil || now.Before(s.next) {
 		return err
 	}

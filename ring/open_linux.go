@@ -214,7 +214,11 @@ func (r *Ring) attach(filter []bpf.RawInstruction) error {
 	}
 	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: (*unix.SockFilter)(unsafe.Pointer(&filter[0]))}
 	if err := unix.SetsockoptSockFprog(r.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &prog); err != nil {
-		return fmt.Errorf("ring: %s: filter of %d instructions: %w", r.cfg.Interface, len(filter), os.NewSyscallError("setsockopt SO_ATTACH_FILTER", err))
+		hint := ""
+		if errors.Is(err, unix.ENOMEM) { // sk_filter_charge, net/core/filter.c
+			hint = "more than net.core.optmem_max allows a socket; give it more (sysctl net.core.optmem_max=131072), or shorten the filter: "
+		}
+		return fmt.Errorf("ring: %s: filter of %d instructions: %s%w", r.cfg.Interface, len(filter), hint, os.NewSyscallError("setsockopt SO_ATTACH_FILTER", err))
 	}
 	return nil
 }

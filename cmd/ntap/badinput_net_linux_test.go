@@ -155,7 +155,7 @@ func TestWrongStartLive(t *testing.T) {
 		{"named twice", w.sender, []string{"remote", "-i", "t0", "-i", "t0", "-c", "10.99.0.2:1", "--key-file", w.key}},
 		{"br7", w.collector, []string{"collector", "-p", "1", "-i", "br7", "--key-file", w.key, "--state", "none"}},
 		{"at most 15", w.collector, []string{"collector", "-p", "1", "-i", "aratherlongnamefor%t", "--key-file", w.key, "--state", "none"}},
-		{"syntax error", w.sender, []string{"remote", "-i", "t0", "-c", "10.99.0.2:1", "--key-file", w.key, "not", "a", "filter"}},
+		{"another word that begins a condition, not \"a\"", w.sender, []string{"remote", "-i", "t0", "-c", "10.99.0.2:1", "--key-file", w.key, "not", "a", "filter"}},
 	} {
 		out, err := exec.Command("ip", append([]string{"netns", "exec", c.ns, ntapBinary}, c.args...)...).CombinedOutput()
 		if err == nil || !strings.Contains(string(out), c.want) {

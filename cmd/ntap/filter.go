@@ -3,105 +3,208 @@
 package main
 
 import (
-	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
-	"os/exec"
-	"strconv"
 	"strings"
 
-	"golang.org/x/net/bpf"
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
 
+	"github.com/ntap-project/ntap/proto"
 	"github.com/ntap-project/ntap/remote"
-	"github.com/ntap-project/ntap/ring"
+	"github.com/ntap-project/ntap/ring/filter"
 )
 
-// maxFilter is BPF_MAXINSNS, linux/bpf_common.h.
-const maxFilter = 4096
+// filterFlags are the ways to give a filter.
+type filterFlags struct {
+	text, file, bytecode string
+}
 
-// compileFilter returns the filter of the command line as bytecode, or nil if
-// there is none. Until ntap has a compiler of its own, the installed tcpdump
-// compiles expressions: with -i it knows that the kernel takes VLAN tags out.
-func compileFilter(cfg *remote.Config, bytecode string) ([]bpf.RawInstruction, error) {
+func (f *filterFlags) addFile(c *cobra.Command) {
+	c.Flags().StringVarP(&f.file, "filter-file", "F", "", "file with the filter expression; - is standard input; what is behind a # is not read")
+}
+
+func (f *filterFlags) add(c *cobra.Command) {
+	c.Flags().StringVarP(&f.text, "filter", "f", "", "filter expression, as nTap has it; the same as the words after the flags")
+	f.addFile(c)
+	c.Flags().StringVar(&f.bytecode, "filter-bytecode", "", "file with the filter as ntap filter -ddd and tcpdump -ddd print it")
+}
+
+// read returns the filter that the flags and the words after them say. It
+// reads files anew each time.
+func (f *filterFlags) read(words []string) (out remote.Filter, err error) {
+	out.Text = strings.Join(words, " ")
+	var ways []string
+	for _, w := range []struct{ way, v string }{
+		{"a filter after the flags", out.Text}, {"-f", f.text}, {"-F", f.file}, {"--filter-bytecode", f.bytecode},
+	} {
+		if w.v != "" {
+			ways = append(ways, w.way)
+		}
+	}
 	switch {
-	case bytecode != "" && cfg.FilterText != "":
-		return nil, usagef("--filter-bytecode and a filter expression exclude each other")
-	case bytecode != "":
-		text, err := os.ReadFile(bytecode)
-		if err != nil {
-			return nil, fmt.Errorf("filter: %w", err)
-		}
-		cfg.FilterText = "bytecode of " + bytecode
-		return parseBytecode(bytecode, string(text))
-	case cfg.FilterText == "":
-		return nil, nil
-	case cfg.File != "":
-		return nil, usagef("a filter is for live capture (-i); for a file: tcpdump -r FILE -w - 'EXPRESSION' | ntap remote -r - …")
+	case len(ways) > 1:
+		return out, usagef("%s and %s exclude each other", ways[0], ways[1])
+	case f.text != "":
+		out.Text = f.text
+	case f.file != "":
+		out.Text, err = readExpression(f.file)
+	case f.bytecode != "":
+		out.Text = "bytecode of " + f.bytecode
+		out.Program, err = readBytecode(f.bytecode)
 	}
-	if err := sameLinkType(cfg.Interfaces); err != nil {
-		return nil, err
-	}
-	// After -- an expression that begins with a dash is no flag.
-	out, err := exec.Command("tcpdump", "-i", cfg.Interfaces[0], "-ddd", "--", cfg.FilterText).Output()
-	var exit *exec.ExitError
-	if errors.Is(err, exec.ErrNotFound) {
-		return nil, errors.New("filter: expressions are compiled by tcpdump, which is not installed: apt-get install tcpdump; or give --filter-bytecode a file made by tcpdump -ddd elsewhere")
-	} else if errors.As(err, &exit) && bytes.Contains(exit.Stderr, []byte("permission")) {
-		return nil, fmt.Errorf("filter: tcpdump, which compiles it, may not look at %s (%s): run as root, or give --filter-bytecode a file made by tcpdump -ddd as root",
-			cfg.Interfaces[0], bytes.TrimSpace(exit.Stderr))
-	} else if errors.As(err, &exit) {
-		return nil, usagef("filter %q: %s", cfg.FilterText, bytes.TrimSpace(exit.Stderr))
-	} else if err != nil {
-		return nil, fmt.Errorf("filter: tcpdump: %w", err)
-	}
-	return parseBytecode("tcpdump -ddd", string(out))
+	return out, err
 }
 
-// sameLinkType refuses one program for interfaces whose frames begin
-// differently.
-func sameLinkType(names []string) error {
-	var first ring.Interface
-	for i, name := range names {
-		iface, err := ring.LookUp(name)
-		if err != nil {
-			return err
-		}
-		if i == 0 {
-			first = iface
-		} else if iface.LinkType != first.LinkType {
-			return usagef("filter: %s and %s have different link types (%d and %d), so no one program fits both: start a remote for each, with --tap IDs of their own",
-				first.Name, iface.Name, first.LinkType, iface.LinkType)
-		}
+// again returns a channel with the filter of the file, read anew at each
+// SIGHUP, until ctx is done; nil if the filter is from no file that can be read
+// twice.
+func (f *filterFlags) again(ctx context.Context, log zerolog.Logger) <-chan remote.Filter {
+	if f.bytecode == "" && (f.file == "" || f.file == "-") {
+		return nil
 	}
-	return nil
+	out := make(chan remote.Filter)
+	hup := hangups(ctx)
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-hup:
+			}
+			next, err := f.read(nil)
+			if err != nil {
+				log.Error().Err(err).Msg("the filter stays as it was")
+				continue
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case out <- next:
+			}
+		}
+	}()
+	return out
 }
 
-// parseBytecode reads what tcpdump -ddd prints: the number of instructions,
-// and code, jt, jf and k of each, in decimal.
-func parseBytecode(from, text string) ([]bpf.RawInstruction, error) {
-	lines := strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' })
-	if len(lines) == 0 {
-		return nil, fmt.Errorf("filter: %s: empty; want what tcpdump -ddd prints", from)
-	}
-	n, err := strconv.Atoi(strings.TrimSpace(lines[0]))
-	if err != nil || n < 1 || n > maxFilter || n != len(lines)-1 {
-		return nil, fmt.Errorf("filter: %s: line 1 is %q, and %d lines follow: it has to be their number, 1 to %d", from, lines[0], len(lines)-1, maxFilter)
-	}
-	program := make([]bpf.RawInstruction, n)
-	for i, line := range lines[1:] {
-		fields := strings.Fields(line)
-		var v [4]uint64
-		bits := [4]int{16, 8, 8, 32}
-		for k := range v {
-			if len(fields) != 4 {
-				return nil, fmt.Errorf("filter: %s: line %d has %d numbers; want code, jt, jf and k", from, i+2, len(fields))
-			}
-			if v[k], err = strconv.ParseUint(fields[k], 10, bits[k]); err != nil {
-				return nil, fmt.Errorf("filter: %s: line %d: %w", from, i+2, err)
-			}
+// readExpression reads a file with an expression. Comments become spaces, so
+// that errors find their place.
+func readExpression(path string) (string, error) {
+	in := os.Stdin
+	if path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return "", fmt.Errorf("filter: %w", err)
 		}
-		program[i] = bpf.RawInstruction{Op: uint16(v[0]), Jt: uint8(v[1]), Jf: uint8(v[2]), K: uint32(v[3])}
+		defer f.Close()
+		in = f
 	}
-	return program, nil
+	const limit = 1 << 20 // bytes; the compiler's own is lower
+	text, err := io.ReadAll(io.LimitReader(in, limit))
+	if err != nil {
+		return "", fmt.Errorf("filter: %s: %w", path, err)
+	}
+	comment := false
+	for i, c := range text {
+		switch comment = (comment || c == '#') && c != '\n'; {
+		case comment:
+			text[i] = ' '
+		case c == '\r':
+			text[i] = ' '
+		}
+	}
+	expression := strings.TrimRight(string(text), " \t\n")
+	if strings.TrimSpace(expression) == "" {
+		return "", usagef("filter: %s: there is no expression in it; without a filter leave -F out", path)
+	}
+	return expression, nil
+}
+
+func readBytecode(path string) (filter.Program, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("filter: %w", err)
+	}
+	p, err := filter.ParseBytecode(string(text))
+	if err != nil {
+		return nil, fmt.Errorf("filter: %s: %w", path, err)
+	}
+	return p, nil
+}
+
+// filterUsage makes a wrong usage of err if it is about a filter, and shows the
+// word that is wrong.
+func filterUsage(err error) error {
+	var word *filter.Error
+	var unusable *remote.FilterError
+	switch {
+	case errors.As(err, &word):
+		return usagef("%w\n  %s", err, strings.ReplaceAll(word.Pointer(), "\n", "\n  "))
+	case errors.As(err, &unusable):
+		return usageError{err}
+	}
+	return err
+}
+
+func newFilter() *cobra.Command {
+	var (
+		flags  filterFlags
+		dump   int
+		link   string
+		live   bool
+		length uint32
+	)
+	c := &cobra.Command{
+		Use:   "filter [-d|-dd|-ddd] [-y LINKTYPE] [--live] EXPRESSION",
+		Short: "print what a filter expression is compiled to, as tcpdump -d does",
+		Long: `Compile a filter expression, in the language of tcpdump, and print the program:
+as it is run on frames of files or, with --live, as the kernel runs it.
+docs/FILTER.md says more of the language.`,
+		Example: `  ntap filter tcp port 80
+  ntap filter --live 'vlan 100 and tcp[tcpflags] & tcp-syn != 0'
+  ntap filter -ddd --live udp port 53 > bytecode     # for remote --filter-bytecode`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(c *cobra.Command, args []string) error {
+			from, err := flags.read(args)
+			if err != nil {
+				return err
+			}
+			if dump > 3 {
+				return usagef("filter: -d, -dd or -ddd")
+			}
+			o := filter.Options{Live: live, SnapLen: length}
+			if o.LinkType, err = filter.LinkType(link); err != nil {
+				return usageError{err}
+			}
+			if err := within("-s", length, 1, proto.MaxFrame); err != nil {
+				return err
+			}
+			program, err := filter.Compile(from.Text, o)
+			if err != nil {
+				return filterUsage(&remote.FilterError{Err: err})
+			}
+			if program.MatchesNothing() {
+				fmt.Fprintln(c.ErrOrStderr(), "ntap: filter: no frame can match this")
+			}
+			switch dump {
+			case 2:
+				fmt.Fprint(c.OutOrStdout(), program.C())
+			case 3:
+				fmt.Fprint(c.OutOrStdout(), program.Bytecode())
+			default:
+				fmt.Fprint(c.OutOrStdout(), program)
+			}
+			return nil
+		},
+	}
+	f := c.Flags()
+	f.CountVarP(&dump, "dump", "d", "as instructions; -dd: for a C program; -ddd: as decimal numbers")
+	f.StringVarP(&link, "linktype", "y", "EN10MB", "type of the frames: EN10MB, RAW, LINUX_SLL, LINUX_SLL2, IPV4 or IPV6")
+	f.BoolVar(&live, "live", false, "as it is attached in the kernel, where VLAN tags are not in the frame")
+	f.Uint32VarP(&length, "snaplen", "s", proto.MaxFrame, "bytes of a frame that matches: what the program returns")
+	flags.addFile(c)
+	return c
 }

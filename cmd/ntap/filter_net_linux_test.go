@@ -4,9 +4,14 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/ntap-project/ntap/internal/testnet"
 )
@@ -30,6 +35,21 @@ func TestFilterLive(t *testing.T) {
 		{"expression on VLANs", func(*world) []string { return []string{"vlan", "100"} }, vlan, tagged("end")},
 		{"nTap's flag", func(*world) []string { return []string{"-f", "vlan 100 and greater 200"} },
 			func(f []byte) bool { return vlan(f) && len(f) >= 200 }, append(tagged("end"), make([]byte, 200)...)},
+		{"file", func(w *world) []string {
+			file := filepath.Join(w.dir, "filter")
+			if err := os.WriteFile(file, []byte("# tagged frames\nvlan 100\nand greater 200 # bytes\n"), 0o600); err != nil {
+				w.t.Fatal(err)
+			}
+			return []string{"-F", file}
+		}, func(f []byte) bool { return vlan(f) && len(f) >= 204 }, append(tagged("end"), make([]byte, 200)...)},
+		{"bytecode of ntap filter", func(w *world) []string {
+			file := filepath.Join(w.dir, "bytecode")
+			text := w.must(ntapBinary, "filter", "-ddd", "--live", "vlan", "100")
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				w.t.Fatal(err)
+			}
+			return []string{"--filter-bytecode", file}
+		}, vlan, tagged("end")},
 		{"bytecode", func(w *world) []string {
 			file := filepath.Join(w.dir, "bytecode")
 			// After the word vlan, offsets are those behind a tag: it comes last.
@@ -71,5 +91,80 @@ func TestFilterLive(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A filter that is changed by SIGHUP takes the place of the one before it
+// between two frames: what both take is never missed. One that is wrong changes
+// nothing.
+func TestFilterChanges(t *testing.T) {
+	w := newWorld(t)
+	c := w.startCollector("-i", "ntap0")
+	out := filepath.Join(w.dir, "tap.pcap")
+	onTap := w.startTcpdump(w.collector, "ntap0", out)
+	file := filepath.Join(w.dir, "filter")
+	write := func(text string) {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kind := func(k int) string { return fmt.Sprintf("0x%x", 0x9100+k) }
+	probe := func(k int, text string) []byte {
+		f := marker(text)
+		f[12], f[13] = 0x91, byte(k)
+		return f
+	}
+	write("ether proto 0x88b5 or ether proto " + kind(1) + " # the first")
+	r := w.startRemote("-i", "t0", "-F", file, "--workers", "2")
+	f := w.flow()
+	for k := 2; k < 8; k++ {
+		before := strings.Count(r.text(), "the filter stays as it was")
+		if k == 4 {
+			write("ether proto 0x88b5 or ethr proto " + kind(k))
+			r.cmd.Process.Signal(syscall.SIGHUP)
+			r.until("it said what is wrong", func() bool { return strings.Count(r.text(), "the filter stays as it was") > before })
+			if !strings.Contains(r.text(), "column 23") || !strings.Contains(r.text(), "did you mean ether?") {
+				t.Errorf("no word of what is wrong:\n%s", r.text())
+			}
+			onTap.until("the filter before still holds", func() bool {
+				w.inject(w.peer, "p0", probe(k-1, "still"))
+				return fileHas(out, probe(k-1, "still"))
+			})
+		}
+		write("ether proto 0x88b5 or ether proto " + kind(k))
+		r.cmd.Process.Signal(syscall.SIGHUP)
+		onTap.until("the new filter holds", func() bool {
+			w.inject(w.peer, "p0", probe(k, "new"))
+			return fileHas(out, probe(k, "new"))
+		})
+	}
+	// Both shards are asked every 200 ms; what was let in before goes out after.
+	end := probe(7, "end")
+	for range 30 {
+		w.inject(w.peer, "p0", probe(7, "between"))
+		time.Sleep(20 * time.Millisecond)
+	}
+	w.inject(w.peer, "p0", probe(6, "old"), probe(2, "old"), end)
+	onTap.until("the end came out", func() bool { return fileHas(out, end) })
+	sent := f.end()
+	onTap.until("the last frame came out", func() bool { return fileHas(out, testnet.Numbered(sent-1, 100+(sent-1)%1000)) })
+	text := r.stop()
+	onTap.stop()
+	c.stop()
+	got := numbers(t, out)
+	slices.Sort(got) // two shards
+	for i, n := range got {
+		if i != n {
+			t.Fatalf("frame %d is missing, of %d:\n%s", i, sent, text)
+		}
+	}
+	if len(got) != sent || sent < 500 {
+		t.Errorf("%d frames of %d", len(got), sent)
+	}
+	if fileHas(out, probe(6, "old")) || fileHas(out, probe(2, "old")) {
+		t.Error("an old filter still holds")
+	}
+	if n := strings.Count(text, "new filter"); n != 6 {
+		t.Errorf("%d changes:\n%s", n, text)
 	}
 }

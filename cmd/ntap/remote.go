@@ -3,9 +3,7 @@
 package main
 
 import (
-	"cmp"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,20 +20,20 @@ const defaultMark = 0x3074
 
 func newRemote() *cobra.Command {
 	var (
-		cfg               remote.Config
-		log               logFlags
-		place             placeFlags
-		suite, pace, text string
-		keys              remoteKeys
-		bytecode          string
-		tap               int64
-		clear, noPromisc  bool
+		cfg              remote.Config
+		log              logFlags
+		place            placeFlags
+		filters          filterFlags
+		suite, pace      string
+		keys             remoteKeys
+		tap              int64
+		clear, noPromisc bool
 	)
 	c := &cobra.Command{
 		Use:   "remote (-i IFACE... | -r FILE) -c HOST:PORT --key-file FILE [flags] [FILTER EXPRESSION]",
 		Short: "capture where the traffic is, encrypt it and send it one way to a collector",
 		Long: `Capture frames, encrypt them and send them one way over UDP to a collector.
-The words after the flags are a filter in the language of tcpdump.`,
+The words after the flags are a filter in the language of tcpdump: docs/FILTER.md.`,
 		Example: `  ntap remote -i eth0 -c collector.example.org:5678 --key-file tap7.key
   ntap remote -i eth0 -i eth1 -c 192.0.2.9:5678 --key-file tap7.key not port 22
   ntap remote -r file.pcapng --pace max -c 192.0.2.9:5678 --key-file tap7.key`,
@@ -86,13 +84,10 @@ The words after the flags are a filter in the language of tcpdump.`,
 				}
 			}
 			cfg.Reload = hangups(c.Context())
-			if text != "" && len(args) > 0 {
-				return usagef("remote: a filter after the flags and -f exclude each other")
-			}
-			cfg.FilterText = cmp.Or(text, strings.Join(args, " "))
-			if cfg.Filter, err = compileFilter(&cfg, bytecode); err != nil {
+			if cfg.Filter, err = filters.read(args); err != nil {
 				return err
 			}
+			cfg.Filters = filters.again(c.Context(), logger)
 			cfg.Promiscuous = !noPromisc
 			cfg.Out, cfg.Log = c.ErrOrStderr(), logger
 			if cfg.Suite == crypto.Plaintext {
@@ -101,7 +96,7 @@ The words after the flags are a filter in the language of tcpdump.`,
 			defer engine.Settle(max(plan.Workers*len(cfg.Interfaces), 1))()
 			logger.Debug().Stringer("plan", plan).Msg("placement")
 			_, err = remote.Run(c.Context(), cfg)
-			return err
+			return filterUsage(err)
 		},
 	}
 	f := c.Flags()
@@ -115,8 +110,7 @@ The words after the flags are a filter in the language of tcpdump.`,
 	f.StringVar(&suite, "suite", "auto", "auto, aes-256-gcm, chacha20-poly1305 or plaintext")
 	f.Int64Var(&tap, "tap", -1, "tap ID; default: that of the key file, or 1")
 	f.StringVar(&cfg.Name, "name", "", "name of the tap; default: the host's")
-	f.StringVarP(&text, "filter", "f", "", "filter expression, as nTap has it; the same as the words after the flags")
-	f.StringVar(&bytecode, "filter-bytecode", "", "file with the filter as tcpdump -ddd prints it")
+	filters.add(c)
 	f.IntVarP(&cfg.SnapLen, "snaplen", "s", 0, "bytes of each frame to capture; 0: all")
 	f.BoolVar(&cfg.Pad, "pad", false, "fill every datagram to full size, so that sizes tell nothing; takes bytes on the way")
 	f.IntVar(&cfg.MTU, "mtu", 0, "IP MTU of the path to the collector; default: what the route says")

@@ -163,8 +163,8 @@ func TestServeTcpdump(t *testing.T) {
 		stdout bytes.Buffer
 		lines  int
 	}
-	clients := []*client{{lines: 1200}, {lines: 200}}
-	for i, line := range []string{"", "taps=2 filter=" + strings.ReplaceAll(strings.TrimSpace(string(bytecode)), "\n", ",") + "\n"} {
+	clients := []*client{{lines: 1200}, {lines: 200}, {lines: 200}}
+	for i, line := range []string{"", "taps=2 filter=" + strings.ReplaceAll(strings.TrimSpace(string(bytecode)), "\n", ",") + "\n", "taps=2 filter=udp\n"} {
 		conn, err := net.Dial("tcp", at)
 		if err != nil {
 			t.Fatal(err)
@@ -188,7 +188,7 @@ func TestServeTcpdump(t *testing.T) {
 		}
 		f.Close()
 	}
-	c.find(`(?s)client=.*client=`)
+	c.find(`(?s)client=.*client=.*client=`)
 	for _, tap := range []string{"1", "2"} {
 		if err := sendFile(t, master, addr, file, tap).Wait(); err != nil {
 			t.Fatal(err)
@@ -203,7 +203,7 @@ func TestServeTcpdump(t *testing.T) {
 			t.Errorf("tcpdump %d printed %d frames, want %d:\n%.500s", i, n, k.lines, k.stdout.String())
 		}
 	}
-	if account(text, "frames written to pcap over IP") != 1400 || account(text, "not selected") != 1000 {
+	if account(text, "frames written to pcap over IP") != 1600 || account(text, "not selected") != 2000 {
 		t.Errorf("the account:\n%s", text)
 	}
 }

@@ -10,11 +10,19 @@ import (
 	"golang.org/x/net/bpf"
 )
 
+// IsBytecode says that a text is meant for ParseBytecode, rather than an
+// expression: it begins with a number alone.
+func IsBytecode(text string) bool {
+	first, _, more := strings.Cut(strings.ReplaceAll(strings.TrimSpace(text), ",", "\n"), "\n")
+	return more && isNumber(strings.TrimSpace(first))
+}
+
 // ParseBytecode reads what Program.Bytecode and tcpdump -ddd print: the number
-// of instructions, and code, jt, jf and k of each, in decimal. It does not
-// check that they make a program: the kernel does, and NewMachine.
+// of instructions, and code, jt, jf and k of each, in decimal; there may be
+// commas for newlines. It does not check that they make a program: the kernel
+// does, and NewMachine.
 func ParseBytecode(text string) (Program, error) {
-	lines := strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' })
+	lines := strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' || r == ',' })
 	if len(lines) == 0 {
 		return nil, fmt.Errorf("empty; want what tcpdump -ddd prints")
 	}

@@ -12,10 +12,9 @@ import (
 	"golang.org/x/net/bpf"
 )
 
-// Options say what an expression is compiled for. The zero value is for files
-// of Ethernet frames.
+// Options say what an expression is compiled for.
 type Options struct {
-	LinkType uint16     // of the frames; 0: Ethernet
+	LinkType uint16     // of the frames: Ethernet, Raw, LinuxSLL, LinuxSLL2, IPv4 or IPv6
 	Live     bool       // the program is attached to a packet socket: VLAN tags are not in the frame but beside it
 	SnapLen  uint32     // what the program returns for a frame that matches; 0: 262144, as tcpdump's do
 	Netmask  netip.Addr // of the interface, IPv4, for "ip broadcast"; not valid: only 0.0.0.0 and 255.255.255.255 are broadcast
@@ -34,7 +33,6 @@ type Program []bpf.RawInstruction
 // pcap-filter(7), as docs/FILTER.md has it. An empty expression matches every
 // frame. What is wrong with an expression is told by an *Error.
 func Compile(expression string, o Options) (Program, error) {
-	o.LinkType = cmp.Or(o.LinkType, Ethernet)
 	o.SnapLen = cmp.Or(o.SnapLen, defaultReturn)
 	if !Supported(o.LinkType) {
 		_, err := LinkType(fmt.Sprint(o.LinkType))

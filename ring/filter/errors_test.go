@@ -24,6 +24,7 @@ func TestErrorsPointAtTheWord(t *testing.T) {
 		{"tpc port 80", "^^^", `column 1: expected a protocol, src, dst, host, net, port or another word that begins a condition, not "tpc"; did you mean tcp?`},
 		{"TCP port 80", "^^^", "did you mean tcp?"},
 		{"tcp port 80 adn host 10.0.0.1", "            ^^^", `expected and, or, or the end, not "adn"; did you mean and?`},
+		{"tcp port 80 or ucp port 53", "               ^^^", `not "ucp"; did you mean tcp or udp?`},
 		{"tcp port 80 443", "            ^^^", `expected and, or, or the end, not "443"`},
 		{"tcp port", "        ^", `column 9: the expression ends here; expected a port after "port"`},
 		{"tcp port and udp", "         ^^^", `expected a port after "port", not "and", which is a word of the language; for a name write \and`},
@@ -96,7 +97,7 @@ func TestErrorsPointAtTheWord(t *testing.T) {
 		{"byte 3 ! 4", "       ^", "expected =, <, >, & or |"},
 		{"port 1.2", "     ^^^", "is no port"},
 	} {
-		_, err := Compile(c.expression, Options{LookUp: noHosts})
+		_, err := Compile(c.expression, Options{LinkType: Ethernet, LookUp: noHosts})
 		if c.want == "" {
 			if err != nil {
 				t.Errorf("%q: %v", c.expression, err)
@@ -119,12 +120,12 @@ func TestErrorsPointAtTheWord(t *testing.T) {
 
 // In a file the line is said too, and a long line is shown around the word.
 func TestErrorsInFiles(t *testing.T) {
-	_, err := Compile("tcp port 80\nor udp prot 53\n", Options{})
+	_, err := Compile("tcp port 80\nor udp prot 53\n", Options{LinkType: Ethernet})
 	var e *Error
 	if !errors.As(err, &e) || !strings.HasPrefix(err.Error(), "filter: line 2, column 8: ") || e.Pointer() != "or udp prot 53\n       ^^^^" {
 		t.Errorf("%v\n%s", err, e.Pointer())
 	}
-	_, err = Compile(strings.Repeat("tcp or ", 30)+"udp prot 53"+strings.Repeat(" or tcp", 30), Options{})
+	_, err = Compile(strings.Repeat("tcp or ", 30)+"udp prot 53"+strings.Repeat(" or tcp", 30), Options{LinkType: Ethernet})
 	if !errors.As(err, &e) || !strings.HasPrefix(e.Pointer(), "…") || !strings.Contains(e.Pointer(), "…\n") || len(e.Pointer()) > 300 {
 		t.Errorf("%v\n%s", err, e.Pointer())
 	}

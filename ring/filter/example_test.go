@@ -38,7 +38,7 @@ func ExampleCompile() {
 
 // Live, the kernel has taken the VLAN tag out of the frame.
 func ExampleCompile_live() {
-	program, err := filter.Compile("vlan 100", filter.Options{Live: true})
+	program, err := filter.Compile("vlan 100", filter.Options{LinkType: filter.Ethernet, Live: true})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -63,7 +63,7 @@ func ExampleCompile_live() {
 
 // An error points at the word that is wrong.
 func ExampleError() {
-	_, err := filter.Compile("tcp prot 443 or icmp", filter.Options{})
+	_, err := filter.Compile("tcp prot 443 or icmp", filter.Options{LinkType: filter.Ethernet})
 	var e *filter.Error
 	if errors.As(err, &e) {
 		fmt.Println(e)
@@ -78,7 +78,7 @@ func ExampleError() {
 // A Machine runs a program where there is no kernel to run it: on frames of a
 // file.
 func ExampleMachine() {
-	program, err := filter.Compile("arp", filter.Options{})
+	program, err := filter.Compile("arp", filter.Options{LinkType: filter.Ethernet})
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -144,7 +144,7 @@ func TestOrdinaryExpressions(t *testing.T) {
 		"ip[2:2] = len - 14":                              over4 + " dns ping unreach sctp geneve vxlan multicast esp",
 		"ip and tcp port 80 and (((ip[2:2] - ((ip[0]&0xf)<<2)) - ((tcp[12]&0xf0)>>2)) = 0)": "syn ack first options",
 	} {
-		program, err := Compile(expression, Options{})
+		program, err := Compile(expression, Options{LinkType: Ethernet})
 		if err != nil {
 			t.Errorf("%q: %v", expression, err)
 			continue
@@ -190,7 +190,7 @@ func TestHostNames(t *testing.T) {
 		}
 		return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 	}
-	o := Options{LookUp: lookUp}
+	o := Options{LinkType: Ethernet, LookUp: lookUp}
 	for named, numbered := range map[string]string{
 		"host both.example":             "host 10.0.0.2 or host 2001:db8::1",
 		"ip host both.example":          "ip host 10.0.0.2",
@@ -218,7 +218,7 @@ func TestHostNames(t *testing.T) {
 	// A resolver that never answers does not hang the compiler.
 	synctest.Test(t, func(t *testing.T) {
 		begun := time.Now()
-		_, err := Compile("host a.example or host b.example", Options{LookUp: func(ctx context.Context, _ string) ([]netip.Addr, error) {
+		_, err := Compile("host a.example or host b.example", Options{LinkType: Ethernet, LookUp: func(ctx context.Context, _ string) ([]netip.Addr, error) {
 			<-ctx.Done()
 			return nil, ctx.Err()
 		}})
@@ -230,18 +230,18 @@ func TestHostNames(t *testing.T) {
 
 // The netmask says what is broadcast.
 func TestIPBroadcast(t *testing.T) {
-	p, err := Compile("ip broadcast", Options{Netmask: netip.MustParseAddr("255.255.255.0")})
+	p, err := Compile("ip broadcast", Options{LinkType: Ethernet, Netmask: netip.MustParseAddr("255.255.255.0")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	q, err := Compile("ip and (ip[16:4] & 0xff = 0 or ip[16:4] & 0xff = 0xff)", Options{})
+	q, err := Compile("ip and (ip[16:4] & 0xff = 0 or ip[16:4] & 0xff = 0xff)", Options{LinkType: Ethernet})
 	if err != nil || !slices.Equal(p, q) {
 		t.Errorf("%v, %v, %v", err, p, q)
 	}
 }
 
 func TestSnapLength(t *testing.T) {
-	p, err := Compile("ip", Options{SnapLen: 96})
+	p, err := Compile("ip", Options{LinkType: Ethernet, SnapLen: 96})
 	if err != nil || judge(p, &frame{data: ordinary["syn"]}) != 96 {
 		t.Errorf("%v, %v", p, err)
 	}
@@ -251,7 +251,7 @@ func TestMatchesNothing(t *testing.T) {
 	for expression, want := range map[string]bool{
 		"": false, "ip": false, "1 = 2": true, "ip and ip6": true, "tcp and udp and ip6 and not ip6": true, "greater 100 and less 50": true,
 	} {
-		p, err := Compile(expression, Options{})
+		p, err := Compile(expression, Options{LinkType: Ethernet})
 		if err != nil || p.MatchesNothing() != want {
 			t.Errorf("%q: %v, %v", expression, err, p)
 		}
@@ -271,14 +271,16 @@ func TestLinkTypes(t *testing.T) {
 			t.Errorf("%s: %d, %v", name, got, err)
 		}
 	}
-	if _, err := Compile("ip", Options{LinkType: 105}); err == nil {
-		t.Error("802.11 compiles")
+	for _, link := range []uint16{0, 105} {
+		if _, err := Compile("ip", Options{LinkType: link}); err == nil {
+			t.Errorf("link type %d compiles", link)
+		}
 	}
 }
 
 // Jumps over more than 255 instructions mean what short ones mean.
 func TestLongJumps(t *testing.T) {
-	for _, o := range []Options{{}, {Live: true}, {LinkType: Raw}} {
+	for _, o := range []Options{{LinkType: Ethernet}, {LinkType: Ethernet, Live: true}, {LinkType: Raw}} {
 		var parts []string
 		var programs []Program
 		prefix := ""
@@ -313,7 +315,7 @@ func TestLongJumps(t *testing.T) {
 		if len(p) < 700 {
 			t.Errorf("%d instructions have no long jumps", len(p))
 		}
-		frames := asLink(max(o.LinkType, Ethernet), etherFrames(3, 800, 400, 0))
+		frames := asLink(o.LinkType, etherFrames(3, 800, 400, 0))
 		if o.Live {
 			frames = stripped(frames)
 		}
@@ -369,7 +371,7 @@ func TestTooLong(t *testing.T) {
 		list("geneve %d", 20, " and "):       "too many encapsulations",
 	} {
 		begun := time.Now()
-		if _, err := Compile(expression, Options{}); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := Compile(expression, Options{LinkType: Ethernet}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.40q: %v; want something with %q", expression, err, want)
 		}
 		if d := time.Since(begun); d > 30*time.Second {
@@ -383,12 +385,12 @@ func TestTooLong(t *testing.T) {
 		strings.Repeat("ip[", 90) + "0" + strings.Repeat("]", 90) + " = 1",
 		list("ip[%d]", 450, " + ") + " = 1",
 	} {
-		if _, err := Compile(expression, Options{}); err != nil {
+		if _, err := Compile(expression, Options{LinkType: Ethernet}); err != nil {
 			t.Errorf("%.40q: %v", expression, err)
 		}
 	}
 	var e *Error
-	if _, err := Compile(strings.Repeat("(", 300), Options{}); !errors.As(err, &e) {
+	if _, err := Compile(strings.Repeat("(", 300), Options{LinkType: Ethernet}); !errors.As(err, &e) {
 		t.Errorf("%v", err)
 	}
 }
@@ -398,7 +400,7 @@ func TestDeepArithmetic(t *testing.T) {
 	tree := "ip[0]"
 	for depth := range 12 {
 		tree = fmt.Sprintf("((%s) - (ip[%d] - (%s)))", tree, depth, tree)
-		_, err := Compile(tree+" = 1", Options{})
+		_, err := Compile(tree+" = 1", Options{LinkType: Ethernet})
 		if err != nil {
 			if depth < 4 || !strings.Contains(err.Error(), "16") && !strings.Contains(err.Error(), "more than") {
 				t.Errorf("depth %d: %v", depth, err)

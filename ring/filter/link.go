@@ -53,6 +53,15 @@ func LinkType(name string) (uint16, error) {
 	return 0, fmt.Errorf("filter: link type %s: filters can be compiled for %s", quoted(name), list(names, "and"))
 }
 
+// LinkTypes returns the link types that expressions can be compiled for.
+func LinkTypes() []uint16 {
+	var out []uint16
+	for _, l := range linkTypes {
+		out = append(out, l.number)
+	}
+	return out
+}
+
 // Supported reports whether expressions can be compiled for a link type.
 func Supported(linkType uint16) bool {
 	_, err := LinkType(strconv.Itoa(int(linkType)))

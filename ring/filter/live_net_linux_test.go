@@ -29,7 +29,7 @@ func TestMeaningLive(t *testing.T) {
 	a, _ := testnet.Veth(t)
 	// Tcpdump looks at the interface, in the namespace of this thread. The
 	// kernel takes 50 ms to let go of its socket, so many wait at once.
-	r := &trial{link: Ethernet, options: Options{Live: true}, tcpdump: []string{"-i", a}, workers: 16}
+	r := &trial{link: Ethernet, options: Options{LinkType: Ethernet, Live: true}, tcpdump: []string{"-i", a}, workers: 16}
 	ns, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		t.Fatal(err)
@@ -71,7 +71,7 @@ func TestLiveBesideTcpdump(t *testing.T) {
 	} {
 		t.Run(e, func(t *testing.T) {
 			a, b := testnet.Veth(t)
-			program, err := Compile(e, Options{Live: true, SnapLen: 1 << 18})
+			program, err := Compile(e, Options{LinkType: Ethernet, Live: true, SnapLen: 1 << 18})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -215,7 +215,7 @@ func TestKernelTakesPrograms(t *testing.T) {
 	var once sync.Once
 	for _, e := range expressions {
 		for _, live := range []bool{true, false} {
-			p, err := Compile(e, Options{Live: live})
+			p, err := Compile(e, Options{LinkType: Ethernet, Live: live})
 			if err != nil {
 				continue
 			}

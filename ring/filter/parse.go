@@ -210,7 +210,7 @@ func (p *parser) expression(q qualifiers) (expr, qualifiers, error) {
 	for p.peek().among("and", "or") {
 		and := p.take().is("and")
 		var x expr
-		if p.idFollows() {
+		if p.idFollows() && !p.isMistyped() {
 			x, err = p.id(q)
 		} else {
 			x, q, err = p.term(q)
@@ -243,6 +243,13 @@ func (p *parser) idFollows() bool {
 		open--
 	}
 	return !isOperator(&p.tokens[i])
+}
+
+// isMistyped reports whether a name comes with another word right behind it: it
+// is then no name, but a word of the language that is written wrong.
+func (p *parser) isMistyped() bool {
+	next := p.ahead(1)
+	return p.peek().kind == tokName && (next.isID() || next.kind == tokWord && !next.among("and", "or", "mask"))
 }
 
 // isOperator reports whether t is one between numbers.

@@ -88,6 +88,11 @@ func (p *parser) operand(left *int) (arithmetic, error) {
 		defer up()
 		p.take()
 		x, err := p.operand(left)
+		if _, binds := precedence[p.peek().text]; err == nil && !binds && isOperator(p.peek()) && !isComparison(p.peek()) {
+			op := p.take() // one that takes what is before it, and all that follows
+			rest, err := p.arithmetic(left)
+			return minus{computed{op, x, rest}}, err
+		}
 		return minus{x}, err
 	case t.is("("):
 		p.take()

@@ -58,7 +58,7 @@ func TestPrintAnything(t *testing.T) {
 // What is printed is read again.
 func TestBytecode(t *testing.T) {
 	for _, e := range written() {
-		p, err := Compile(e, Options{LookUp: noHosts})
+		p, err := Compile(e, Options{LinkType: Ethernet, LookUp: noHosts})
 		if err != nil {
 			continue
 		}
@@ -75,6 +75,14 @@ const bytecodeIP = "4\n40 0 0 12\n21 0 1 2048\n6 0 0 262144\n6 0 0 0\n"
 func TestBadBytecodeIsRefused(t *testing.T) {
 	if p, err := ParseBytecode(bytecodeIP); err != nil || len(p) != 4 {
 		t.Error(p, err)
+	}
+	if p, err := ParseBytecode("2,40 0 0 12, 6 0 0 1"); err != nil || len(p) != 2 {
+		t.Error(p, err)
+	}
+	for text, want := range map[string]bool{bytecodeIP: true, "2,40 0 0 12,6 0 0 1": true, " 1 \n6 0 0 0": true, "ip": false, "4": false, "1 = 1": false, "": false, "ip,6": false} {
+		if IsBytecode(text) != want {
+			t.Errorf("%q: %v", text, !want)
+		}
 	}
 	for what, c := range map[string]struct{ text, want string }{
 		"empty":         {"", "empty"},
@@ -154,7 +162,7 @@ func TestMachine(t *testing.T) {
 	w := newWriter(4)
 	n := 0
 	for _, e := range append(written(), w.expressions(500)...) {
-		if p, err := Compile(e, Options{LookUp: noHosts}); err == nil {
+		if p, err := Compile(e, Options{LinkType: Ethernet, LookUp: noHosts}); err == nil {
 			agree(t, p, frames)
 			n++
 		}
@@ -165,7 +173,7 @@ func TestMachine(t *testing.T) {
 }
 
 func TestMachineAllocatesNothing(t *testing.T) {
-	p, err := Compile("tcp port 80 and ip[2:2] - ((ip[0] & 0xf) << 2) > tcp[12] / tcp[13]", Options{})
+	p, err := Compile("tcp port 80 and ip[2:2] - ((ip[0] & 0xf) << 2) > tcp[12] / tcp[13]", Options{LinkType: Ethernet})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +197,7 @@ func FuzzMachine(f *testing.F) {
 		f.Add(b, ordinary["syn"])
 	}
 	for _, e := range []string{"ip", "tcp port 80", "ip[0] * 3 + ip[1] % 5 > len", "geneve and ip[8] / ip[9] = 1", "ip[8] ^ -ip[9] << ip[2] | 7 = 3 >> ip[1]"} {
-		p, err := Compile(e, Options{})
+		p, err := Compile(e, Options{LinkType: Ethernet})
 		if err != nil {
 			f.Fatal(err)
 		}

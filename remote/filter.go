@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package remote
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+
+	"golang.org/x/net/bpf"
+
+	"github.com/ntap-project/ntap/proto"
+	"github.com/ntap-project/ntap/ring"
+	"github.com/ntap-project/ntap/ring/filter"
+)
+
+// A Filter says which frames are captured. The zero Filter takes all.
+type Filter struct {
+	Text    string         // an expression, docs/FILTER.md; "": everything
+	Program filter.Program // if not nil, used as it is; Text then only says what it is
+}
+
+// all says that the filter leaves nothing out.
+func (f *Filter) all() bool { return f.Text == "" && f.Program == nil }
+
+// A FilterError is a filter that cannot be used. Behind it may be a
+// *filter.Error, which points at the word that is wrong.
+type FilterError struct{ Err error }
+
+func (e *FilterError) Error() string { return e.Err.Error() }
+func (e *FilterError) Unwrap() error { return e.Err }
+
+// compile returns the program for frames of a link type; nil takes everything.
+func (f *Filter) compile(o filter.Options) (filter.Program, error) {
+	if f.Program != nil || f.Text == "" {
+		return f.Program, nil
+	}
+	p, err := filter.Compile(f.Text, o)
+	if err != nil {
+		return nil, &FilterError{err}
+	}
+	return p, nil
+}
+
+// compile makes the filter for what is captured here: f, and before it what
+// leaves out the remote's own datagrams.
+func (c *capture) compile(f *Filter) (program []bpf.RawInstruction, nothing bool, err error) {
+	user, err := f.compile(filter.Options{LinkType: c.link, Live: true, SnapLen: proto.MaxFrame, Netmask: c.netmask})
+	if err != nil {
+		return nil, false, err
+	}
+	program, err = ring.Exclude(user, c.own)
+	return program, user != nil && user.MatchesNothing(), err
+}
+
+// netmask returns that of the interface's first IPv4 address in the calling
+// thread's network namespace, as tcpdump takes it; not valid if there is none.
+func netmask(name string) netip.Addr {
+	i, err := net.InterfaceByName(name)
+	if err != nil {
+		return netip.Addr{}
+	}
+	addrs, err := i.Addrs()
+	if err != nil {
+		return netip.Addr{}
+	}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil {
+			mask, _ := netip.AddrFromSlice(n.Mask)
+			return mask
+		}
+	}
+	return netip.Addr{}
+}
+
+// A choice is a filter in use, with the programs for each interface. It does
+// not change once it is in use.
+type choice struct {
+	Filter
+	programs map[*capture][]bpf.RawInstruction
+}
+
+// choose compiles a filter for all that is captured live. A capture file's
+// shard does that for itself, when interfaces come.
+func (t *tap) choose(f Filter) (*choice, error) {
+	c := &choice{Filter: f, programs: make(map[*capture][]bpf.RawInstruction, len(t.captures))}
+	empty := 0
+	for _, capture := range t.captures {
+		if first := t.captures[0]; f.Program != nil && capture.link != first.link {
+			return nil, &FilterError{fmt.Errorf("remote: filter: %s and %s have different link types (%d and %d), so no one program fits both: give an expression, or start a remote for each, with --tap IDs of their own",
+				first.cfg.Interface, capture.cfg.Interface, first.link, capture.link)}
+		}
+		program, nothing, err := capture.compile(&f)
+		if err != nil {
+			return nil, err
+		}
+		c.programs[capture] = program
+		if nothing {
+			empty++
+			t.log.Warn().Str("interface", capture.cfg.Interface).Str("filter", f.Text).Msg("the filter matches no frame there")
+		}
+	}
+	if empty > 0 && empty == len(t.captures) {
+		return nil, &FilterError{fmt.Errorf("remote: filter %q: no frame can match it", f.Text)}
+	}
+	return c, nil
+}
+
+// maxAnnounced bounds what an announce says of a filter, bytes.
+const maxAnnounced = 4096
+
+// announced is the filter as the announce tells it.
+func (c *choice) announced() string {
+	if len(c.Text) <= maxAnnounced {
+		return c.Text
+	}
+	return strings.ToValidUTF8(c.Text[:maxAnnounced], "") + "…"
+}
+
+// watchFilters takes the filters that come while the remote runs, until ctx is
+// done. Shards take up a new one between blocks; one that cannot be used
+// changes nothing.
+func (t *tap) watchFilters(ctx context.Context, filters <-chan Filter) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case f := <-filters: // never, if there is no channel
+			t.change(f)
+		}
+	}
+}
+
+func (t *tap) change(f Filter) {
+	c, err := t.choose(f)
+	if err != nil {
+		t.log.Error().Err(err).Msg("the filter stays as it was")
+		return
+	}
+	for capture, program := range c.programs { // for rings that are opened anew
+		capture.mu.Lock()
+		capture.cfg.Filter = program
+		capture.mu.Unlock()
+	}
+	t.filter.Store(c)
+	t.log.Info().Str("filter", c.announced()).Msg("new filter")
+}
+
+// refilter takes up a filter that was changed.
+func (s *shard) refilter() {
+	c := s.tap.filter.Load()
+	if c == s.filter {
+		return
+	}
+	before := s.filter
+	s.filter = c
+	if s.source == nil {
+		if err := s.ring.SetFilter(c.programs[s.capture]); err != nil { // between two frames: none is lost
+			s.tap.log.Error().Err(err).Uint16("shard", s.number).Msg("the filter stays as it was")
+		}
+		return
+	}
+	machines := s.machines
+	s.machines = nil
+	if err := s.meet(s.tap.interfaces); err != nil {
+		s.tap.log.Error().Err(err).Msg("the filter stays as it was")
+		s.filter, s.machines = before, machines
+		s.tap.filter.CompareAndSwap(c, before)
+	}
+}
+
+// meet gets to know the interfaces of the capture file.
+func (s *shard) meet(known []proto.Interface) (err error) {
+	s.machines, err = s.filter.machines(s.machines, known)
+	s.tap.interfaces = known
+	return err
+}
+
+// machines returns one for each interface of a capture file, those that are
+// there already included. Without a filter there are none.
+func (f *Filter) machines(have []*filter.Machine, interfaces []proto.Interface) ([]*filter.Machine, error) {
+	if f.all() {
+		return nil, nil
+	}
+	if len(interfaces) == 0 { // a word that is wrong is so for all link types
+		_, err := f.compile(filter.Options{LinkType: filter.Ethernet})
+		return nil, err
+	}
+next:
+	for n := len(have); n < len(interfaces); n++ {
+		i := &interfaces[n]
+		for old := range n {
+			if interfaces[old].LinkType == i.LinkType {
+				have = append(have, have[old])
+				continue next
+			}
+		}
+		if f.Program != nil && n > 0 {
+			return nil, &FilterError{fmt.Errorf("remote: filter: interfaces %d and %d of the file have different link types (%d and %d), so no one program fits both: give an expression",
+				0, n, interfaces[0].LinkType, i.LinkType)}
+		}
+		program, err := f.compile(filter.Options{LinkType: uint16(i.LinkType)})
+		if err != nil {
+			return nil, fmt.Errorf("remote: interface %d of the file, of link type %d: %w", n, i.LinkType, err)
+		}
+		m, err := filter.NewMachine(program)
+		if err != nil {
+			return nil, &FilterError{fmt.Errorf("remote: %s: %w", f.Text, err)}
+		}
+		have = append(have, m)
+	}
+	return have, nil
+}
+
+// passes reports whether the filter takes a frame of the capture file.
+func (s *shard) passes(r *proto.Record) bool {
+	return s.machines == nil || s.machines[r.Interface].Run(r.Data, r.OrigLen) != 0
+}
