@@ -18,12 +18,19 @@ import (
 // runs; once Run has returned it is final.
 type Account struct {
 	Workers []*WorkerAccount
-	Outputs []*OutputAccount
 
 	flows perf.Counter
 
-	mu   sync.Mutex
-	taps map[uint32]*tap // written by workers when a tap is first heard
+	mu      sync.Mutex
+	taps    map[uint32]*tap // written by workers when a tap is first heard
+	outputs []*OutputAccount
+}
+
+// Outputs returns the account of every output.
+func (a *Account) Outputs() []*OutputAccount {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.outputs)
 }
 
 // A WorkerAccount counts datagrams for one worker: Received = Accepted +
@@ -123,7 +130,7 @@ func (a *Account) Check() error {
 	if byTap != unpacked {
 		return fmt.Errorf("collector: %d frames unpacked by the workers, but the taps' make %d", unpacked, byTap)
 	}
-	for _, o := range a.Outputs {
+	for _, o := range a.Outputs() {
 		s, given := o.Sum(), unpacked+cut
 		if o.each {
 			given = s.Given
@@ -286,7 +293,7 @@ func (a *Account) Print(w io.Writer) {
 	if cut, uncut := a.cut(); cut+uncut > 0 {
 		fmt.Fprintf(w, "%10d frames more, since the wire saw some as several (GSO, GRO); %d of those left whole\n", cut, uncut)
 	}
-	for _, o := range a.Outputs {
+	for _, o := range a.Outputs() {
 		s := o.Sum()
 		fmt.Fprintf(w, "%10d frames written to %s, %d refused, %d without room, %d not Ethernet%s\n",
 			s.Delivered, s.Name, s.Refused, s.Full, s.NotEthernet, s.rare())
@@ -306,7 +313,7 @@ func (a *Account) printLine(w io.Writer, now time.Time) {
 	}
 	fmt.Fprintf(w, "%s %d taps %d datagrams %d frames %d lost in %d datagrams, socket full %d times, for strangers %d times%s",
 		now.Format(time.TimeOnly), len(taps), a.Received(), t.Unpacked, t.Lost, t.LostDatagrams, a.SocketDrops(), a.StrangerDrops(), a.dropText())
-	for _, o := range a.Outputs {
+	for _, o := range a.Outputs() {
 		s := o.Sum()
 		fmt.Fprintf(w, ", %s %d", s.Name, s.Delivered)
 	}

@@ -160,7 +160,7 @@ func open(ctx context.Context, cfg Config) (_ *collector, err error) {
 		c.workers = append(c.workers, w)
 		account.Workers = append(account.Workers, w.account)
 	}
-	account.Outputs = c.outs.counts
+	account.outputs = c.outs.counts
 	return c, nil
 }
 

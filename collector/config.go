@@ -25,17 +25,11 @@ type Config struct {
 	Reload         <-chan struct{}   // each value has the files of keys read anew; nil: never
 	AllowPlaintext bool              // also accept datagrams that nobody sealed
 
-	TAP     string    // virtual interface: a name, or a pattern with %t for the tap ID; "": none
-	Isolate bool      // the host's own stack never sees frames on the TAP
-	IO      string    // how datagrams come in and TAPs are written: auto, uring or mmsg
-	Write   string    // the same as Files with this Path; "": none
-	Stdout  io.Writer // nil: os.Stdout
-	Files   []File    // pcapng
-	VXLAN   []VXLAN
-	Serve   []Serve // PCAP over IP
-
-	TAPSelect     Selection // which frames the TAP gets
-	ReceiveSelect Selection // which a Receiver gets
+	Outputs                 // where frames go
+	Write         string    // the same as Files with this Path; "": none
+	Stdout        io.Writer // nil: os.Stdout
+	ReceiveSelect Selection // which frames a Receiver gets
+	IO            string    // how datagrams come in and TAPs are written: auto, uring or mmsg
 
 	Workers       int           // sockets sharing the port; 0: 1
 	CPUs          []int         // workers are pinned to these in turn; none: not pinned
@@ -57,4 +51,20 @@ type Config struct {
 	Ready func(netip.AddrPort, *Account)
 
 	receiver *Receiver // is an output; nil: none
+}
+
+// Outputs are the places where frames go: all to each, but for what its
+// Selection leaves out.
+type Outputs struct {
+	TAPs  []TAP
+	Files []File // pcapng
+	VXLAN []VXLAN
+	Serve []Serve // PCAP over IP
+}
+
+// A TAP is an output that is a virtual Ethernet interface, or one for each tap.
+type TAP struct {
+	Name    string // of the interface, or a pattern with %t for the tap ID
+	Isolate bool   // the host's own stack never sees its frames
+	Select  Selection
 }

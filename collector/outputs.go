@@ -32,7 +32,7 @@ func openOutputs(ctx context.Context, sh *shared) (*outputs, error) {
 	o := &outputs{sh: sh}
 	warn := func(err error) { sh.log.Warn().Err(err).Msg("output") }
 	for _, open := range []func() error{
-		func() error { return o.openTAP(warn) },
+		func() error { return o.openTAPs(warn) },
 		func() error { return o.openFiles(ctx, warn) },
 		func() error { return o.openVXLAN(warn) },
 		o.openServers,
@@ -54,24 +54,23 @@ func (o *outputs) add(out output) {
 	o.counts = append(o.counts, &OutputAccount{Name: out.name})
 }
 
-// openTAP makes the virtual interface.
-func (o *outputs) openTAP(warn func(error)) error {
+// openTAPs makes the virtual interfaces.
+func (o *outputs) openTAPs(warn func(error)) error {
 	cfg := &o.sh.cfg
-	if cfg.TAP == "" {
-		return nil
+	for _, c := range cfg.TAPs {
+		takes, err := c.Select.choose(true)
+		if err != nil {
+			return fmt.Errorf("collector: TAP %s: %w", c.Name, err)
+		}
+		set, err := newTapSet(tapConfig{Name: c.Name, Workers: cfg.Workers, Isolate: c.Isolate, Warn: warn})
+		if err != nil {
+			return err
+		}
+		o.add(output{
+			name: "TAP " + c.Name, takes: takes, close: set.Close,
+			sink: func(worker int, _ *OutputAccount) (sink, error) { return newTapSink(set, worker, cfg.IO) },
+		})
 	}
-	takes, err := cfg.TAPSelect.choose(true)
-	if err != nil {
-		return fmt.Errorf("collector: TAP %s: %w", cfg.TAP, err)
-	}
-	set, err := newTapSet(tapConfig{Name: cfg.TAP, Workers: cfg.Workers, Isolate: cfg.Isolate, Warn: warn})
-	if err != nil {
-		return err
-	}
-	o.add(output{
-		name: "TAP " + cfg.TAP, takes: takes, close: set.Close,
-		sink: func(worker int, _ *OutputAccount) (sink, error) { return newTapSink(set, worker, cfg.IO) },
-	})
 	return nil
 }
 

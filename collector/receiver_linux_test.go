@@ -118,7 +118,7 @@ func TestReceiverRun(t *testing.T) {
 			if len(byWorker) != 3 {
 				t.Errorf("taps by worker: %v", byWorker)
 			}
-			for _, o := range r.Account().Outputs {
+			for _, o := range r.Account().Outputs() {
 				if s := o.Sum(); s.Delivered != uint64(all) || s.DeliveredBytes == 0 {
 					t.Errorf("%+v, want %d", s, all)
 				}
@@ -231,7 +231,7 @@ func TestReceiverSelects(t *testing.T) {
 		}
 	}
 	wait()
-	s := r.Account().Outputs[0].Sum()
+	s := r.Account().Outputs()[0].Sum()
 	if err := r.Err(); err != nil || len(taps) != 3 || !taps[1] || !taps[2] || !taps[3] || s.Delivered != n || s.LeftOut == 0 {
 		t.Errorf("%v: taps %v, %d frames, %+v", err, taps, n, s)
 	}

@@ -36,11 +36,11 @@ func newStall(t *testing.T, workers int, c Serve) *stall {
 	}
 	t.Cleanup(func() { goleak.VerifyNone(t) })
 	log := zerolog.New(zerolog.NewTestWriter(t))
-	outs, err := openOutputs(t.Context(), &shared{cfg: Config{Serve: []Serve{c}}, log: log})
+	outs, err := openOutputs(t.Context(), &shared{cfg: Config{Outputs: Outputs{Serve: []Serve{c}}}, log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &stall{t: t, outs: outs, account: &Account{Outputs: outs.counts}}
+	s := &stall{t: t, outs: outs, account: &Account{outputs: outs.counts}}
 	for w := range workers {
 		sinks, err := outs.open(w)
 		if err != nil {

@@ -61,7 +61,7 @@ func newDesk(t testing.TB, keys *crypto.KeyFile, statePath string) *desk {
 	all.Workers = []*WorkerAccount{w.account}
 	o := &OutputAccount{Name: "list"}
 	o.add(&out.counts)
-	all.Outputs = []*OutputAccount{o}
+	all.outputs = []*OutputAccount{o}
 	return &desk{w, out, all}
 }
 

@@ -212,8 +212,8 @@ func TestVXLANSinkCounts(t *testing.T) {
 		t.Errorf("warnings %q", w)
 	}
 	var b strings.Builder
-	a := Account{Outputs: []*OutputAccount{{Name: "VXLAN x"}}}
-	a.Outputs[0].add(c)
+	a := Account{outputs: []*OutputAccount{{Name: "VXLAN x"}}}
+	a.outputs[0].add(c)
 	if a.Print(&b); !strings.Contains(b.String(), "3 frames written to VXLAN x, 6 refused, 0 without room, 3 not Ethernet, 3 too long for the path, 3 of taps without a VNI\n") {
 		t.Errorf("printed %q", b.String())
 	}

@@ -19,6 +19,7 @@ import (
 func newCollector() *cobra.Command {
 	var (
 		cfg          collector.Config
+		tap          collector.TAP
 		log          logFlags
 		vxlan        vxlanFlags
 		outs         outputFlags
@@ -63,7 +64,8 @@ programs that connect (PCAP over IP).`,
 				if c.Flags().Changed("interface") {
 					return usagef("collector: -i and --no-tap exclude each other")
 				}
-				cfg.TAP = ""
+			} else {
+				cfg.TAPs = []collector.TAP{tap}
 			}
 			if err := outs.set(&cfg); err != nil {
 				return err
@@ -123,9 +125,9 @@ programs that connect (PCAP over IP).`,
 	f.StringVarP(&port, "port", "p", "", "[HOST:]PORT to listen on")
 	f.BoolVarP(&clear, "clear", "K", false, "the same as --allow-plaintext")
 	f.BoolVar(&cfg.AllowPlaintext, "allow-plaintext", false, "also take datagrams that nobody sealed")
-	f.StringVarP(&cfg.TAP, "interface", "i", "ntap0", "virtual interface to make; %t in it is the tap ID: one for each tap")
+	f.StringVarP(&tap.Name, "interface", "i", "ntap0", "virtual interface to make; %t in it is the tap ID: one for each tap")
 	f.BoolVar(&noTAP, "no-tap", false, "make no virtual interface")
-	f.BoolVar(&cfg.Isolate, "isolate", true, "keep frames on the virtual interface from this host's own network stack")
+	f.BoolVar(&tap.Isolate, "isolate", true, "keep frames on the virtual interface from this host's own network stack")
 	f.BoolVar(&cfg.LowLatency, "low-latency", false, "look for datagrams without sleeping: a CPU for each worker")
 	f.StringVar(&cfg.IO, "io", "auto", "how datagrams come in, and frames get to the virtual interface: auto, uring or mmsg")
 	f.BoolVar(&cfg.KeepGSO, "keep-gso", false, "give frames that the network card would have cut, or has put together, whole: not as the wire saw them")

@@ -95,8 +95,9 @@ func (d *demo) live(ctx context.Context, hosts *hosts, keys *crypto.KeyFile, sui
 	go func() {
 		p.ended <- hosts.b.do(func() error {
 			_, err := collector.Run(context.WithoutCancel(ctx), collector.Config{
-				Listen: netip.AddrPortFrom(hostB, demoPort).String(), Keys: keys, TAP: "ntap0", Isolate: true, IO: "auto", Once: true, Log: zerolog.Nop(),
-				Ready: func(_ netip.AddrPort, a *collector.Account) { p.collector = a; close(ready) },
+				Listen: netip.AddrPortFrom(hostB, demoPort).String(), Keys: keys, IO: "auto", Once: true, Log: zerolog.Nop(),
+				Outputs: collector.Outputs{TAPs: []collector.TAP{{Name: "ntap0", Isolate: true}}},
+				Ready:   func(_ netip.AddrPort, a *collector.Account) { p.collector = a; close(ready) },
 			})
 			return err
 		})
@@ -190,7 +191,7 @@ func (d *demo) verdict(p *pair) error {
 	for _, t := range p.collector.Taps() {
 		delivered += t.Unpacked
 	}
-	for _, o := range p.collector.Outputs { // which have more: a GSO frame is several there
+	for _, o := range p.collector.Outputs() { // which have more: a GSO frame is several there
 		s := o.Sum()
 		delivered -= min(delivered, s.Refused+s.Full+s.NotEthernet)
 	}

@@ -81,8 +81,10 @@ func (o *outputFlags) set(cfg *collector.Config) error {
 
 // outputsNamed returns the selections of the outputs of a kind, or of one.
 func outputsNamed(cfg *collector.Config, name string) (found []*collector.Selection) {
-	if cfg.TAP != "" && (name == "interface" || name == cfg.TAP) {
-		found = append(found, &cfg.TAPSelect)
+	for i := range cfg.TAPs {
+		if name == "interface" || name == cfg.TAPs[i].Name {
+			found = append(found, &cfg.TAPs[i].Select)
+		}
 	}
 	for i := range cfg.Files {
 		if name == "write" || name == cfg.Files[i].Path {

@@ -97,7 +97,7 @@ func TestOutputsEachTheirOwn(t *testing.T) {
 		}
 	}
 	for i, left := range []uint64{0, uint64(3*len(want) - len(udp)), uint64(len(want))} {
-		if s := c.account.Outputs[i].Sum(); s.LeftOut != left || s.Delivered != uint64(3*len(want))-left {
+		if s := c.account.Outputs()[i].Sum(); s.LeftOut != left || s.Delivered != uint64(3*len(want))-left {
 			t.Errorf("%s: %+v, want %d left out", s.Name, s, left)
 		}
 	}

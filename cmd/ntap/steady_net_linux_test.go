@@ -62,7 +62,7 @@ func startPair(t *testing.T, changeRemote func(*remote.Config), changeCollector 
 
 	at := make(chan netip.AddrPort, 1)
 	cc := collector.Config{
-		Listen: "127.0.0.1:0", Keys: keys, TAP: p.tap, Isolate: true, Once: true, Log: log,
+		Listen: "127.0.0.1:0", Keys: keys, Outputs: collector.Outputs{TAPs: []collector.TAP{{Name: p.tap, Isolate: true}}}, Once: true, Log: log,
 		Ready: func(a netip.AddrPort, acc *collector.Account) { p.account = acc; at <- a },
 	}
 	if changeCollector != nil {

@@ -256,11 +256,15 @@ func collectorRole() role {
 		}
 		s.settle = engine.Settle(plan.Workers)
 		c := collector.Config{
-			Listen: cfg.Listen, Keys: keys, AllowPlaintext: cfg.Clear, TAP: cfg.TAP, Isolate: true, IO: cfg.IO,
+			Listen: cfg.Listen, Keys: keys, AllowPlaintext: cfg.Clear, IO: cfg.IO,
 			Workers: plan.Workers, CPUs: plan.CPUs, Log: zerolog.New(os.Stderr).Level(zerolog.WarnLevel), Stdout: io.Discard,
 		}
-		if cfg.Nowhere {
-			c.TAPSelect.Taps = collector.TapSet{{First: 1<<32 - 1, Last: 1<<32 - 1}} // which no tap has
+		if cfg.TAP != "" {
+			tap := collector.TAP{Name: cfg.TAP, Isolate: true}
+			if cfg.Nowhere {
+				tap.Select.Taps = collector.TapSet{{First: 1<<32 - 1, Last: 1<<32 - 1}} // which no tap has
+			}
+			c.TAPs = []collector.TAP{tap}
 		}
 		for _, to := range cfg.VXLAN {
 			c.VXLAN = append(c.VXLAN, collector.VXLAN{To: to})
@@ -292,7 +296,7 @@ func collectorAccount(a *collector.Account) SideAccount {
 		s.Unpacked += w.Unpacked.Load()
 		s.Cut += w.Cut.Load()
 	}
-	for _, o := range a.Outputs {
+	for _, o := range a.Outputs() {
 		t := o.Sum()
 		s.Delivered += t.Delivered
 		s.Undelivered += t.Refused + t.Full + t.NotEthernet + t.TooLong + t.NoVNI
