@@ -39,6 +39,7 @@ var mayImport = map[string][]string{
 	"cmd/ntap":           {"remote", "collector", "ring", "ring/filter", "batch", "engine", "crypto", "proto", "perf"},
 	"benchmarks/flood":   {"proto"},
 	"benchmarks/gen":     {"internal/measure"},
+	"benchmarks/outcome": {"internal/measure", "perf/sizing"},
 	"benchmarks/cycles":  {},
 	"benchmarks/sockets": {"ring", "benchmarks/cycles"},
 	"benchmarks/inject":  {"ring", "benchmarks/cycles"},
