@@ -9,12 +9,19 @@ FUZZTIME ?= 10s
 ROUNDS   ?= 251
 TOOLS    := ip:iproute2 tcpdump:tcpdump tshark:tshark ethtool:ethtool nft:nftables ping:iputils-ping ovs-vswitchd:openvswitch-switch setpriv:util-linux prlimit:util-linux openssl:openssl
 
-.PHONY: build generate demo test test-net test-arm64 test-avx512 check cross race fuzz bench bench-flood bench-crypto tools clean
+.PHONY: build generate demo test test-net test-arm64 test-avx512 check cross race fuzz bench bench-flood bench-crypto tools install-extcap clean
 
 build: ## the binary, bin/ntap, and its links with nTap's names
 	$(GO) build -trimpath -o bin/ntap ./cmd/ntap
 	ln -sf ntap bin/ntap_remote
 	ln -sf ntap bin/ntap_collector
+
+install-extcap: build ## ntap among the interfaces of Wireshark and tshark: into EXTCAPDIR, else the user's folder, else (as root) the system's
+	@dir="$(EXTCAPDIR)"; \
+	[ -n "$$dir" ] || dir="$$(tshark -G folders 2>/dev/null | sed -n 's/^Personal Extcap path:[[:space:]]*//p')"; \
+	[ -n "$$dir" ] || dir="$$(tshark -G folders 2>/dev/null | sed -n 's/^\(Global \)\{0,1\}Extcap path:[[:space:]]*//p')"; \
+	[ -n "$$dir" ] || { echo "no tshark here that says where its extcap folder is: make install-extcap EXTCAPDIR=DIR"; exit 1; }; \
+	mkdir -p "$$dir" && install -m 755 bin/ntap "$$dir/ntap" && echo "$$dir/ntap; tshark -D lists ntap now"
 
 generate: ## the assembly of AES-256-GCM, from crypto/gcmasm
 	$(GO) run ./crypto/gcmasm crypto

@@ -44,6 +44,10 @@ func run(args []string) int {
 		root.SetArgs(append([]string{"remote"}, args[1:]...))
 	case "ntap_collector":
 		root.SetArgs(append([]string{"collector"}, args[1:]...))
+	default:
+		if isExtcap(args) {
+			root.SetArgs(append([]string{"extcap"}, args[1:]...))
+		}
 	}
 	ctx, stop := signals()
 	defer stop()
@@ -85,7 +89,7 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usagef("%w; see %s --help", err, c.CommandPath())
 	})
-	root.AddCommand(newRemote(), newCollector(), newKey(), newDoctor(), newDemo(), newFilter(), newOVS(), newVersion())
+	root.AddCommand(newRemote(), newCollector(), newKey(), newExtcap(), newDoctor(), newDemo(), newFilter(), newOVS(), newVersion())
 	root.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 	return root
 }

@@ -36,6 +36,7 @@ func scripts(dir string) testscript.Params {
 		Dir: filepath.Join("testdata", dir),
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("PATH", filepath.Dir(ntapBinary)+":"+os.Getenv("PATH"))
+			e.Setenv("NTAP", ntapBinary)
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"fails": fails, "mode": mode},
