@@ -137,7 +137,7 @@ func (e *extcap) listConfig(w io.Writer) error {
 // checkFilter prints what is wrong with the filter, and nothing if that is
 // nothing: so Wireshark wants it.
 func (e *extcap) checkFilter(w io.Writer) error {
-	if _, err := filter.Compile(e.filter, filter.Options{}); err != nil {
+	if _, err := filter.Compile(e.filter, filter.Options{LinkType: filter.Ethernet}); err != nil {
 		fmt.Fprintln(w, err)
 		return usageError{err}
 	}
@@ -184,7 +184,7 @@ func orphaned(ctx context.Context, stop func()) {
 // collect is a collector with the FIFO as its output. Wireshark shows what it
 // prints as an error, so it logs errors only.
 func (e *extcap) collect(ctx context.Context, want collector.Selection) error {
-	cfg := collector.Config{Files: []collector.File{{Path: e.fifo, Select: want}}}
+	cfg := collector.Config{Outputs: collector.Outputs{Files: []collector.File{{Path: e.fifo, Select: want}}}}
 	level := zerolog.ErrorLevel
 	if e.debug {
 		level = zerolog.DebugLevel
