@@ -231,6 +231,7 @@ func (s *tapSet) create(name string) (d *tapDevice, err error) {
 		}
 		exclusive = 0 // made by the administrator for us, and idle
 	}
+	made := exclusive != 0
 	d = &tapDevice{name: name}
 	defer func() {
 		if err != nil {
@@ -251,6 +252,11 @@ func (s *tapSet) create(name string) (d *tapDevice, err error) {
 	}
 	if err := d.passive(s.cfg.warn); err != nil {
 		return d, err
+	}
+	if made { // so that a remote on this host knows it (-i any), and does not send round what comes out here
+		if err := netlink.LinkSetAlias(d.link, "ntap collector"); err != nil {
+			s.cfg.warn(fmt.Errorf("collector: TAP %s: no alias, by which a remote on this host leaves it out: %w", name, err))
+		}
 	}
 	if s.cfg.Isolate {
 		// Before it is up, so that nothing slips past.

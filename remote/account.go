@@ -20,12 +20,28 @@ type Account struct {
 	Suite     string
 	Collector netip.AddrPort
 	Shards    []*ShardAccount
+
+	tap *tap
+}
+
+// An InterfaceCount counts the frames taken of one interface of a set, which
+// has the ring in common with the others: what the kernel dropped there is not
+// known by interface.
+type InterfaceCount struct {
+	Frames, Bytes perf.Counter
+}
+
+// An InterfaceTotal is the sum of those over the shards.
+type InterfaceTotal struct {
+	Name          string
+	Frames, Bytes uint64
 }
 
 // A ShardAccount counts for one shard. Frames: Captured = KernelDrops + TooLong +
 // Sealed once the shard has ended.
 type ShardAccount struct {
-	Interface string // or the capture file's path
+	Interface  string           // or the patterns of a set, or the capture file's path
+	Interfaces []InterfaceCount // of a set, by number in the announce; none otherwise
 
 	Captured    perf.Counter // frames that the kernel counted behind the filter, or that the file gave
 	LeftOut     perf.Counter // frames of the file that the filter did not take; not among Captured
@@ -68,6 +84,31 @@ func (a *Account) Total() Total {
 	return t
 }
 
+// Interfaces returns what was taken of each interface of sets, in the order in
+// which they came.
+func (a *Account) Interfaces() (out []InterfaceTotal) {
+	if a.tap == nil {
+		return nil
+	}
+	a.tap.mu.Lock()
+	known := a.tap.interfaces
+	a.tap.mu.Unlock()
+	for n, i := range known {
+		t, of := InterfaceTotal{Name: i.Name}, false
+		for _, s := range a.Shards {
+			if n < len(s.Interfaces) {
+				t.Frames += s.Interfaces[n].Frames.Load()
+				t.Bytes += s.Interfaces[n].Bytes.Load()
+				of = true
+			}
+		}
+		if of && (t.Frames > 0 || a.tap.inSet(i.Name)) {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
 // Check returns an error if the account does not add up. It is meaningful once
 // Run has returned: before, frames are on their way.
 func (a *Account) Check() error {
@@ -87,6 +128,9 @@ func (a *Account) Print(w io.Writer) {
 	fmt.Fprintf(w, "tap %d %q to %v, session %016x, %s\n", a.Tap, a.Name, a.Collector, a.Session, a.Suite)
 	for i, s := range a.Shards {
 		fmt.Fprintf(w, "%10d frames captured on %s by shard %d\n", s.Captured.Load(), s.Interface, i)
+	}
+	for _, i := range a.Interfaces() {
+		fmt.Fprintf(w, "%10d of those on %s, %d bytes\n", i.Frames, i.Name, i.Bytes)
 	}
 	t := a.Total()
 	if t.LeftOut > 0 {

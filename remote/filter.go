@@ -80,14 +80,26 @@ func netmask(name string) netip.Addr {
 type choice struct {
 	Filter
 	programs map[*capture][]bpf.RawInstruction
+	parts    map[*capture]map[uint16][]bpf.RawInstruction // of sets, by link type
 }
 
 // choose compiles a filter for all that is captured live. A capture file's
 // shard does that for itself, when interfaces come.
 func (t *tap) choose(f Filter) (*choice, error) {
-	c := &choice{Filter: f, programs: make(map[*capture][]bpf.RawInstruction, len(t.captures))}
+	c := &choice{Filter: f, programs: make(map[*capture][]bpf.RawInstruction, len(t.captures)), parts: map[*capture]map[uint16][]bpf.RawInstruction{}}
 	empty := 0
 	for _, capture := range t.captures {
+		if capture.set != nil {
+			parts, nothing, err := capture.set.compile(&f, capture.own)
+			if err != nil {
+				return nil, err
+			}
+			c.parts[capture] = parts
+			if nothing {
+				empty++
+			}
+			continue
+		}
 		if first := t.captures[0]; f.Program != nil && capture.link != first.link {
 			return nil, &FilterError{fmt.Errorf("remote: filter: %s and %s have different link types (%d and %d), so no one program fits both: give an expression, or start a remote for each, with --tap IDs of their own",
 				first.cfg.Interface, capture.cfg.Interface, first.link, capture.link)}
@@ -139,6 +151,12 @@ func (t *tap) change(f Filter) {
 		t.log.Error().Err(err).Msg("the filter stays as it was")
 		return
 	}
+	for capture, parts := range c.parts {
+		if err := capture.set.use(parts); err != nil {
+			t.log.Error().Err(err).Msg("the filter stays as it was")
+			return
+		}
+	}
 	for capture, program := range c.programs { // for rings that are opened anew
 		capture.mu.Lock()
 		capture.cfg.Filter = program
@@ -156,6 +174,9 @@ func (s *shard) refilter() {
 	}
 	before := s.filter
 	s.filter = c
+	if s.places != nil {
+		return // the set did it
+	}
 	if s.source == nil {
 		if err := s.ring.SetFilter(c.programs[s.capture]); err != nil { // between two frames: none is lost
 			s.tap.log.Error().Err(err).Uint16("shard", s.number).Msg("the filter stays as it was")

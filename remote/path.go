@@ -17,6 +17,9 @@ import (
 // block goes back before the rest is.
 func (s *shard) forward(b *ring.Block) error {
 	s.pack.Reset(s.out.Slot())
+	if s.places != nil {
+		s.renew()
+	}
 	for f, ok := b.Next(); ok; f, ok = b.Next() {
 		if len(f.Data) > proto.MaxFrame {
 			s.account.TooLong.Add(1)
@@ -54,5 +57,8 @@ func (s *shard) record(f *ring.Frame) *proto.Record {
 	}
 	r.NeedsCsum, r.GSOType = f.NeedsCsum, f.GSOType
 	r.GSOSize, r.CsumStart, r.CsumOffset = f.GSOSize, f.CsumStart, f.CsumOffset
+	if s.places != nil {
+		s.place(f)
+	}
 	return r
 }

@@ -17,11 +17,9 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"github.com/ntap-project/ntap/batch"
 	"github.com/ntap-project/ntap/crypto"
 	"github.com/ntap-project/ntap/engine"
 	"github.com/ntap-project/ntap/proto"
-	"github.com/ntap-project/ntap/ring"
 )
 
 // Version of the software, as announces carry it. The linker may set it.
@@ -41,19 +39,25 @@ const (
 // A tap is what the shards of one run share. Nothing in it changes while they
 // run, except as said.
 type tap struct {
-	cfg        Config
-	id         uint32
-	session    uint64
-	suite      uint8
-	keyring    *keyring
-	started    time.Time
-	host       string
-	interfaces []proto.Interface // a file may add to them; then there is one shard
-	captures   []*capture
-	filter     atomic.Pointer[choice]
-	shards     int
-	revision   uint32 // of the announce; shard 0's
-	log        zerolog.Logger
+	cfg      Config
+	id       uint32
+	session  uint64
+	suite    uint8
+	keyring  *keyring
+	started  time.Time
+	host     string
+	captures []*capture
+
+	mu         sync.Mutex        // for what follows
+	interfaces []proto.Interface // of the announce: sets add to them, and a file, which has one shard
+	listed     int               // bytes that they take there, at the most
+	known      atomic.Uint32     // how many they are,
+	introduced atomic.Uint32     // and how many of them were announced
+
+	filter   atomic.Pointer[choice]
+	shards   int
+	revision uint32 // of the announce; shard 0's
+	log      zerolog.Logger
 }
 
 // Run captures and sends until ctx is done, or until the capture file ends.
@@ -71,7 +75,7 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 		return nil, err
 	}
 	account := &Account{
-		Tap: t.id, Name: t.cfg.Name, Session: t.session, Suite: cfg.Suite.String(),
+		tap: t, Tap: t.id, Name: t.cfg.Name, Session: t.session, Suite: cfg.Suite.String(),
 		Collector: shards[0].out.Collector(),
 	}
 	for _, s := range shards {
@@ -106,6 +110,11 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 	watched, unwatch := context.WithCancel(ctx)
 	watchers.Go(func() { t.keyring.watch(watched, cfg.Reload) })
 	watchers.Go(func() { t.watchFilters(watched, cfg.Filters) })
+	for _, c := range t.captures {
+		if c.set != nil {
+			watchers.Go(func() { c.set.watch(watched) })
+		}
+	}
 	err = engine.Run(ctx, engine.Place(len(shards), cfg.CPUs), func(ctx context.Context, i int) error {
 		s := shards[i]
 		end, err := s.begin()
@@ -185,144 +194,20 @@ func newTap(cfg Config) (*tap, error) {
 	}, nil
 }
 
-// open opens everything that the shards need, on the calling goroutine: in its
-// network namespace. closeAll is never nil.
-func (t *tap) open() (shards []*shard, closeAll func(), err error) {
-	var closers []func()
-	closeAll = func() {
-		for i := len(closers) - 1; i >= 0; i-- {
-			closers[i]()
-		}
-	}
-	head := proto.Header{Suite: t.suite, Tap: t.id, Session: t.session}
-	if t.keyring, err = newKeyring(&t.cfg, head); err != nil {
-		return nil, closeAll, err
-	}
-	closers = append(closers, t.keyring.wipe)
-	add := func(name string, c *capture, member, iface int) (*shard, error) {
-		s := &shard{number: uint16(len(shards)), tap: t, capture: c, member: member, account: &ShardAccount{Interface: name}}
-		s.rec = proto.Record{Interface: uint32(iface), LinkType: proto.LinkTypeEthernet}
-		if err := s.rekey(time.Now()); err != nil {
-			return nil, err
-		}
-		closers = append(closers, s.seal.wipe)
-		var err error
-		s.out, err = batch.NewSender(batch.SenderConfig{
-			To: t.cfg.Collector, MTU: t.cfg.MTU, Mark: t.cfg.Mark, SendBuffer: t.cfg.SendBuffer,
-			Pace: t.cfg.SendRate / 8 / uint64(max(len(t.cfg.Interfaces), 1)*t.cfg.Workers),
-		})
-		if err != nil {
-			return nil, err
-		}
-		closers = append(closers, func() { s.out.Close() })
-		shards = append(shards, s)
-		return s, nil
-	}
-	if t.cfg.File != "" {
-		f, err := openFile(t.cfg.File)
-		if err != nil {
-			return nil, closeAll, err
-		}
-		closers = append(closers, func() { f.Close() })
-		s, err := add(t.cfg.File, nil, 0, 0)
-		if err != nil {
-			return nil, closeAll, err
-		}
-		s.source = f
-		t.interfaces = f.Interfaces()
-	}
-	for i, name := range t.cfg.Interfaces {
-		var own []*shard
-		for member := range t.cfg.Workers {
-			s, err := add(name, nil, member, i)
-			if err != nil {
-				return nil, closeAll, err
-			}
-			own = append(own, s)
-		}
-		c, err := t.capture(name, own[0])
-		if err != nil {
-			return nil, closeAll, err
-		}
-		t.captures = append(t.captures, c)
-		for _, s := range own {
-			s.capture = c
-		}
-	}
-	chosen, err := t.choose(t.cfg.Filter)
-	if err != nil {
-		return nil, closeAll, err
-	}
-	t.filter.Store(chosen)
-	for _, c := range t.captures {
-		if err := c.open(chosen.programs[c]); err != nil {
-			return nil, closeAll, err
-		}
-		closers = append(closers, c.close)
-		t.interfaces = append(t.interfaces, describe(c.rings[0].Interface()))
-	}
-	for _, s := range shards {
-		s.filter = chosen
-		if s.source != nil {
-			if err := s.meet(t.interfaces); err != nil {
-				return nil, closeAll, err
-			}
-			continue
-		}
-		s.ring = s.capture.rings[s.member]
-		s.rec.LinkType = proto.LinkType(s.ring.Interface().LinkType)
-	}
-	t.shards = len(shards)
-	return shards, closeAll, nil
-}
-
-// capture looks at one interface. What is left out of it are this run's own
-// datagrams, of all its shards, wherever they are seen.
-func (t *tap) capture(name string, s *shard) (*capture, error) {
-	iface, err := ring.LookUp(name)
-	if err != nil {
-		return nil, err
-	}
-	return &capture{
-		count: t.cfg.Workers,
-		own: ring.Own{
-			Mark: t.cfg.Mark, Collector: s.out.Collector(), Tap: t.id, Session: t.session, LinkType: iface.LinkType,
-		},
-		link:    iface.LinkType,
-		netmask: netmask(name),
-		cfg: ring.Config{
-			Interface:   name,
-			Blocks:      max(t.cfg.RingBytes/t.cfg.BlockSize, 2),
-			BlockSize:   t.cfg.BlockSize,
-			Retire:      t.cfg.Retire,
-			SnapLen:     t.cfg.SnapLen,
-			Promiscuous: t.cfg.Promiscuous,
-			Immediate:   t.cfg.LowLatency,
-			Spin:        t.cfg.LowLatency,
-		},
-	}, nil
-}
-
-// describe says what the announce says of an interface.
-func describe(i ring.Interface) proto.Interface {
-	out := proto.Interface{Name: i.Name, LinkType: proto.LinkType(i.LinkType), Speed: i.Speed}
-	if i.MAC != nil {
-		out.MAC = i.MAC.String()
-	}
-	return out
-}
-
 // announce returns the plaintexts of the next announce, each at most size
 // bytes. Only shard 0 calls it.
 func (t *tap) announce(bye bool, size int) ([][]byte, error) {
 	t.revision++
+	t.mu.Lock()
+	interfaces := t.interfaces
+	t.mu.Unlock()
 	a := proto.Announce{
 		Tap:        t.id,
 		Name:       t.cfg.Name,
 		Host:       t.host,
 		Software:   "ntap " + Version + " " + runtime.GOOS + "/" + runtime.GOARCH,
 		Started:    t.started.UnixNano(),
-		Interfaces: t.interfaces,
+		Interfaces: interfaces,
 		Filter:     t.filter.Load().announced(),
 		SnapLen:    uint32(t.cfg.SnapLen),
 		Clock:      "kernel software",

@@ -40,6 +40,7 @@ type shard struct {
 	epoch     int        // of the capture, when ring was taken from it
 	base      ring.Stats // counts of earlier rings on the same interface
 	down      bool       // the interface is
+	places    *placer    // of a set; nil: rec says which interface it is
 	pack      proto.Packer
 	seal      sealers
 	keyTurn   uint64 // of the keyring, when seal was made
@@ -111,6 +112,7 @@ func (s *shard) message(with *sealer, plaintext []byte) error {
 // run takes blocks from the ring until ctx is done, and then what is left.
 func (s *shard) run(ctx context.Context) error {
 	for ctx.Err() == nil { // once per block, never per frame
+		s.introduce()
 		b, err := s.ring.Take(poll)
 		if err == nil && b != nil {
 			s.up()

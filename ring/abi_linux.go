@@ -27,6 +27,8 @@ var (
 	_ [headVLANTPID]byte = [unsafe.Offsetof(unix.Tpacket3Hdr{}.Hv1) + unsafe.Offsetof(unix.TpacketHdrVariant1{}.Vlan_tpid)]byte{}
 	_ [headAddr]byte     = [unsafe.Sizeof(unix.Tpacket3Hdr{})]byte{}
 	_ [headPktType]byte  = [headAddr + unsafe.Offsetof(unix.RawSockaddrLinklayer{}.Pkttype)]byte{}
+	_ [headIndex]byte    = [headAddr + unsafe.Offsetof(unix.RawSockaddrLinklayer{}.Ifindex)]byte{}
+	_ [headHardware]byte = [headAddr + unsafe.Offsetof(unix.RawSockaddrLinklayer{}.Hatype)]byte{}
 	_ [frameHead]byte    = [headAddr + unsafe.Sizeof(unix.RawSockaddrLinklayer{})]byte{}
 
 	_ [statusKernel]byte    = [unix.TP_STATUS_KERNEL]byte{}
@@ -34,6 +36,11 @@ var (
 	_ [statusVLANValid]byte = [unix.TP_STATUS_VLAN_VALID]byte{}
 	_ [statusTPIDValid]byte = [unix.TP_STATUS_VLAN_TPID_VALID]byte{}
 	_ [packetOutgoing]byte  = [unix.PACKET_OUTGOING]byte{}
+
+	_ [hardwareEther]byte    = [unix.ARPHRD_ETHER]byte{}
+	_ [hardwareLoopback]byte = [unix.ARPHRD_LOOPBACK]byte{}
+	_ [hardwareWiFi]byte     = [unix.ARPHRD_IEEE80211]byte{}
+	_ [hardwareRadiotap]byte = [unix.ARPHRD_IEEE80211_RADIOTAP]byte{}
 )
 
 // frameUnit is tp_frame_size, bytes: TPACKET_V3 packs frames tighter, and only
@@ -47,10 +54,6 @@ const maxRetire = 1<<16 - 1
 // maxMembers is the number of rings in a fanout group before Linux 5.10
 // (PACKET_FANOUT_MAX, net/packet/internal.h).
 const maxMembers = 256
-
-// adPktType is SKF_AD_OFF + SKF_AD_PKTTYPE of linux/filter.h: a BPF program
-// finds the packet type of sockaddr_ll there.
-const adPktType = 1<<32 - 0x1000 + 4
 
 // ifreq is struct ifreq of linux/if.h, whose union is 24 bytes where pointers
 // are 8; and ifreqData is one whose union is ifr_data.

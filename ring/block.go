@@ -15,6 +15,10 @@ type Frame struct {
 	WireLen  uint32 // bytes on the wire without FCS, with the VLAN tag
 	Outgoing bool   // sent by this host
 
+	// Where it was captured, of rings on all interfaces; else 0.
+	Index    int32  // of the interface
+	LinkType uint16 // of Data, LINKTYPE_
+
 	// What the kernel left for the network card to do, or what the card did
 	// for the kernel: virtio_net_hdr of linux/virtio_net.h. The other three are
 	// undefined where these two are zero.
@@ -37,6 +41,7 @@ type Block struct {
 	f    Frame  // what Next returns
 	tags bool   // frames have room for a VLAN tag behind their addresses: Ethernet
 	vnet bool   // a virtio_net_hdr lies before each frame
+	all  bool   // frames are of several interfaces
 
 	slots []byte // of a ring with Immediate: what is handed back in place of mem
 }
@@ -61,6 +66,8 @@ const (
 	headVLANTCI  = 32 // hv1.tp_vlan_tci
 	headVLANTPID = 36 // hv1.tp_vlan_tpid, 2 bytes
 	headAddr     = 48 // TPACKET_ALIGN(sizeof(struct tpacket3_hdr))
+	headIndex    = 52 // sll_ifindex
+	headHardware = 56 // sll_hatype, 2 bytes
 	headPktType  = 58 // sll_pkttype, 1 byte
 	frameHead    = 68 // TPACKET3_HDRLEN
 )
@@ -84,6 +91,14 @@ const (
 	statusVLANValid = 1 << 4
 	statusTPIDValid = 1 << 6
 	packetOutgoing  = 4
+)
+
+// ARPHRD_ of linux/if_arp.h: hardware types of interfaces.
+const (
+	hardwareEther    = 1
+	hardwareLoopback = 772
+	hardwareWiFi     = 801 // ARPHRD_IEEE80211
+	hardwareRadiotap = 803 // ARPHRD_IEEE80211_RADIOTAP
 )
 
 // IEEE 802.1Q, and what it puts where.
@@ -135,6 +150,9 @@ func (b *Block) Next() (f *Frame, ok bool) {
 	f.Time = int64(binary.NativeEndian.Uint32(h[headSec:]))*1e9 + int64(binary.NativeEndian.Uint32(h[headNsec:]))
 	f.Outgoing = h[headPktType] == packetOutgoing
 	f.NeedsCsum, f.GSOType = false, 0
+	if b.all {
+		b.place(f, h)
+	}
 	if b.vnet && start >= frameHead+vnetLen {
 		f.offload(b.mem[start-vnetLen : start])
 	}
@@ -167,6 +185,23 @@ func (f *Frame) offload(v []byte) {
 	f.GSOSize = binary.NativeEndian.Uint16(v[vnetLen-vnetGSOSize:])
 	f.CsumStart = binary.NativeEndian.Uint16(v[vnetLen-vnetCsumStart:])
 	f.CsumOffset = binary.NativeEndian.Uint16(v[vnetLen-vnetCsumOffset:])
+}
+
+// place says where a frame was captured. What the filter lets through is of a
+// hardware type that linkTypes has.
+func (b *Block) place(f *Frame, h *[frameHead]byte) {
+	f.Index = int32(binary.NativeEndian.Uint32(h[headIndex:]))
+	switch binary.NativeEndian.Uint16(h[headHardware:]) {
+	case hardwareEther, hardwareLoopback:
+		f.LinkType = linkEthernet
+	case hardwareWiFi:
+		f.LinkType = linkWiFi
+	case hardwareRadiotap:
+		f.LinkType = linkRadiotap
+	default:
+		f.LinkType = linkRaw
+	}
+	b.tags = f.LinkType == linkEthernet
 }
 
 // nowhere is where no frame can be: blocks are smaller.

@@ -16,24 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// linkTypes says what a packet socket of type SOCK_RAW gives on interfaces of a
-// hardware type (ARPHRD_, linux/if_arp.h), as map_arphrd_to_dlt of libpcap's
-// pcap-linux.c has it. Types that libpcap reads by other sockets are left out.
-var linkTypes = map[uint16]uint16{
-	unix.ARPHRD_ETHER:              linkEthernet,
-	unix.ARPHRD_LOOPBACK:           linkEthernet, // addresses are 0
-	unix.ARPHRD_NONE:               linkRaw,      // TUN, WireGuard
-	unix.ARPHRD_RAWIP:              linkRaw,
-	unix.ARPHRD_PPP:                linkRaw, // ppp_generic.c shows packets without their PPP header
-	unix.ARPHRD_TUNNEL:             linkRaw,
-	unix.ARPHRD_TUNNEL6:            linkRaw,
-	unix.ARPHRD_SIT:                linkRaw,
-	unix.ARPHRD_IPGRE:              linkRaw,
-	unix.ARPHRD_IP6GRE:             linkRaw,
-	unix.ARPHRD_IEEE80211:          105,
-	unix.ARPHRD_IEEE80211_RADIOTAP: 127,
-}
-
 // LookUp returns the interface of that name in the calling thread's network
 // namespace. It needs no rights.
 func LookUp(name string) (Interface, error) {

@@ -135,7 +135,12 @@ func open(cfg Config) (*Ring, error) {
 	}
 	r := &Ring{cfg: cfg, fd: fd}
 	r.events[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
-	if r.iface, err = lookUp(fd, cfg.Interface); err == nil {
+	if cfg.All {
+		r.iface, r.block.all = Interface{Name: cfg.Interface, Up: true}, true
+	} else {
+		r.iface, err = lookUp(fd, cfg.Interface)
+	}
+	if err == nil {
 		r.block.tags = r.iface.LinkType == linkEthernet
 		r.block.snap = 1<<32 - 1
 		if cfg.SnapLen > 0 {

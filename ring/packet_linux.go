@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/net/bpf"
@@ -36,6 +37,8 @@ type Ring struct {
 	quiet  time.Time // when Quiesce was called; zero: it was not
 	down   bool      // no frames since the interface went down
 	gone   time.Time // when the interface was seen to be gone; zero: it is there
+
+	mu sync.Mutex // for what other goroutines may call: Swap, Promiscuous
 }
 
 // setUp makes a bound ring of a new socket, which lets nothing in yet.
@@ -65,13 +68,32 @@ func (r *Ring) setUp() error {
 	if err := unix.Bind(r.fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: r.iface.Index}); err != nil {
 		return r.fail("bind", err)
 	}
-	if r.cfg.Promiscuous { // it leaves by itself, with the socket
-		m := unix.PacketMreq{Ifindex: int32(r.iface.Index), Type: unix.PACKET_MR_PROMISC}
-		if err := unix.SetsockoptPacketMreq(r.fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &m); err != nil {
-			return r.fail("setsockopt PACKET_ADD_MEMBERSHIP (promiscuous)", err)
-		}
+	if r.cfg.Promiscuous && !r.cfg.All {
+		return r.promiscuous(r.iface.Index)
 	}
 	return nil
+}
+
+// promiscuous makes an interface take frames for other stations too. It leaves
+// that mode by itself when the socket goes, however the process ends.
+func (r *Ring) promiscuous(index int) error {
+	m := unix.PacketMreq{Ifindex: int32(index), Type: unix.PACKET_MR_PROMISC}
+	if err := unix.SetsockoptPacketMreq(r.fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &m); err != nil {
+		return r.fail("setsockopt PACKET_ADD_MEMBERSHIP (promiscuous)", err)
+	}
+	return nil
+}
+
+// Promiscuous makes one of the interfaces of a ring on all take frames for
+// other stations too, until the ring is closed or the interface goes. Any
+// goroutine may call it.
+func (r *Ring) Promiscuous(index int) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.fd < 0 {
+		return nil
+	}
+	return r.promiscuous(index)
 }
 
 // mapBlocks has the kernel make the ring, and maps it.
@@ -234,6 +256,8 @@ func (r *Ring) patience() time.Duration { return 2*r.cfg.Retire + straggle }
 // it returned, if wait is at least twice Retire. Then that is
 // Stats.Packets - Stats.Drops of them.
 func (r *Ring) Quiesce() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if err := r.attach(dropAll); err != nil {
 		return err
 	}
@@ -244,11 +268,24 @@ func (r *Ring) Quiesce() error {
 // SetFilter swaps the filter in the kernel, between two frames. Nil lets
 // everything through. It ends what Quiesce began.
 func (r *Ring) SetFilter(filter []bpf.RawInstruction) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if err := r.attach(program(filter, r.cfg.SnapLen, r.iface.Loopback)); err != nil {
 		return err
 	}
 	r.quiet = time.Time{}
 	return nil
+}
+
+// Swap is SetFilter for other goroutines than that which the ring belongs to.
+// It changes nothing once the ring was quiesced or closed.
+func (r *Ring) Swap(filter []bpf.RawInstruction) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.fd < 0 || !r.quiet.IsZero() {
+		return nil
+	}
+	return r.attach(program(filter, r.cfg.SnapLen, r.iface.Loopback))
 }
 
 // Stats returns the kernel's counts. The kernel forgets what it told
@@ -271,6 +308,8 @@ func (r *Ring) Interface() Interface { return r.iface }
 // Close ends the capture. The memory of its blocks is gone. A Ring may be
 // closed twice.
 func (r *Ring) Close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.fd < 0 {
 		return nil
 	}

@@ -19,7 +19,8 @@ const (
 
 // A Config says what to capture, and into how much memory.
 type Config struct {
-	Interface   string
+	Interface   string        // of this name; with All, a name for messages
+	All         bool          // all interfaces of the namespace, also those that come later; which of them, Filter says (Several)
 	Blocks      int           // of the ring, 2 or more; 0: DefaultBlocks
 	BlockSize   int           // bytes: a multiple of the page size; longer frames are cut; 0: DefaultBlockSize
 	Retire      time.Duration // the longest that a frame waits in a block that is not full, in whole ms; 0: DefaultRetire
@@ -47,12 +48,15 @@ type Interface struct {
 	Speed    uint64           // bit/s; 0: not known
 	Loopback bool
 	Up       bool
+	Alias    string // what the administrator wrote on it; of Links only
 }
 
 // The values of LinkType that this package knows more of than their number.
 const (
 	linkEthernet = 1
 	linkRaw      = 101 // IPv4 or IPv6, no link-layer header
+	linkWiFi     = 105 // IEEE 802.11
+	linkRadiotap = 127 // the same behind a radiotap header
 )
 
 var (

@@ -25,7 +25,22 @@ func LookUp(string) (Interface, error) { return Interface{}, errors.ErrUnsupport
 
 func (r *Ring) Take(time.Duration) (*Block, error)   { return nil, errors.ErrUnsupported }
 func (r *Ring) SetFilter([]bpf.RawInstruction) error { return errors.ErrUnsupported }
+func (r *Ring) Swap([]bpf.RawInstruction) error      { return errors.ErrUnsupported }
+func (r *Ring) Promiscuous(int) error                { return errors.ErrUnsupported }
 func (r *Ring) Quiesce() error                       { return errors.ErrUnsupported }
 func (r *Ring) Stats() (Stats, error)                { return Stats{}, errors.ErrUnsupported }
 func (r *Ring) Interface() Interface                 { return Interface{} }
 func (r *Ring) Close() error                         { return nil }
+
+// Links tells of interfaces; only Linux has its netlink.
+type Links struct{}
+
+// OpenLinks fails: netlink is Linux only.
+func OpenLinks() (*Links, error) { return nil, errors.ErrUnsupported }
+
+func (l *Links) List() ([]Interface, error)          { return nil, errors.ErrUnsupported }
+func (l *Links) Changed(time.Duration) (bool, error) { return false, errors.ErrUnsupported }
+func (l *Links) Close() error                        { return nil }
+
+// Inside fails: network namespaces are Linux only.
+func Inside(string, func() error) error { return errors.ErrUnsupported }

@@ -22,6 +22,8 @@ const (
 	slotNsec     = 20 // tp_nsec
 	slotVLANTCI  = 24 // tp_vlan_tci, 2 bytes
 	slotVLANTPID = 26 // tp_vlan_tpid, 2 bytes
+	slotIndex    = 36 // sll_ifindex
+	slotHardware = 40 // sll_hatype, 2 bytes
 	slotPktType  = 42 // sll_pkttype, 1 byte
 
 	statusCopy = 1 << 1 // TP_STATUS_COPY: the whole frame is in the socket's queue
@@ -41,6 +43,7 @@ func rewrite(h []byte, step uint32) {
 	status, length, captured := order.Uint32(h[slotStatus:]), order.Uint32(h[slotLen:]), order.Uint32(h[slotSnapLen:])
 	mac, sec, nsec := order.Uint16(h[slotMAC:]), order.Uint32(h[slotSec:]), order.Uint32(h[slotNsec:])
 	tci, tpid, kind := order.Uint16(h[slotVLANTCI:]), order.Uint16(h[slotVLANTPID:]), h[slotPktType]
+	index, hardware := order.Uint32(h[slotIndex:]), order.Uint16(h[slotHardware:])
 	order.PutUint32(h[headSec:], sec)
 	order.PutUint32(h[headNsec:], nsec)
 	order.PutUint32(h[headSnapLen:], captured)
@@ -50,6 +53,8 @@ func rewrite(h []byte, step uint32) {
 	order.PutUint32(h[headVLANTCI:], uint32(tci))
 	order.PutUint16(h[headVLANTPID:], tpid)
 	h[headPktType] = kind
+	order.PutUint32(h[headIndex:], index)
+	order.PutUint16(h[headHardware:], hardware)
 	order.PutUint32(h[headNext:], step)
 }
 

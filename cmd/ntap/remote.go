@@ -36,6 +36,7 @@ func newRemote() *cobra.Command {
 The words after the flags are a filter in the language of tcpdump: docs/FILTER.md.`,
 		Example: `  ntap remote -i eth0 -c collector.example.org:5678 --key-file tap7.key
   ntap remote -i eth0 -i eth1 -c 192.0.2.9:5678 --key-file tap7.key not port 22
+  ntap remote -i any -c 192.0.2.9:5678 --key-file tap7.key
   ntap remote -r file.pcapng --pace max -c 192.0.2.9:5678 --key-file tap7.key`,
 		RunE: func(c *cobra.Command, args []string) (err error) {
 			logger := log.logger(c.ErrOrStderr())
@@ -57,7 +58,7 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
 			if cfg.Suite, err = chooseSuite(suite, clear); err != nil {
 				return err
 			}
-			plan, err := place.arrange(cfg.Interfaces...)
+			plan, err := place.arrange(remote.Captures(cfg.Interfaces)...)
 			if err != nil {
 				return err
 			}
@@ -93,14 +94,14 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
 			if cfg.Suite == crypto.Plaintext {
 				logger.Warn().Msg("what is captured is sent in clear")
 			}
-			defer engine.Settle(max(plan.Workers*len(cfg.Interfaces), 1))()
+			defer engine.Settle(max(plan.Workers*len(remote.Captures(cfg.Interfaces)), 1))()
 			logger.Debug().Stringer("plan", plan).Msg("placement")
 			_, err = remote.Run(c.Context(), cfg)
 			return filterUsage(err)
 		},
 	}
 	f := c.Flags()
-	f.StringArrayVarP(&cfg.Interfaces, "interface", "i", nil, "interface to capture on; may be given again")
+	f.StringArrayVarP(&cfg.Interfaces, "interface", "i", nil, "interface to capture on, a pattern as 'veth*', or any; may be given again")
 	f.StringVarP(&cfg.File, "read", "r", "", "send this pcap or pcapng file instead; - is standard input")
 	f.StringVar(&pace, "pace", "", "send at most so many bits a second, as in 800M or 10G; of a file also: real, as captured, which is the default, or max")
 	f.BoolVar(&cfg.LowLatency, "low-latency", false, "send each frame at once: a CPU for each shard that never sleeps, and more datagrams")

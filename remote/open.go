@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package remote
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ntap-project/ntap/batch"
+	"github.com/ntap-project/ntap/proto"
+	"github.com/ntap-project/ntap/ring"
+)
+
+// open opens everything that the shards need, on the calling goroutine: in its
+// network namespace. closeAll is never nil.
+func (t *tap) open() (shards []*shard, closeAll func(), err error) {
+	var closers []func()
+	closeAll = func() {
+		for i := len(closers) - 1; i >= 0; i-- {
+			closers[i]()
+		}
+	}
+	head := proto.Header{Suite: t.suite, Tap: t.id, Session: t.session}
+	if t.keyring, err = newKeyring(&t.cfg, head); err != nil {
+		return nil, closeAll, err
+	}
+	closers = append(closers, t.keyring.wipe)
+	named, patterns := sources(t.cfg.Interfaces)
+	names := Captures(t.cfg.Interfaces)
+	add := func(name string, member int) (*shard, error) {
+		s := &shard{number: uint16(len(shards)), tap: t, member: member, account: &ShardAccount{Interface: name}}
+		s.rec = proto.Record{LinkType: proto.LinkTypeEthernet}
+		if err := s.rekey(time.Now()); err != nil {
+			return nil, err
+		}
+		closers = append(closers, s.seal.wipe)
+		var err error
+		s.out, err = batch.NewSender(batch.SenderConfig{
+			To: t.cfg.Collector, MTU: t.cfg.MTU, Mark: t.cfg.Mark, SendBuffer: t.cfg.SendBuffer,
+			Pace: t.cfg.SendRate / 8 / uint64(max(len(names), 1)*t.cfg.Workers),
+		})
+		if err != nil {
+			return nil, err
+		}
+		closers = append(closers, func() { s.out.Close() })
+		s.pack.Reset(s.out.Slot())
+		shards = append(shards, s)
+		return s, nil
+	}
+	if t.cfg.File != "" {
+		f, err := openFile(t.cfg.File)
+		if err != nil {
+			return nil, closeAll, err
+		}
+		closers = append(closers, func() { f.Close() })
+		s, err := add(t.cfg.File, 0)
+		if err != nil {
+			return nil, closeAll, err
+		}
+		s.source = f
+		t.interfaces = f.Interfaces()
+	}
+	for i, name := range names {
+		var own []*shard
+		for member := range t.cfg.Workers {
+			s, err := add(name, member)
+			if err != nil {
+				return nil, closeAll, err
+			}
+			own = append(own, s)
+		}
+		var c *capture
+		if i == 0 && len(patterns) > 0 {
+			c, err = t.captureSet(patterns, named, own)
+		} else {
+			c, err = t.capture(name, own[0])
+		}
+		if err != nil {
+			return nil, closeAll, err
+		}
+		t.captures = append(t.captures, c)
+		for _, s := range own {
+			s.capture = c
+		}
+	}
+	chosen, err := t.choose(t.cfg.Filter)
+	if err != nil {
+		return nil, closeAll, err
+	}
+	t.filter.Store(chosen)
+	for _, c := range t.captures {
+		if c.set != nil {
+			if err := c.set.use(chosen.parts[c]); err != nil {
+				return nil, closeAll, err
+			}
+		}
+		if err := c.open(chosen.programs[c]); err != nil {
+			return nil, closeAll, err
+		}
+		closers = append(closers, c.close)
+		if c.set == nil {
+			c.at = t.list(describe(c.rings[0].Interface()))
+		}
+	}
+	for _, s := range shards {
+		s.filter = chosen
+		if s.source != nil {
+			if err := s.meet(t.interfaces); err != nil {
+				return nil, closeAll, err
+			}
+			continue
+		}
+		s.ring = s.capture.rings[s.member]
+		if s.capture.set == nil {
+			s.rec.Interface = s.capture.at
+			s.rec.LinkType = proto.LinkType(s.ring.Interface().LinkType)
+		}
+	}
+	t.shards = len(shards)
+	t.introduced.Store(t.known.Load()) // with the first announce
+	return shards, closeAll, nil
+}
+
+// capture looks at one interface. What is left out of it are this run's own
+// datagrams, of all its shards, wherever they are seen.
+func (t *tap) capture(name string, s *shard) (*capture, error) {
+	iface, err := ring.LookUp(name)
+	if err != nil {
+		return nil, err
+	}
+	c := t.ringsOf(name, s)
+	c.own.LinkType, c.link, c.netmask = iface.LinkType, iface.LinkType, netmask(name)
+	return c, nil
+}
+
+// captureSet looks at all interfaces that match patterns, but for those that
+// are captured by name.
+func (t *tap) captureSet(patterns, named []string, own []*shard) (*capture, error) {
+	set, err := newSet(t, patterns, named)
+	if err != nil {
+		return nil, err
+	}
+	c := t.ringsOf(set.name(), own[0])
+	c.set, c.cfg.All = set, true
+	for _, s := range own {
+		s.account.Interface = set.name()
+		s.account.Interfaces = make([]InterfaceCount, maxInterfaces)
+		s.places = &placer{set: set, table: set.table.Load()}
+	}
+	return c, nil
+}
+
+// ringsOf returns a capture as the configuration has it.
+func (t *tap) ringsOf(name string, s *shard) *capture {
+	return &capture{
+		count: t.cfg.Workers,
+		own:   ring.Own{Mark: t.cfg.Mark, Collector: s.out.Collector(), Tap: t.id, Session: t.session},
+		cfg: ring.Config{
+			Interface:   name,
+			Blocks:      max(t.cfg.RingBytes/t.cfg.BlockSize, 2),
+			BlockSize:   t.cfg.BlockSize,
+			Retire:      t.cfg.Retire,
+			SnapLen:     t.cfg.SnapLen,
+			Promiscuous: t.cfg.Promiscuous,
+			Immediate:   t.cfg.LowLatency,
+			Spin:        t.cfg.LowLatency,
+		},
+	}
+}
+
+// sources says which interfaces are captured by name, and by which patterns
+// others are.
+func sources(interfaces []string) (named, patterns []string) {
+	for _, name := range interfaces {
+		if isPattern(name) {
+			patterns = append(patterns, name)
+		} else {
+			named = append(named, name)
+		}
+	}
+	return named, patterns
+}
+
+// Captures says what has rings of its own, in the order of the shards: first
+// all patterns together, whose shards announce what comes, then each interface
+// that is named.
+func Captures(interfaces []string) []string {
+	named, patterns := sources(interfaces)
+	if len(patterns) == 0 {
+		return named
+	}
+	return append([]string{strings.Join(patterns, ",")}, named...)
+}
+
+// inSet says that an interface of this name is captured by a pattern.
+func (t *tap) inSet(name string) bool {
+	named, patterns := sources(t.cfg.Interfaces)
+	return len(patterns) > 0 && !slices.Contains(named, name)
+}
+
+// describe says what the announce says of an interface.
+func describe(i ring.Interface) proto.Interface {
+	out := proto.Interface{Name: i.Name, LinkType: proto.LinkType(i.LinkType), Speed: i.Speed}
+	if i.MAC != nil {
+		out.MAC = i.MAC.String()
+	}
+	return out
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package remote
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/rs/zerolog"
+
+	"github.com/ntap-project/ntap/proto"
+	"github.com/ntap-project/ntap/ring"
+)
+
+// However many interfaces come in a session, the announce stays within its
+// bound and can be sent, and every frame has a place: what is too much goes
+// under one name. What comes back as it was has its old place.
+func TestInterfaceListIsBounded(t *testing.T) {
+	tp := &tap{log: zerolog.Nop()}
+	name := func(i int) string { return fmt.Sprintf("%s%d", strings.Repeat("<", 11), i) } // escaped sixfold in JSON
+	places := map[uint32]int{}
+	for i := range 5000 {
+		at := tp.list(proto.Interface{Name: name(i), LinkType: proto.LinkTypeEthernet, MAC: "02:00:00:00:00:01", Speed: 1e10})
+		if places[at]++; int(at) >= maxInterfaces || int(at) >= len(tp.interfaces) {
+			t.Fatalf("interface %d has place %d of %d", i, at, len(tp.interfaces))
+		}
+	}
+	last := uint32(len(tp.interfaces) - 1)
+	if n := places[last]; tp.interfaces[last].Name != others || n+len(tp.interfaces)-1 != 5000 {
+		t.Errorf("%d under %q, %d names", n, tp.interfaces[last].Name, len(tp.interfaces))
+	}
+	if at := tp.list(tp.interfaces[7]); at != 7 {
+		t.Errorf("what came back has place %d, not 7", at)
+	}
+	a := proto.Announce{Tap: 1, Interfaces: tp.interfaces, Filter: strings.Repeat("<", maxAnnounced)}
+	if _, err := a.Split(1, 1400); err != nil {
+		t.Error(err)
+	}
+}
+
+// A table finds what it was made of, and nothing else.
+func TestPlaceTable(t *testing.T) {
+	for _, n := range []int{0, 1, 5, 100, maxMatching + maxStale} {
+		want := map[int32]uint32{}
+		var places []place
+		for i := range n {
+			index := int32(rand.Uint32()>>1) | 1
+			if i%2 == 0 {
+				index = int32(i + 1)
+			}
+			if _, twice := want[index]; !twice {
+				want[index] = uint32(i)
+				places = append(places, place{index, uint32(i)})
+			}
+		}
+		table := newPlaceTable(places)
+		for index, at := range want {
+			if got, ok := table.find(index); !ok || got != at {
+				t.Fatalf("%d: %d, %v, want %d", index, got, ok, at)
+			}
+		}
+		for range 1000 {
+			index := int32(rand.Uint32()>>1) | 1
+			if _, there := want[index]; there {
+				continue
+			}
+			if at, ok := table.find(index); ok {
+				t.Fatalf("%d is not there, and found at %d", index, at)
+			}
+		}
+		if got := table.all(); len(got) != len(places) {
+			t.Fatalf("%d of %d", len(got), len(places))
+		}
+	}
+}
+
+// What is a pattern, and what it wants.
+func TestPatterns(t *testing.T) {
+	if got := Captures([]string{"eth0", "veth*", "eth1", "tap?"}); strings.Join(got, " ") != "veth*,tap? eth0 eth1" {
+		t.Errorf("%q", got)
+	}
+	if _, err := newSet(&tap{}, []string{"veth["}, nil); err == nil || !strings.Contains(err.Error(), "veth[") {
+		t.Errorf("a bad pattern: %v", err)
+	}
+	for _, v := range []struct {
+		patterns, name, alias string
+		want                  bool
+	}{
+		{"any", "eth0", "", true}, {"any", "eth9", "", false}, {"any", "ntap0", "ntap collector", false},
+		{"veth*,tap[0-3]", "veth12", "", true}, {"veth*,tap[0-3]", "tap3", "", true}, {"veth*,tap[0-3]", "tap4", "", false},
+		{"veth*", "myveth", "", false}, {"eth*", "eth9", "", false},
+	} {
+		s, err := newSet(&tap{}, strings.Split(v.patterns, ","), []string{"eth9"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.wants(&ring.Interface{Name: v.name, Alias: v.alias}); got != v.want {
+			t.Errorf("%s %s %q: %v", v.patterns, v.name, v.alias, got)
+		}
+	}
+}
