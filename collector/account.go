@@ -19,7 +19,8 @@ import (
 type Account struct {
 	Workers []*WorkerAccount
 
-	flows perf.Counter
+	flows            perf.Counter
+	reloads, refused perf.Counter // configurations that came into force, and that could not be used
 
 	mu      sync.Mutex
 	taps    map[uint32]*tap // written by workers when a tap is first heard
@@ -51,19 +52,81 @@ type WorkerAccount struct {
 	_ perf.Pad
 }
 
-// An OutputAccount names the counts of one output, one per worker.
+// output returns the account of the output of that name, which it makes if need
+// be. An output that comes back has the account that it had.
+func (a *Account) output(name string, each bool) *OutputAccount {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, o := range a.outputs {
+		if o.Name == name {
+			return o
+		}
+	}
+	o := &OutputAccount{Name: name, each: each}
+	a.outputs = append(a.outputs, o)
+	return o
+}
+
+// forget forgets the account of an output that has another name.
+func (a *Account) forget(o *OutputAccount) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if i := slices.Index(a.outputs, o); i >= 0 {
+		a.outputs = slices.Delete(a.outputs, i, i+1)
+	}
+}
+
+// Reloads returns how many configurations came into force since the start, and
+// how many could not be used.
+func (a *Account) Reloads() (good, bad uint64) { return a.reloads.Load(), a.refused.Load() }
+
+// An OutputAccount names the counts of one output.
 type OutputAccount struct {
 	Name string
-	each bool // frames are given to each of several clients
+	each bool           // frames are given to each of several clients
+	of   *OutputAccount // whose part it is; nil: it is none
 
 	mu      sync.Mutex
-	workers []*SinkCounts // a worker adds its own when it starts
+	given   uint64           // frames, by workers that are done with them
+	past    OutputTotal      // of parts that ended
+	parts   []*OutputAccount // one for each time that the output is opened
+	workers []*SinkCounts    // a worker adds its own when it starts
 }
 
 func (o *OutputAccount) add(c *SinkCounts) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.workers = append(o.workers, c)
+}
+
+// part returns a new part of the account.
+func (o *OutputAccount) part() *OutputAccount {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	p := &OutputAccount{Name: o.Name, each: o.each, of: o}
+	o.parts = append(o.parts, p)
+	return p
+}
+
+// fold ends a part, whose counts are final.
+func (o *OutputAccount) fold() {
+	sum := o.Sum()
+	o.of.mu.Lock()
+	defer o.of.mu.Unlock()
+	if i := slices.Index(o.of.parts, o); i >= 0 {
+		o.of.parts = slices.Delete(o.of.parts, i, i+1)
+		o.of.past.add(sum)
+	}
+}
+
+// gave notes that a worker gave the output n frames.
+func (o *OutputAccount) gave(n uint64) {
+	if o.of != nil {
+		o = o.of
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.given += n
 }
 
 // A TapTotal is the account of one tap: frames from the remote's capture to
@@ -131,7 +194,7 @@ func (a *Account) Check() error {
 		return fmt.Errorf("collector: %d frames unpacked by the workers, but the taps' make %d", unpacked, byTap)
 	}
 	for _, o := range a.Outputs() {
-		s, given := o.Sum(), unpacked+cut
+		s, given := o.Sum(), o.given
 		if o.each {
 			given = s.Given
 		}
@@ -192,9 +255,13 @@ func (t OutputTotal) rare() string {
 func (o *OutputAccount) Sum() OutputTotal {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	t := OutputTotal{Name: o.Name}
+	t := o.past
+	t.Name = o.Name
 	for _, c := range o.workers {
 		t.count(c)
+	}
+	for _, p := range o.parts {
+		t.add(p.Sum())
 	}
 	return t
 }
@@ -215,14 +282,20 @@ func (t *OutputTotal) count(c *SinkCounts) {
 	t.Remade += c.Remade.Load()
 }
 
-// add adds the totals that readers of capture formats have.
+// add adds another total.
 func (t *OutputTotal) add(u OutputTotal) {
+	t.Given += u.Given
 	t.Delivered += u.Delivered
 	t.DeliveredBytes += u.DeliveredBytes
 	t.Refused += u.Refused
 	t.Full += u.Full
 	t.NotEthernet += u.NotEthernet
 	t.LeftOut += u.LeftOut
+	t.TooLong += u.TooLong
+	t.NoVNI += u.NoVNI
+	t.Sliced += u.Sliced
+	t.Nobody += u.Nobody
+	t.Remade += u.Remade
 }
 
 // Drops returns how many datagrams were dropped for reason d.
@@ -297,6 +370,9 @@ func (a *Account) Print(w io.Writer) {
 		s := o.Sum()
 		fmt.Fprintf(w, "%10d frames written to %s, %d refused, %d without room, %d not Ethernet%s\n",
 			s.Delivered, s.Name, s.Refused, s.Full, s.NotEthernet, s.rare())
+	}
+	if good, bad := a.Reloads(); good+bad > 0 {
+		fmt.Fprintf(w, "%10d times another configuration came into force; %d could not be used\n", good, bad)
 	}
 	fmt.Fprintf(w, "%10d datagrams received%s; the socket was full %d times, that for strangers %d times\n",
 		a.Received(), a.dropText(), a.SocketDrops(), a.StrangerDrops())

@@ -141,7 +141,7 @@ func open(ctx context.Context, cfg Config) (_ *collector, err error) {
 	if c.in, err = sh.listen(); err != nil {
 		return nil, err
 	}
-	if c.outs, err = openOutputs(ctx, sh); err != nil {
+	if c.outs, err = openOutputs(ctx, sh, account); err != nil {
 		return nil, err
 	}
 	for i := range cfg.Workers {
@@ -152,7 +152,7 @@ func open(ctx context.Context, cfg Config) (_ *collector, err error) {
 		c.memory = append(c.memory, mem)
 		w := &worker{
 			shared: sh, number: i, in: c.in[i], listener: listener{home: c.in[i]}, asm: proto.NewAssembly(mem.Bytes()), streams: make(map[streamKey]*stream),
-			pool: holdPool{spare: holdBytes}, account: new(WorkerAccount), gate: newGate(time.Now()),
+			outs: c.outs, pool: holdPool{spare: holdBytes}, account: new(WorkerAccount), gate: newGate(time.Now()),
 		}
 		if sh.flows != nil {
 			w.strangers = c.in[cfg.Workers+i]
@@ -160,7 +160,6 @@ func open(ctx context.Context, cfg Config) (_ *collector, err error) {
 		c.workers = append(c.workers, w)
 		account.Workers = append(account.Workers, w.account)
 	}
-	account.outputs = c.outs.counts
 	return c, nil
 }
 
@@ -190,19 +189,15 @@ func (c *collector) run(ctx context.Context) error {
 	defer stop()
 	var monitor sync.WaitGroup
 	monitor.Go(func() { sh.monitor(ctx, stop, c.account, c.outs) })
+	monitor.Go(func() { c.outs.run(ctx) })
 	err := engine.Run(ctx, engine.Place(cfg.Workers, cfg.CPUs), func(ctx context.Context, i int) error {
 		w := c.workers[i]
-		sinks, err := c.outs.open(i)
-		if err != nil {
-			return err
-		}
-		w.sinks = sinks
-		if len(sinks) == 1 {
-			w.direct, _ = sinks[0].(*batchSink)
+		if err := w.takeUp(c.outs.now.Load()); err != nil {
+			return errors.Join(err, w.closeSinks())
 		}
 		end, err := w.byConfig()
 		if err != nil {
-			return err
+			return errors.Join(err, w.closeSinks())
 		}
 		defer end()
 		return w.run(ctx)
@@ -264,9 +259,6 @@ func (sh *shared) monitor(ctx context.Context, stop func(), a *Account, outs *ou
 		select {
 		case <-ctx.Done():
 			return
-		case <-sh.cfg.Reload:
-			sh.reload()
-			continue
 		case now = <-tick.C:
 		}
 		outs.tick(now)

@@ -22,7 +22,7 @@ type Config struct {
 	Keys           *crypto.KeyFile   // master keys, or the keys of the one tap to accept; nil: public-key mode only
 	Pairs          *crypto.PairFile  // public-key mode: the collector's key pairs, and
 	Allow          *crypto.AllowList // the remotes that it takes; both or none
-	Reload         <-chan struct{}   // each value has the files of keys read anew; nil: never
+	Reload         <-chan struct{}   // each value has the files of keys read anew, and Reroute called; nil: never
 	AllowPlaintext bool              // also accept datagrams that nobody sealed
 
 	Outputs                 // where frames go
@@ -30,6 +30,11 @@ type Config struct {
 	Stdout        io.Writer // nil: os.Stdout
 	ReceiveSelect Selection // which frames a Receiver gets
 	IO            string    // how datagrams come in and TAPs are written: auto, uring or mmsg
+
+	// Reroute, if set, returns the outputs that are wanted now. Those that are the
+	// same as before go on untouched, but for a Selection that is another one. An
+	// error leaves all as it was. It is called from a goroutine of its own.
+	Reroute func() (Outputs, error)
 
 	Workers       int           // sockets sharing the port; 0: 1
 	CPUs          []int         // workers are pinned to these in turn; none: not pinned
@@ -60,6 +65,8 @@ type Outputs struct {
 	Files []File // pcapng
 	VXLAN []VXLAN
 	Serve []Serve // PCAP over IP
+
+	Balance []Balance // groups of them, which share the frames
 }
 
 // A TAP is an output that is a virtual Ethernet interface, or one for each tap.

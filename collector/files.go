@@ -58,9 +58,6 @@ func (r *Rotation) rotates() bool { return *r != Rotation{} }
 // openFile opens a file, pipe or recording.
 func openFile(ctx context.Context, c File, stdout io.Writer, warn func(error)) (out output, err error) {
 	names, err := c.check()
-	if err == nil {
-		out.takes, err = c.Select.choose(true)
-	}
 	if err != nil {
 		return out, fmt.Errorf("collector: %s: %w", c.Path, err)
 	}
@@ -160,19 +157,22 @@ func ignoreClosed(err error) error {
 	return err
 }
 
-// openFIFO waits until the FIFO has a reader.
+// errNoReader says that a FIFO has no reader.
+var errNoReader = errors.New("stopped while waiting for a reader of the FIFO")
+
+// openFIFO waits until the FIFO has a reader, or ctx is done.
 func openFIFO(ctx context.Context, path string, warn func(error)) (*os.File, error) {
 	for tries := 0; ; tries++ { // fifo(7): open fails until there is a reader
 		file, err := os.OpenFile(path, os.O_WRONLY|syscall.O_NONBLOCK, 0)
 		if !errors.Is(err, syscall.ENXIO) {
 			return file, err
 		}
-		if tries == 0 && warn != nil {
+		if tries == 0 && warn != nil && ctx.Err() == nil {
 			warn(fmt.Errorf("collector: %s: waiting for a reader of the FIFO", path))
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%s: stopped while waiting for a reader of the FIFO", path)
+			return nil, fmt.Errorf("%s: %w", path, errNoReader)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

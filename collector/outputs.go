@@ -3,136 +3,280 @@
 package collector
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
+	"sync"
 	"time"
+
+	"github.com/ntap-project/ntap/proto"
 )
 
-// An output is one place where frames go. Every worker has its own end of it.
+// A spec is an output as it is configured, found good.
+type spec struct {
+	name   string  // of no other output
+	how    any     // the configuration without the selection
+	takes  *choice // the selection
+	inside bool    // the output itself selects
+	each   bool    // it gives frames to each of several clients
+	says   bool    // what it writes says what the snap length is
+	once   bool    // opened again, it would replace what it has written
+	twice  string  // why there are not to be two of that name; "": there may be
+	last   bool    // its error ends the collector, whatever other outputs there are
+
+	open func(o *outputs) (output, error) // nil: it is a group
+	over []*spec                          // of a group: its members
+}
+
+// An output is one place where frames go, open. Every worker has its own end of
+// it.
 type output struct {
-	name  string
-	takes choice
+	name  string                                           // where it is known only now; "": that of the spec
 	sink  func(worker int, a *OutputAccount) (sink, error) // a worker's end; the worker's own thread calls it
 	tick  func(now time.Time)                              // what it does by the clock; nil: nothing
-	close func() error                                     // once the sinks are closed
+	close func() error                                     // once the sinks are closed; nil: nothing
 }
 
-// outputs are the places where a collector's frames go.
-type outputs struct {
-	sh     *shared
-	list   []output
-	counts []*OutputAccount // of list
+// An outlet is an output in force. One that could not be opened yet refuses
+// frames.
+type outlet struct {
+	*spec
+	account *OutputAccount // a part of the output's
+	snap    int            // what its files or clients were told is the snap length
+	wait    *waiting       // until it can be opened; nil: it is open
+
+	mu     sync.Mutex // not held for frames
+	output output
+	closed bool
 }
 
-// openOutputs opens the outputs of the configuration, on the calling
-// goroutine: devices appear in its network namespace.
-func openOutputs(ctx context.Context, sh *shared) (*outputs, error) {
-	o := &outputs{sh: sh}
-	warn := func(err error) { sh.log.Warn().Err(err).Msg("output") }
-	for _, open := range []func() error{
-		func() error { return o.openTAPs(warn) },
-		func() error { return o.openFiles(ctx, warn) },
-		func() error { return o.openVXLAN(warn) },
-		o.openServers,
-		o.openReceiver,
-	} {
-		if err := open(); err != nil {
-			return nil, errors.Join(err, o.close())
-		}
+// A waiting says why an output is not open yet. Only the goroutine that opens
+// outputs looks at it.
+type waiting struct {
+	why   error
+	again time.Time // when it is tried again
+}
+
+// sink returns the worker's end. The worker's own thread calls it.
+func (l *outlet) sink(worker int) (sink, error) {
+	if l.wait != nil {
+		return newRefusal(l), nil
 	}
-	if len(o.list) == 0 {
-		return nil, errors.New("collector: no output: give a virtual interface (-i), a file (-w), a VTEP (--vxlan) or an address for readers (--pcap-over-ip)")
+	s, err := l.output.sink(worker, l.account)
+	if err == nil {
+		l.account.add(s.Counts())
 	}
-	return o, nil
+	return s, err
 }
 
-// add adds an output that was opened.
-func (o *outputs) add(out output) {
-	o.list = append(o.list, out)
-	o.counts = append(o.counts, &OutputAccount{Name: out.name})
-}
-
-// openTAPs makes the virtual interfaces.
-func (o *outputs) openTAPs(warn func(error)) error {
-	cfg := &o.sh.cfg
-	for _, c := range cfg.TAPs {
-		takes, err := c.Select.choose(true)
-		if err != nil {
-			return fmt.Errorf("collector: TAP %s: %w", c.Name, err)
-		}
-		set, err := newTapSet(tapConfig{Name: c.Name, Workers: cfg.Workers, Isolate: c.Isolate, Warn: warn})
-		if err != nil {
-			return err
-		}
-		o.add(output{
-			name: "TAP " + c.Name, takes: takes, close: set.Close,
-			sink: func(worker int, _ *OutputAccount) (sink, error) { return newTapSink(set, worker, cfg.IO) },
-		})
-	}
-	return nil
-}
-
-// openFiles opens files, pipes and recordings.
-func (o *outputs) openFiles(ctx context.Context, warn func(error)) error {
-	cfg := &o.sh.cfg
-	files := cfg.Files
-	if cfg.Write != "" {
-		files = append([]File{{Path: cfg.Write}}, files...)
-	}
-	seen := make(map[string]bool)
-	for _, c := range files {
-		if seen[c.Path] {
-			return fmt.Errorf("collector: %s is given twice: each output needs a file of its own", c.Path)
-		}
-		seen[c.Path] = true
-		stdout := cfg.Stdout
-		if stdout == nil {
-			stdout = os.Stdout
-		}
-		out, err := openFile(ctx, c, stdout, warn)
-		if err != nil {
-			return err
-		}
-		out.name = "pcapng " + c.Path
-		o.add(out)
-	}
-	return nil
-}
-
-// open returns the worker's sinks, in the order of counts. The worker's own
-// thread calls it.
-func (o *outputs) open(worker int) ([]sink, error) {
-	sinks := make([]sink, 0, len(o.list))
-	for i, out := range o.list {
-		s, err := out.sink(worker, o.counts[i])
-		if err != nil {
-			for _, s := range sinks {
-				err = errors.Join(err, s.Close())
-			}
-			return nil, err
-		}
-		o.counts[i].add(s.Counts())
-		sinks = append(sinks, selected(s, out.takes))
-	}
-	return sinks, nil
-}
-
-// tick does what outputs do by the clock.
-func (o *outputs) tick(now time.Time) {
-	for _, out := range o.list {
-		if out.tick != nil {
-			out.tick(now)
-		}
+// tick does what the output does by the clock.
+func (l *outlet) tick(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.closed && l.output.tick != nil {
+		l.output.tick(now)
 	}
 }
 
-// close removes the devices and finishes the files, once the workers ended.
-func (o *outputs) close() error {
-	var err error
-	for _, out := range o.list {
-		err = errors.Join(err, out.close())
+// close closes the output, once its sinks are closed.
+func (l *outlet) close() (err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.closed && l.output.close != nil {
+		err = l.output.close()
 	}
+	l.closed = true
+	l.account.fold()
 	return err
+}
+
+// A refusal stands in for an output that is not there.
+type refusal struct {
+	each   bool
+	counts SinkCounts
+}
+
+func newRefusal(l *outlet) sink {
+	s := &refusal{each: l.each}
+	l.account.add(&s.counts)
+	return s
+}
+
+func (s *refusal) Write(*Origin, *proto.Record) {
+	s.counts.Refused.Add(1)
+	if s.each {
+		s.counts.Given.Add(1)
+	}
+}
+func (s *refusal) Flush() error        { return nil }
+func (s *refusal) Counts() *SinkCounts { return &s.counts }
+func (s *refusal) Close() error        { return nil }
+
+// specs returns what the configuration says, or all that is wrong with it.
+func (c *Outputs) specs(cfg *Config) ([]*spec, error) {
+	var (
+		all  []*spec
+		errs []error
+		seen = make(map[string]bool)
+	)
+	var take func(s *spec, err error) *spec
+	take = func(s *spec, err error) *spec {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("collector: %w", err))
+			return nil
+		}
+		if seen[s.name] && s.twice != "" {
+			errs = append(errs, fmt.Errorf("collector: %s is given twice: %s", s.name, s.twice))
+		}
+		seen[s.name] = true
+		for _, m := range s.over {
+			take(m, nil)
+		}
+		return s
+	}
+	add := func(s *spec, err error) {
+		if s = take(s, err); s != nil {
+			all = append(all, s)
+		}
+	}
+	for _, t := range c.TAPs {
+		add(t.spec())
+	}
+	if cfg.Write != "" {
+		add(File{Path: cfg.Write}.spec())
+	}
+	for _, f := range c.Files {
+		add(f.spec())
+	}
+	for _, v := range c.VXLAN {
+		add(v.spec(cfg))
+	}
+	for _, s := range c.Serve {
+		add(s.spec())
+	}
+	for _, b := range c.Balance {
+		add(b.spec(cfg))
+	}
+	if cfg.receiver != nil {
+		add(cfg.receiver.spec(cfg.ReceiveSelect))
+	}
+	if len(all) == 0 && len(errs) == 0 {
+		errs = append(errs, errors.New("collector: no output: give a virtual interface (-i), a file (-w), a VTEP (--vxlan) or an address for readers (--pcap-over-ip)"))
+	}
+	return all, errors.Join(errs...)
+}
+
+func (t TAP) spec() (*spec, error) {
+	takes, err := t.Select.choose(true)
+	if err == nil {
+		_, err = tapName(t.Name, 0) // a pattern has to do for the shortest ID at least
+	}
+	if err != nil {
+		return nil, fmt.Errorf("TAP %s: %w", t.Name, err)
+	}
+	t.Select = Selection{}
+	return &spec{
+		name: "TAP " + t.Name, how: t, takes: &takes, twice: "each output needs an interface of its own",
+		open: func(o *outputs) (output, error) {
+			cfg := &o.sh.cfg
+			set, err := newTapSet(tapConfig{Name: t.Name, Workers: cfg.Workers, Isolate: t.Isolate, Warn: o.warn})
+			if err != nil {
+				return output{}, err
+			}
+			return output{
+				close: set.Close,
+				sink:  func(worker int, _ *OutputAccount) (sink, error) { return newTapSink(set, worker, cfg.IO) },
+			}, nil
+		},
+	}, nil
+}
+
+func (c File) spec() (*spec, error) {
+	takes, err := c.Select.choose(true)
+	var names namePattern
+	if err == nil {
+		names, err = c.check()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", c.Path, err)
+	}
+	opened := c
+	c.Select = Selection{}
+	return &spec{
+		name: "pcapng " + c.Path, how: c, takes: &takes, says: true, once: names.plain() && !c.Rotate.rotates(), twice: "each output needs a file of its own",
+		open: func(o *outputs) (output, error) {
+			stdout := o.sh.cfg.Stdout
+			if stdout == nil {
+				stdout = os.Stdout
+			}
+			return openFile(o.ctx, opened, stdout, o.warn)
+		},
+	}, nil
+}
+
+func (c VXLAN) spec(cfg *Config) (*spec, error) {
+	to, err := proto.VXLANAddress(c.To)
+	if err != nil {
+		return nil, err
+	}
+	if tap, only := cfg.Keys.Tap(); only {
+		_, err = c.VNI.Of(tap) // or nothing could ever go there
+	}
+	takes, err2 := c.Select.choose(true)
+	if err := errors.Join(err, err2); err != nil {
+		return nil, fmt.Errorf("VXLAN to %s: %w", c.To, err)
+	}
+	c.Select = Selection{}
+	return &spec{
+		name: "VXLAN " + to, how: c, takes: &takes, twice: "its frames would be sent twice",
+		open: func(o *outputs) (output, error) {
+			s, err := newVXLANSet(c, o.sh.cfg.Workers, o.warn)
+			if err != nil {
+				return output{}, err
+			}
+			return output{close: s.close, sink: func(worker int, _ *OutputAccount) (sink, error) { return s.sink(worker), nil }}, nil
+		},
+	}, nil
+}
+
+func (c Serve) spec() (*spec, error) {
+	takes, err := c.Select.choose(true)
+	if err == nil {
+		err = c.check()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("pcap over IP at %s: %w", c.Addr, err)
+	}
+	s := &spec{name: "pcap over IP " + c.Addr, takes: &takes, inside: true, each: true, says: true}
+	if _, port, _ := net.SplitHostPort(c.Addr); port != "0" {
+		s.twice = "each output needs an address of its own"
+	}
+	opened := c
+	c.Select = Selection{}
+	s.how = c
+	s.open = func(o *outputs) (output, error) {
+		srv, err := newServer(opened, o.sh.log)
+		if err != nil {
+			return output{}, fmt.Errorf("collector: pcap over IP at %s: %w", c.Addr, err)
+		}
+		return output{name: "pcap over IP " + srv.addr, sink: srv.sink, close: srv.close}, nil
+	}
+	return s, nil
+}
+
+// spec is the program itself as an output.
+func (r *Receiver) spec(by Selection) (*spec, error) {
+	takes, err := by.choose(true)
+	if err != nil {
+		return nil, fmt.Errorf("Receiver: %w", err)
+	}
+	return &spec{
+		name: "this program", how: r, takes: &takes, last: true,
+		open: func(*outputs) (output, error) {
+			return output{sink: func(worker int, _ *OutputAccount) (sink, error) {
+				return &batchSink{take: r.take, worker: worker}, nil
+			}}, nil
+		},
+	}, nil
 }

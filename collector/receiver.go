@@ -5,7 +5,6 @@ package collector
 import (
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"net/netip"
 	"sync"
@@ -192,25 +191,6 @@ func cloneFrames(b *Batch) []Frame {
 		f.Data = mem[at:len(mem):len(mem)]
 	}
 	return out
-}
-
-// openReceiver adds the program itself to the outputs.
-func (o *outputs) openReceiver() error {
-	r := o.sh.cfg.receiver
-	if r == nil {
-		return nil
-	}
-	takes, err := o.sh.cfg.ReceiveSelect.choose(true)
-	if err != nil {
-		return fmt.Errorf("collector: Receiver: %w", err)
-	}
-	o.add(output{
-		name: "this program", takes: takes, close: func() error { return nil },
-		sink: func(worker int, _ *OutputAccount) (sink, error) {
-			return &batchSink{take: r.take, worker: worker}, nil
-		},
-	})
-	return nil
 }
 
 // A batchSink is a worker's end of a Receiver:

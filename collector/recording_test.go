@@ -434,7 +434,11 @@ func TestRecordingErrors(t *testing.T) {
 		{File{Path: "x", Select: Selection{SnapLen: -1}}, "snap length"},
 		{File{Path: "x", Select: Selection{Filter: "x y"}}, `not "x"`},
 	} {
-		if _, err := openFile(t.Context(), c.file, nil, nil); err == nil || !strings.Contains(err.Error(), c.want) {
+		_, err := c.file.spec()
+		if err == nil {
+			_, err = openFile(t.Context(), c.file, nil, nil)
+		}
+		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: %v, want %q", c.file, err, c.want)
 		}
 	}

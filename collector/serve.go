@@ -58,7 +58,6 @@ const (
 // A server is one Serve.
 type server struct {
 	cfg    Serve
-	takes  choice
 	addr   string
 	listen net.Listener
 	tls    *tlsSource // nil: plain
@@ -74,40 +73,37 @@ type server struct {
 	lines   logLimit
 }
 
-// openServers opens the addresses.
-func (o *outputs) openServers() error {
-	for _, c := range o.sh.cfg.Serve {
-		s, err := newServer(c, o.sh.log)
-		if err != nil {
-			return fmt.Errorf("collector: pcap over IP at %s: %w", c.Addr, err)
-		}
-		o.add(output{name: "pcap over IP " + s.addr, sink: s.sink, close: s.close})
-		o.counts[len(o.counts)-1].each = true
+// check says what is wrong with the configuration, whatever the host.
+func (c *Serve) check() error {
+	if c.Clients < 0 || c.Queue != 0 && c.Queue < minQueue {
+		return fmt.Errorf("%d clients with %d bytes each: 1 or more, and %d or more", c.Clients, c.Queue, minQueue)
+	}
+	host, _, err := net.SplitHostPort(c.Addr)
+	if err != nil {
+		return fmt.Errorf("%w; want HOST:PORT, as in 127.0.0.1:%d", err, ServePort)
+	}
+	if ip := net.ParseIP(host); c.TLS == nil && (host == "" || ip != nil && !ip.IsLoopback()) {
+		return errNoTLS
 	}
 	return nil
 }
 
+var errNoTLS = errors.New("without TLS it would give what was captured to everybody who can connect: give a certificate, its key, and the CA of the clients' certificates, or listen on 127.0.0.1")
+
 func newServer(c Serve, log zerolog.Logger) (*server, error) {
-	takes, err := c.Select.choose(true)
-	if err != nil {
-		return nil, err
-	}
 	c.Clients, c.Queue = cmp.Or(c.Clients, serveClients), cmp.Or(c.Queue, serveQueue)
-	if c.Clients < 0 || c.Queue < minQueue {
-		return nil, fmt.Errorf("%d clients with %d bytes each: 1 or more, and %d or more", c.Clients, c.Queue, minQueue)
-	}
 	a, err := net.ResolveTCPAddr("tcp", c.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("%w; want HOST:PORT, as in 127.0.0.1:%d", err, ServePort)
 	}
-	s := &server{cfg: c, takes: takes, late: new(SinkCounts), log: log}
+	s := &server{cfg: c, late: new(SinkCounts), log: log}
 	s.clients.Store(new([]*client))
 	if c.TLS != nil {
 		if s.tls, err = newTLSSource(*c.TLS, log); err != nil {
 			return nil, err
 		}
 	} else if !a.IP.IsLoopback() {
-		return nil, errors.New("without TLS it would give what was captured to everybody who can connect: give a certificate, its key, and the CA of the clients' certificates, or listen on 127.0.0.1")
+		return nil, errNoTLS
 	}
 	network := "tcp"
 	if a.IP.To4() != nil {
@@ -265,16 +261,12 @@ func (s *server) close() error {
 	return err
 }
 
-// sink returns a worker's end of all clients.
+// sink returns a worker's end of all clients, which takes all frames: see choose.
 func (s *server) sink(worker int, a *OutputAccount) (sink, error) {
 	if worker == 0 {
 		a.add(s.late)
 	}
-	w := &serveSink{srv: s}
-	if !s.takes.all() {
-		w.pick = newSelector(s.takes)
-	}
-	return w, nil
+	return &serveSink{srv: s}, nil
 }
 
 // say logs a line, unless there were many: anybody may connect and fail.

@@ -36,22 +36,27 @@ func newStall(t *testing.T, workers int, c Serve) *stall {
 	}
 	t.Cleanup(func() { goleak.VerifyNone(t) })
 	log := zerolog.New(zerolog.NewTestWriter(t))
-	outs, err := openOutputs(t.Context(), &shared{cfg: Config{Outputs: Outputs{Serve: []Serve{c}}}, log: log})
+	account := new(Account)
+	outs, err := openOutputs(t.Context(), &shared{cfg: Config{Outputs: Outputs{Serve: []Serve{c}}}, log: log}, account)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &stall{t: t, outs: outs, account: &Account{outputs: outs.counts}}
-	for w := range workers {
-		sinks, err := outs.open(w)
+	s := &stall{t: t, outs: outs, account: account}
+	for n := range workers {
+		r := outs.now.Load().routes[0]
+		end, err := r.outs[0].sink(n)
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.sinks = append(s.sinks, sinks...)
+		end.(*serveSink).choose(r.takes)
+		s.sinks = append(s.sinks, end)
 	}
 	return s
 }
 
-func (s *stall) addr() string { return strings.TrimPrefix(s.outs.list[0].name, "pcap over IP ") }
+func (s *stall) addr() string {
+	return strings.TrimPrefix(s.outs.now.Load().routes[0].outs[0].output.name, "pcap over IP ")
+}
 
 // close ends the server, and holds the account against itself.
 func (s *stall) close() OutputTotal {
@@ -64,7 +69,7 @@ func (s *stall) close() OutputTotal {
 	if err := s.outs.close(); err != nil {
 		s.t.Error(err)
 	}
-	sum := s.outs.counts[0].Sum()
+	sum := s.account.Outputs()[len(s.account.Outputs())-1].Sum()
 	if sum.in() != sum.Given {
 		s.t.Errorf("%d frames given, but delivered and dropped make %d: %+v", sum.Given, sum.in(), sum)
 	}

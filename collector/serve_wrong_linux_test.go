@@ -77,7 +77,7 @@ func TestServeErrors(t *testing.T) {
 		{Serve{Addr: "127.0.0.1:0", TLS: &TLSFiles{}}, "wants three files"},
 		{Serve{Addr: "127.0.0.1:0", TLS: &TLSFiles{"none", "none", "none"}}, "certificate none with key none"},
 	} {
-		if _, err := openOutputs(t.Context(), &shared{cfg: Config{Outputs: Outputs{Serve: []Serve{c.serve}}}, log: zerolog.Nop()}); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := openOutputs(t.Context(), &shared{cfg: Config{Outputs: Outputs{Serve: []Serve{c.serve}}}, log: zerolog.Nop()}, new(Account)); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: %v, want %q", c.serve, err, c.want)
 		}
 	}

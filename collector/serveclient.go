@@ -214,6 +214,13 @@ func (s *serveSink) Write(o *Origin, r *proto.Record) {
 	}
 }
 
+// choose says what clients may get.
+func (s *serveSink) choose(takes *choice) {
+	if s.pick = nil; !takes.all() {
+		s.pick = newSelector(*takes)
+	}
+}
+
 // look takes up the clients that there are now.
 func (s *serveSink) look() {
 	s.looked = true

@@ -188,6 +188,7 @@ func (d *desk) finish(t testing.TB) TapTotal {
 		d.giveUp(s)
 	}
 	d.batchEnd(t, 0)
+	d.all.outputs[0].gave(d.given())
 	if err := d.all.Check(); err != nil {
 		t.Fatal(err)
 	}

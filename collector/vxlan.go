@@ -145,35 +145,6 @@ func newVXLANSet(cfg VXLAN, workers int, warn func(error)) (*vxlanSet, error) {
 	return s, nil
 }
 
-// openVXLAN opens the VXLAN outputs.
-func (o *outputs) openVXLAN(warn func(error)) error {
-	cfg, seen := &o.sh.cfg, map[string]bool{}
-	for _, c := range cfg.VXLAN {
-		if tap, only := cfg.Keys.Tap(); only {
-			if _, err := c.VNI.Of(tap); err != nil {
-				return fmt.Errorf("collector: VXLAN to %s: %w", c.To, err) // nothing could ever go there
-			}
-		}
-		takes, err := c.Select.choose(true)
-		if err != nil {
-			return fmt.Errorf("collector: VXLAN to %s: %w", c.To, err)
-		}
-		s, err := newVXLANSet(c, cfg.Workers, warn)
-		if err != nil {
-			return err
-		}
-		o.add(output{
-			name: s.name(), takes: takes, close: s.close,
-			sink: func(worker int, _ *OutputAccount) (sink, error) { return s.sink(worker), nil },
-		})
-		if seen[s.to] {
-			return fmt.Errorf("collector: VXLAN to %s is given twice: its frames would be sent twice", s.to)
-		}
-		seen[s.to] = true
-	}
-	return nil
-}
-
 func (s *vxlanSet) name() string { return "VXLAN " + s.to }
 
 func (s *vxlanSet) close() error {

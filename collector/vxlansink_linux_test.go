@@ -286,7 +286,7 @@ func TestVXLANOutputsThatCannotBe(t *testing.T) {
 		to   []string
 		want string
 	}{
-		{[]string{"127.0.0.1", "127.0.0.1:4789"}, "VXLAN to 127.0.0.1:4789 is given twice"},
+		{[]string{"127.0.0.1", "127.0.0.1:4789"}, "VXLAN 127.0.0.1:4789 is given twice"},
 		{[]string{"nosuch.invalid"}, "nosuch.invalid"},
 		{[]string{"a:b:c"}, "want HOST[:PORT]"},
 	} {
@@ -294,7 +294,7 @@ func TestVXLANOutputsThatCannotBe(t *testing.T) {
 		for _, to := range c.to {
 			sh.cfg.VXLAN = append(sh.cfg.VXLAN, VXLAN{To: to})
 		}
-		o, err := openOutputs(t.Context(), sh)
+		o, err := openOutputs(t.Context(), sh, new(Account))
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%q: %v, %v; want %q", c.to, o, err, c.want)
 		}

@@ -26,7 +26,9 @@ type worker struct {
 	number int
 	in     *batch.Receiver // of this batch
 	listener
-	sinks   []sink
+	outs  *outputs
+	sinks []sink // one for each route of the table
+	ends
 	direct  *batchSink // if that is all of sinks, and takes all frames
 	record  proto.Record
 	asm     *proto.Assembly
@@ -69,10 +71,7 @@ func (w *worker) end(err error) error {
 	for _, s := range w.streams {
 		s.wipe()
 	}
-	for _, s := range w.sinks {
-		err = errors.Join(err, s.Close())
-	}
-	return err
+	return errors.Join(err, w.closeSinks())
 }
 
 // begin starts a batch.
@@ -80,6 +79,11 @@ func (w *worker) begin() {
 	before := w.now
 	w.now = time.Now()
 	w.spent(w.now.Sub(before))
+	if w.outs != nil {
+		if t := w.outs.now.Load(); t != w.table {
+			w.turnTo(t)
+		}
+	}
 	if w.now.After(w.round) {
 		w.round = w.now.Add(second)
 		w.look()
@@ -117,9 +121,9 @@ func (w *worker) flush() error {
 
 func (w *worker) flushSinks() error {
 	var err error
-	for _, s := range w.sinks {
+	for i, s := range w.sinks {
 		if e := s.Flush(); e != nil {
-			err = errors.Join(err, e)
+			err = errors.Join(err, w.failed(i, e))
 		}
 	}
 	return err

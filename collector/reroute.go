@@ -1,0 +1,445 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package collector
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Chosen.
+const (
+	openAgain = 5 * time.Second        // between attempts to open an output that could not be opened
+	askReader = 100 * time.Millisecond // the same of a FIFO that has no reader yet
+)
+
+// outputs are the places where a collector's frames go. Which they are may
+// change while it runs:
+//
+//	configuration ──▶ specs ──▶ outlets, those of before where nothing changed ──▶ table ──(each worker, between batches)──▶ sinks
+//
+// An outlet that is not in the new table is closed once all workers have taken
+// that up, so that what they gave it is written.
+type outputs struct {
+	sh      *shared
+	ctx     context.Context
+	account *Account
+	now     atomic.Pointer[table]
+
+	mu      sync.Mutex // of what follows; not held for frames
+	leaving []*outlet  // not in the table any more, and not closed yet
+}
+
+// A table is the outputs in force. It is never changed: another one replaces
+// it.
+type table struct {
+	routes  []*route
+	workers atomic.Int32  // that have not taken it up yet
+	taken   chan struct{} // closed when all have
+}
+
+// A route is what an output, or a group of them, takes.
+type route struct {
+	*spec
+	account *OutputAccount // of a group
+	outs    []*outlet      // one; of a group its members
+	spread  *places        // of a group: which member a flow goes to
+}
+
+// take notes that one more worker has taken up the table.
+func (t *table) take() {
+	if t.workers.Add(-1) == 0 {
+		close(t.taken)
+	}
+}
+
+// outlets returns the outputs of all routes.
+func (t *table) outlets() (all []*outlet) {
+	for _, r := range t.routes {
+		all = append(all, r.outs...)
+	}
+	return all
+}
+
+// openOutputs opens the outputs of the configuration, on the calling
+// goroutine: devices appear in its network namespace. One that cannot be opened
+// now is tried again while the collector runs, if there are others; which is
+// said.
+func openOutputs(ctx context.Context, sh *shared, a *Account) (*outputs, error) {
+	o := &outputs{sh: sh, ctx: ctx, account: a}
+	specs, err := sh.cfg.specs(&sh.cfg)
+	if err != nil {
+		return nil, err
+	}
+	t := o.table(specs, nil)
+	var errs []error
+	good := 0
+	for _, l := range t.outlets() {
+		if o.open(l, false); l.wait == nil {
+			good++
+		} else {
+			errs = append(errs, l.wait.why)
+		}
+	}
+	for _, l := range t.outlets() { // a FIFO is waited for where there is nothing else
+		if good == 0 && errors.Is(l.wait.why, errNoReader) {
+			if o.open(l, true); l.wait != nil {
+				errs = []error{l.wait.why}
+				break
+			}
+			good++
+		}
+	}
+	if good == 0 {
+		o.now.Store(t)
+		return nil, errors.Join(errors.Join(errs...), o.close())
+	}
+	for _, l := range t.outlets() {
+		if l.wait != nil {
+			o.unopened(l)
+		}
+	}
+	o.now.Store(t)
+	return o, nil
+}
+
+// warn is told of what goes wrong with an output and is not fatal.
+func (o *outputs) warn(err error) { o.sh.log.Warn().Err(err).Msg("output") }
+
+// unopened says that an output is not there yet.
+func (o *outputs) unopened(l *outlet) {
+	if errors.Is(l.wait.why, errNoReader) {
+		o.sh.log.Warn().Err(l.wait.why).Msg("output: waiting for its reader; until then its frames are refused")
+		return
+	}
+	o.sh.log.Error().Err(l.wait.why).Msgf("output: not opened; its frames are refused, and it is tried again every %v", openAgain)
+}
+
+// open opens an output that is in no table yet. wait says that it may wait for
+// the reader of a FIFO.
+func (o *outputs) open(l *outlet, wait bool) {
+	from := outputs{sh: o.sh, ctx: o.ctx}
+	if !wait {
+		ctx, stop := context.WithCancel(o.ctx)
+		stop()
+		from.ctx = ctx
+	}
+	out, err := l.spec.open(&from)
+	if err != nil {
+		l.wait = &waiting{err, time.Now().Add(openAgain)}
+		if errors.Is(err, errNoReader) {
+			l.wait.again = time.Now().Add(askReader)
+		}
+		return
+	}
+	l.output, l.wait = out, nil
+	if out.name != "" && out.name != l.account.of.Name {
+		o.account.forget(l.account.of)
+		l.account = o.account.output(out.name, l.each).part()
+	}
+}
+
+// outlet returns what is in force for a spec: that of the table before, if it
+// is the same, or else one that is to be opened.
+func (o *outputs) outlet(s *spec, old []*outlet) *outlet {
+	for i, l := range old {
+		if l != nil && l.wait == nil && l.spec.same(s, l.snap) {
+			old[i] = nil
+			return l
+		}
+	}
+	return o.fresh(s)
+}
+
+// fresh returns an outlet that is to be opened.
+func (o *outputs) fresh(s *spec) *outlet {
+	return &outlet{spec: s, account: o.account.output(s.name, s.each).part(), snap: s.takes.SnapLen, wait: &waiting{why: errNotYet}}
+}
+
+// errNotYet says that an output waits for one that has what it needs.
+var errNotYet = errors.New("collector: it was not tried yet")
+
+// same says that the output of s is that of other, but for what it takes. snap
+// is what its files say is the snap length.
+func (s *spec) same(other *spec, snap int) bool {
+	if s.name != other.name || !reflect.DeepEqual(s.how, other.how) {
+		return false
+	}
+	return !s.says || !grows(snap, other.takes.SnapLen)
+}
+
+// grows says that a snap length is longer than another.
+func grows(from, to int) bool { return from != 0 && (to == 0 || to > from) }
+
+// table returns the table for specs, with the outlets of before.
+func (o *outputs) table(specs []*spec, before *table) *table {
+	t := &table{taken: make(chan struct{})}
+	t.workers.Store(int32(max(o.sh.cfg.Workers, 1)))
+	var old []*outlet
+	if before != nil {
+		old = before.outlets()
+	}
+	for _, s := range specs {
+		r := &route{spec: s}
+		if s.over == nil {
+			l := o.outlet(s, old)
+			r.outs = []*outlet{l}
+		} else {
+			r.account = o.account.output(s.name, false).part()
+			names := make([]string, len(s.over))
+			for i, m := range s.over {
+				r.outs = append(r.outs, o.outlet(m, old))
+				names[i] = m.name
+			}
+			r.spread = spread(names)
+		}
+		t.routes = append(t.routes, r)
+	}
+	if before != nil { // what has not changed keeps what workers have made of it
+		for _, r := range t.routes {
+			for _, b := range before.routes {
+				if b.spec.name != r.spec.name {
+					continue
+				}
+				if b.spread != nil && r.spread != nil {
+					r.account = b.account
+				}
+				if reflect.DeepEqual(b.takes.Selection, r.takes.Selection) {
+					r.spec.takes = b.takes
+				}
+			}
+		}
+	}
+	return t
+}
+
+// run opens what could not be opened yet, and has the configuration read anew
+// when it is asked to, until ctx is done.
+func (o *outputs) run(ctx context.Context) {
+	tick := time.NewTicker(askReader)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-o.sh.cfg.Reload:
+			o.sh.reload()
+			if o.sh.cfg.Reroute != nil {
+				o.reroute(ctx)
+			}
+		case now := <-tick.C:
+			o.retry(ctx, now, false)
+		}
+	}
+}
+
+// reroute makes what the configuration says now what is in force. One that
+// cannot be used changes nothing.
+func (o *outputs) reroute(ctx context.Context) {
+	before := o.now.Load()
+	var (
+		specs []*spec
+		t     *table
+	)
+	err, ok := await(ctx, func() error {
+		c, err := o.sh.cfg.Reroute()
+		if err == nil {
+			specs, err = c.specs(&o.sh.cfg)
+		}
+		return err
+	})
+	if !ok {
+		return
+	}
+	if err == nil {
+		err = stays(specs, before)
+	}
+	if err != nil {
+		o.account.refused.Add(1)
+		o.sh.log.Error().Err(err).Msg("the new configuration cannot be used: that from before stays in force")
+		return
+	}
+	t = o.table(specs, before)
+	kept, leaving := 0, make(map[string]bool)
+	for _, l := range parted(before, t) {
+		leaving[l.spec.name] = true
+	}
+	for _, l := range t.outlets() {
+		if l.wait == nil {
+			kept++
+		} else if !leaving[l.spec.name] {
+			if !o.openSoon(ctx, l) {
+				return
+			}
+		}
+	}
+	if !o.publish(ctx, t) {
+		return
+	}
+	o.retry(ctx, time.Now(), true)
+	o.account.reloads.Add(1)
+	o.sh.log.Info().Int("outputs", len(t.outlets())).Int("unchanged", kept).Int("ended", len(leaving)).Msg("the new configuration is in force")
+}
+
+// stays says what may not change while an output runs.
+func stays(specs []*spec, before *table) error {
+	var errs []error
+	for _, s := range specs {
+		for _, m := range append([]*spec{s}, s.over...) {
+			for _, l := range before.outlets() {
+				if l.wait == nil && l.spec.name == m.name && m.once && grows(l.snap, m.takes.SnapLen) {
+					errs = append(errs, fmt.Errorf("%s: a snap length of %d bytes (0: all) in the place of %d: its file says that no frame is longer, and would be replaced; give it another name, or start anew",
+						m.name, m.takes.SnapLen, l.snap))
+				}
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// parted returns the outlets of a table that are not in another.
+func parted(from, in *table) (gone []*outlet) {
+	kept := make(map[*outlet]bool)
+	for _, l := range in.outlets() {
+		kept[l] = true
+	}
+	for _, l := range from.outlets() {
+		if !kept[l] {
+			gone = append(gone, l)
+		}
+	}
+	return gone
+}
+
+// openSoon opens an output, and says what is wrong if it cannot. It does not
+// outlast ctx, which it returns false for.
+func (o *outputs) openSoon(ctx context.Context, l *outlet) bool {
+	before := l.wait.why
+	fresh := &outlet{spec: l.spec, account: l.account, snap: l.snap}
+	if _, ok := await(ctx, func() error {
+		if o.open(fresh, false); ctx.Err() != nil && fresh.output.close != nil {
+			_ = fresh.output.close() // nobody waits for it any more
+		}
+		return nil
+	}); !ok {
+		return false
+	}
+	l.account, l.output, l.wait = fresh.account, fresh.output, fresh.wait
+	if l.wait != nil && before.Error() != l.wait.why.Error() {
+		o.unopened(l)
+	}
+	return true
+}
+
+// retry tries again to open outputs that could not be opened: those whose time
+// it is, or all. Those that are open now take the place of what stood in for
+// them.
+func (o *outputs) retry(ctx context.Context, now time.Time, all bool) {
+	before := o.now.Load()
+	t := &table{taken: make(chan struct{})}
+	t.workers.Store(int32(max(o.sh.cfg.Workers, 1)))
+	opened := 0
+	for _, r := range before.routes {
+		fresh := *r
+		fresh.outs = make([]*outlet, len(r.outs))
+		for i, l := range r.outs {
+			fresh.outs[i] = l
+			if l.wait == nil || !(all && l.wait.why == errNotYet) && now.Before(l.wait.again) {
+				continue
+			}
+			next := &outlet{spec: l.spec, account: l.account.of.part(), snap: l.snap, wait: &waiting{why: l.wait.why}}
+			if !o.openSoon(ctx, next) {
+				return
+			}
+			if next.wait != nil {
+				*l.wait = *next.wait
+				next.account.fold()
+				continue
+			}
+			fresh.outs[i] = next
+			if opened++; !all {
+				o.sh.log.Info().Str("output", l.spec.name).Msg("output: opened now")
+			}
+		}
+		t.routes = append(t.routes, &fresh)
+	}
+	if opened > 0 {
+		o.publish(ctx, t)
+	}
+}
+
+// publish has every worker take up a table, and closes what is not in it any
+// more. It returns false if ctx is done before they have.
+func (o *outputs) publish(ctx context.Context, t *table) bool {
+	before := o.now.Load()
+	o.mu.Lock()
+	o.leaving = append(o.leaving, parted(before, t)...)
+	o.mu.Unlock()
+	o.now.Store(t)
+	select {
+	case <-t.taken:
+	case <-ctx.Done():
+		return false
+	}
+	if err := o.part(); err != nil {
+		o.warn(err)
+	}
+	for _, b := range before.routes { // of groups that are gone
+		if b.account != nil && !slicesHas(t.routes, b.account) {
+			b.account.fold()
+		}
+	}
+	return true
+}
+
+func slicesHas(routes []*route, a *OutputAccount) bool {
+	return slices.ContainsFunc(routes, func(r *route) bool { return r.account == a })
+}
+
+// part closes what no worker has any more.
+func (o *outputs) part() (err error) {
+	o.mu.Lock()
+	leaving := o.leaving
+	o.leaving = nil
+	o.mu.Unlock()
+	for _, l := range leaving {
+		err = errors.Join(err, l.close())
+	}
+	return err
+}
+
+// tick does what outputs do by the clock.
+func (o *outputs) tick(now time.Time) {
+	for _, r := range o.now.Load().routes {
+		for _, l := range r.outs {
+			l.tick(now)
+		}
+	}
+}
+
+// close removes the devices and finishes the files, once the workers ended.
+func (o *outputs) close() error {
+	err := o.part()
+	for _, l := range o.now.Load().outlets() {
+		err = errors.Join(err, l.close())
+	}
+	return err
+}
+
+// await returns what do returns, or false when ctx is done before.
+func await(ctx context.Context, do func() error) (error, bool) {
+	done := make(chan error, 1)
+	go func() { done <- do() }()
+	select {
+	case err := <-done:
+		return err, true
+	case <-ctx.Done():
+		return nil, false
+	}
+}
