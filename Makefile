@@ -7,9 +7,10 @@ export CGO_ENABLED := 0
 GO       ?= go
 FUZZTIME ?= 10s
 ROUNDS   ?= 251
+SOAK     ?= 10m
 TOOLS    := ip:iproute2 tcpdump:tcpdump tshark:tshark ethtool:ethtool nft:nftables ping:iputils-ping ovs-vswitchd:openvswitch-switch setpriv:util-linux prlimit:util-linux openssl:openssl
 
-.PHONY: build generate demo test test-net test-arm64 test-avx512 check cross race fuzz bench bench-flood bench-crypto tools install-extcap clean
+.PHONY: build generate demo test test-net test-arm64 test-avx512 check cross race fuzz bench bench-quick bench-tools bench-path soak bench-flood bench-crypto tools install-extcap clean
 
 build: ## the binary, bin/ntap, and its links with nTap's names
 	$(GO) build -trimpath -o bin/ntap ./cmd/ntap
@@ -79,7 +80,21 @@ fuzz: ## every fuzzer for FUZZTIME
 		for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
 			echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p; done; done
 
-bench: build ## CPU per frame of each side, as benchmarks/README.md has it (as root)
+bench: tools bench-tools ## everything, beside its peers, in under ten minutes: a results file (as root)
+	bin/bench
+
+bench-quick: tools bench-tools ## that make bench runs: a little of everything, no figures (as root)
+	bin/bench -quick
+
+soak: bench-tools ## ten minutes at 80 % of the highest rate: nothing lost, kept or collected (as root)
+	bin/bench -soak $(SOAK)
+
+bench-tools: ## bin/bench, and the peers that are built from source
+	$(GO) build -trimpath -o bin/bench ./benchmarks/bench
+	cd benchmarks/peers && $(GO) build -trimpath -o ../../bin/peers/wireguard golang.zx2c4.com/wireguard || \
+		echo "wireguard-go could not be built: its rows will say so"
+
+bench-path: build ## CPU per frame of each side alone, as benchmarks/README.md has it (as root)
 	for size in 60 300 1300; do benchmarks/path.sh $$size 300000; done
 
 bench-flood: build ## a collector under attack, beside good traffic at the rate that half of its CPU carries (as root)

@@ -40,6 +40,7 @@ var mayImport = map[string][]string{
 	"benchmarks/flood":   {"proto"},
 	"benchmarks/gen":     {"internal/measure"},
 	"benchmarks/outcome": {"internal/measure", "perf/sizing"},
+	"benchmarks/bench":   {"benchmarks/outcome", "engine", "internal/measure"},
 	"benchmarks/cycles":  {},
 	"benchmarks/sockets": {"ring", "benchmarks/cycles"},
 	"benchmarks/inject":  {"ring", "benchmarks/cycles"},

@@ -20,7 +20,8 @@ import (
 const (
 	CaptureDevice = "cap0"  // on A: what the source writes to
 	TAPDevice     = "ntap0" // on B: what the collector writes to
-	linkA, linkB  = "up0", "up1"
+	LinkA         = "up0"   // the link's end on A,
+	LinkB         = "up1"   // and on B
 	Port          = 5678
 )
 
@@ -49,6 +50,7 @@ type Rig struct {
 	children  []*Child
 	source    *Child
 	flights   bool   // source is of sealed datagrams
+	offered   uint64 // frames of all trials
 	remote    *Child // nil: none
 	collector *Child // nil: none
 	machine   *Counter
@@ -92,7 +94,7 @@ func NewRig(mtu int) (_ *Rig, err error) {
 			return nil, err
 		}
 	}
-	if err := Join(r.A, r.B, linkA, linkB, AddrA, AddrB, mtu); err != nil {
+	if err := Join(r.A, r.B, LinkA, LinkB, AddrA, AddrB, mtu); err != nil {
 		return nil, err
 	}
 	// Counters are good to have and need not be there: a virtual machine may
@@ -213,7 +215,7 @@ func (r *Rig) Remote(ctx context.Context, cfg RemoteConfig, env ...string) (err 
 // Collector starts a collector on B, with a TAP unless cfg says otherwise.
 func (r *Rig) Collector(ctx context.Context, cfg CollectorConfig, env ...string) (err error) {
 	cfg.Listen, cfg.KeyFile = fmt.Sprintf(":%d", Port), r.KeyFile
-	if len(cfg.VXLAN) == 0 {
+	if len(cfg.VXLAN) == 0 && cfg.Write == "" {
 		cfg.TAP = TAPDevice
 	}
 	if r.collector, err = r.start(ctx, r.B, RoleCollector, "start", cfg, env...); err != nil {

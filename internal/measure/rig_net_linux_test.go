@@ -88,7 +88,7 @@ func TestTrial(t *testing.T) {
 func TestSink(t *testing.T) {
 	r := newRig(t)
 	ctx := t.Context()
-	if how, err := r.B.DropAll(linkB); err != nil {
+	if how, err := r.B.DropAll(LinkB); err != nil {
 		t.Fatal(err)
 	} else {
 		t.Log(how)

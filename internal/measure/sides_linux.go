@@ -101,6 +101,7 @@ type RemoteConfig struct {
 	IO        string        `json:"io,omitempty"`
 	Retire    time.Duration `json:"retire,omitempty"`
 	BlockSize int           `json:"block,omitempty"`
+	Low       bool          `json:"low,omitempty"` // --low-latency
 }
 
 // A SideAccount is the account of either side so far. Frames, unless said.
@@ -202,7 +203,7 @@ func remoteRole() role {
 		go func() {
 			_, err := remote.Run(ctx, remote.Config{
 				Interfaces: []string{cfg.Interface}, Collector: cfg.Collector, Keys: keys, Tap: cfg.Tap, Suite: suite, IO: cfg.IO,
-				Workers: plan.Workers, CPUs: plan.CPUs, Retire: cfg.Retire, BlockSize: cfg.BlockSize,
+				Workers: plan.Workers, CPUs: plan.CPUs, Retire: cfg.Retire, BlockSize: cfg.BlockSize, LowLatency: cfg.Low,
 				Promiscuous: true, Mark: 0x3074, // as cmd/ntap/remote.go has them
 				Log:     zerolog.New(os.Stderr).Level(zerolog.WarnLevel),
 				Started: func(a *remote.Account) { started <- a },
@@ -237,6 +238,8 @@ type CollectorConfig struct {
 	Workers int      `json:"workers,omitempty"`
 	CPUs    string   `json:"cpus,omitempty"`
 	IO      string   `json:"io,omitempty"`
+	Write   string   `json:"write,omitempty"` // a pcapng file, instead of the TAP
+	Low     bool     `json:"low,omitempty"`   // --low-latency
 }
 
 func collectorRole() role {
@@ -256,7 +259,7 @@ func collectorRole() role {
 		}
 		s.settle = engine.Settle(plan.Workers)
 		c := collector.Config{
-			Listen: cfg.Listen, Keys: keys, AllowPlaintext: cfg.Clear, IO: cfg.IO,
+			Listen: cfg.Listen, Keys: keys, AllowPlaintext: cfg.Clear, IO: cfg.IO, Write: cfg.Write, LowLatency: cfg.Low,
 			Workers: plan.Workers, CPUs: plan.CPUs, Log: zerolog.New(os.Stderr).Level(zerolog.WarnLevel), Stdout: io.Discard,
 		}
 		if cfg.TAP != "" {

@@ -132,7 +132,7 @@ func (s *survey) open(ctx context.Context) error {
 		return err
 	}
 	for _, r := range []*Rig{s.sink, s.remote} {
-		if _, err := r.B.DropAll(linkB); err != nil {
+		if _, err := r.B.DropAll(LinkB); err != nil {
 			return err
 		}
 	}

@@ -55,6 +55,7 @@ func (r *Rig) Trial(ctx context.Context, o Offer) (t Trial, err error) {
 	if err := r.source.Ask(sub, "run", o, &t.Offered); err != nil {
 		return t, err
 	}
+	r.offered += t.Offered.Frames
 	if err := r.settle(ctx, before.arrived, t.Offered.Frames); err != nil {
 		return t, err
 	}
@@ -75,6 +76,32 @@ func (r *Rig) Trial(ctx context.Context, o Offer) (t Trial, err error) {
 	t.Steal = after.clock.Steal - before.clock.Steal
 	t.Remote, t.Collector = after.remote.since(before.remote), after.collector.since(before.collector)
 	return t, nil
+}
+
+// Balance ends both sides in order and holds their accounts against all that the source
+// has sent on the rig: each frame came out, or was counted as one that did not.
+func (r *Rig) Balance(ctx context.Context) error {
+	remote, collector, err := r.Stop(ctx)
+	if err != nil {
+		return err
+	}
+	sent := r.offered
+	if r.remote != nil {
+		if got := remote.Captured + remote.KernelDrops; got != sent {
+			return fmt.Errorf("the source sent %d frames, the remote knows of %d", sent, got)
+		}
+		sent = remote.Sealed
+	}
+	if r.collector == nil {
+		return nil
+	}
+	if got := collector.Unpacked + collector.Lost; got != sent {
+		return fmt.Errorf("%d frames were sealed, the collector knows of %d", sent, got)
+	}
+	if all := collector.Unpacked + collector.Cut; collector.Delivered+collector.Undelivered != all && collector.Delivered+collector.Undelivered != 0 {
+		return fmt.Errorf("%d frames came out of datagrams, outputs know of %d", all, collector.Delivered+collector.Undelivered)
+	}
+	return nil
 }
 
 // use makes a Use of what clock and counters say.

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ntap-project/ntap/benchmarks/outcome"
+	"github.com/ntap-project/ntap/internal/measure"
+	"github.com/ntap-project/ntap/internal/testnet"
+)
+
+// TestMain lets this program be the children that it starts.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == measure.ChildArg {
+		if err := measure.Serve(os.Args[2], os.Stdin, os.Stdout); err != nil {
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func TestWrongFlags(t *testing.T) {
+	for args, want := range map[string]string{
+		"-only nothing":        `no part is called "nothing"; there are quiet,`,
+		"-rounds -1":           "-rounds -1: 1 to 1000",
+		"-trial 1ms":           "-trial 1ms: 10ms to 10m",
+		"-source-cpu 4711":     "-source-cpu 4711: this process may run on [",
+		"-soak -1s":            "-soak -1s: up to 720h",
+		"-load 1.5 -soak 1s":   "-load 1.5: a part of the highest rate",
+		"-frame 12 -soak 1s":   `-frame: frames of "12" bytes: 60 to`,
+		"-frame nine -soak 1s": `-frame: frames of "nine" bytes: 60 to`,
+		"more":                 "it takes flags only",
+	} {
+		if err := run(t.Context(), strings.Fields(args)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, not %q", args, err, want)
+		}
+	}
+}
+
+// A run that is cut short writes nothing.
+func TestCutShort(t *testing.T) {
+	testnet.RequireRoot(t)
+	path := filepath.Join(t.TempDir(), "results.json")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := run(ctx, []string{"-quick", "-out", path}); err == nil || !strings.Contains(err.Error(), "interrupted: nothing is written") {
+		t.Error(err)
+	}
+	if all, _ := os.ReadDir(filepath.Dir(path)); len(all) != 0 {
+		t.Errorf("it left %v", all)
+	}
+}
+
+// A peer that is not there gets a row that says so, and the others are measured.
+func TestMissingPeer(t *testing.T) {
+	testnet.RequireRoot(t)
+	path := filepath.Join(t.TempDir(), "results.json")
+	if err := run(t.Context(), []string{"-quick", "-trial", "30ms", "-only", "costs", "-wireguard", "/nowhere/wireguard", "-out", path}); err != nil {
+		t.Fatal(err)
+	}
+	r, err := outcome.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	missing, measured := false, map[string]bool{}
+	for _, p := range r.Peers {
+		missing = missing || p.Name == sysWireGuard && !p.Available && strings.Contains(p.How, "not available: wireguard-go: stat /nowhere/wireguard")
+	}
+	for _, c := range r.Costs {
+		measured[c.System] = c.Own != nil && c.Rate > 0
+	}
+	if !missing || !measured[sysNtap] || !measured[sysSource] || measured[sysWireGuard] {
+		t.Errorf("%+v, %v", r.Peers, measured)
+	}
+}
+
+func TestMachineName(t *testing.T) {
+	for cpu, want := range map[string]string{
+		"AMD EPYC 7763 64-Core Processor":               "amd-epyc-7763-2cpu",
+		"Intel(R) Xeon(R) Platinum 8370C CPU @ 2.80GHz": "intel-xeon-platinum-8370c-2cpu",
+		"arm64": "arm64-2cpu",
+	} {
+		if got := machineName(&outcome.Machine{CPU: cpu, CPUs: 2}); got != want {
+			t.Errorf("%s: %s, not %s", cpu, got, want)
+		}
+	}
+}
+
+func TestSoakRuns(t *testing.T) {
+	testnet.RequireRoot(t)
+	b := &bench{begun: time.Now(), highest: map[string]float64{"300": 4000}}
+	b.Quick, b.Rounds, b.Trial, b.Source = true, 1, 30*time.Millisecond, measure.SourceCPU()
+	if err := b.soak(t.Context(), "300", 0.5, 500*time.Millisecond); err != nil {
+		t.Error(err)
+	}
+}

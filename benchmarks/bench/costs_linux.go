@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+
+	"github.com/ntap-project/ntap/benchmarks/outcome"
+	"github.com/ntap-project/ntap/internal/measure"
+)
+
+// A comparison is what takes turns, at which frame sizes and rates.
+type comparison struct {
+	frame   string
+	rate    float64 // frames a second, which all of them carry
+	systems []string
+}
+
+// slow is a rate that a userspace tunnel carries too.
+const slow = 30e3
+
+// comparisons of CPU a frame. All systems of one take turns at one rate. At the
+// rates of the fast ones the encrypted peer would be flooded, so it is measured
+// beside ntap at its own.
+func (b *bench) comparisons() []comparison {
+	fast := []string{sysSource, sysNtap, sysRemote, sysTcpdump, sysVXLAN}
+	own := []string{sysSource, sysNtap, sysRemote, sysClear}
+	if b.Quick {
+		return []comparison{
+			{"300", 50e3, fast},
+			{"300", 10e3, []string{sysSource, sysNtap, sysClear, sysWireGuard}},
+		}
+	}
+	return []comparison{
+		{"300", 300e3, append(fast, sysClear)},
+		{"1300", 200e3, append(fast, sysClear)},
+		{"300", slow, []string{sysSource, sysNtap, sysVXLAN, sysWireGuard}},
+		{"1300", slow, []string{sysSource, sysNtap, sysVXLAN, sysWireGuard}},
+		{"64", 300e3, fast},
+		{"594", 300e3, []string{sysSource, sysNtap, sysRemote, sysTcpdump, sysVXLAN}},
+		{"imix", 250e3, own},
+		{"1514", 200e3, own},
+		{"9000", 30e3, own},
+		{"gso", 3e3, own},
+	}
+}
+
+// Targets of CPU a frame, all of it, without the source's.
+var costTargets = []struct {
+	ours, peer, frame string
+	target            float64
+}{
+	{sysNtap, sysVXLAN, "300", 0.65},
+	{sysNtap, sysVXLAN, "1300", 1.0},
+	{sysRemote, sysTcpdump, "64", 1.3},
+	{sysRemote, sysTcpdump, "300", 1.3},
+	{sysRemote, sysTcpdump, "1300", 1.3},
+}
+
+// costs measures the CPU a frame of ntap and its peers.
+func (b *bench) costs(ctx context.Context) error {
+	all, err := b.open(ctx, systemsAll...)
+	if err != nil {
+		return err
+	}
+	defer shut(all)
+	if err := b.warmUp(ctx, all); err != nil {
+		return err
+	}
+	for _, c := range b.comparisons() {
+		b.say("CPU a frame at %s bytes", c.frame)
+		if err := b.compare(ctx, all, c); err != nil {
+			return fmt.Errorf("frames of %s: %w", c.frame, err)
+		}
+	}
+	return balance(ctx, all)
+}
+
+// warmUp has everything run once, before it counts.
+func (b *bench) warmUp(ctx context.Context, all []system) error {
+	for _, s := range all {
+		if _, err := s.rig.Trial(ctx, measure.Offer{Rate: slow / 3, For: b.Trial / 4}); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+	}
+	return nil
+}
+
+// compare has systems take turns.
+func (b *bench) compare(ctx context.Context, all []system, c comparison) error {
+	trials := map[string][]measure.Trial{}
+	for range b.Rounds {
+		for _, name := range c.systems {
+			s := byName(all, name)
+			if s == nil {
+				continue
+			}
+			if err := s.rig.Traffic(ctx, measure.Traffic{Frame: c.frame}); err != nil {
+				return err
+			}
+			t, err := s.rig.Trial(ctx, measure.Offer{Rate: c.rate, For: b.Trial})
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			trials[name] = append(trials[name], t)
+		}
+	}
+	source := trials[sysSource]
+	for _, name := range c.systems {
+		if len(trials[name]) > 0 {
+			b.results.Costs = append(b.results.Costs, costOf(name, c, trials[name], source))
+		}
+	}
+	for _, t := range costTargets {
+		ours, peer := trials[t.ours], trials[t.peer]
+		if t.frame != c.frame || c.rate <= slow || len(ours) == 0 || len(peer) == 0 {
+			continue
+		}
+		b.ratio(outcome.Ratio{What: "all CPU a frame of " + t.ours, Peer: t.peer, Frame: c.frame, Target: t.target, Most: true,
+			Ratio: measure.Ratio(beyond(ours, source), beyond(peer, source))})
+	}
+	if peer := trials[sysWireGuard]; len(peer) > 0 && len(trials[sysNtap]) > 0 {
+		b.ratio(outcome.Ratio{What: fmt.Sprintf("all CPU a frame of %s at %.0f frames a second", sysNtap, c.rate), Peer: sysWireGuard, Frame: c.frame, Most: true,
+			Ratio: measure.Ratio(beyond(trials[sysNtap], source), beyond(peer, source))})
+	}
+	b.wire(c, trials[sysNtap])
+	return nil
+}
+
+func (b *bench) ratio(r outcome.Ratio) {
+	b.results.Ratios = append(b.results.Ratios, r)
+	b.say("%s, of that of %s: %v", r.What, r.Peer, r.Ratio)
+}
+
+// beyond returns the ns of CPU a frame, of all that takes part, beyond what the
+// source takes alone.
+func beyond(trials, source []measure.Trial) []float64 {
+	v := make([]float64, min(len(trials), len(source)))
+	for i := range v {
+		v[i] = trials[i].Ours/frames(&trials[i]) - source[i].Ours/frames(&source[i])
+	}
+	return v
+}
+
+func frames(t *measure.Trial) float64 { return float64(max(t.Offered.Frames, 1)) }
+
+// costOf sums trials of a system up.
+func costOf(name string, c comparison, trials, source []measure.Trial) outcome.Cost {
+	bytes, _ := measure.MeanLength(c.frame)
+	cost := outcome.Cost{System: name, Frame: c.frame, Bytes: bytes, Own: map[string]measure.Spread{}, Cycles: map[string]measure.Work{}, RSS: map[string]uint64{}}
+	var rate, all, alone []float64
+	own := map[string][]float64{}
+	for i := range trials {
+		t := &trials[i]
+		n := frames(t)
+		rate = append(rate, t.Offered.Rate())
+		for party, u := range t.Parties {
+			own[party] = append(own[party], u.NS/n)
+		}
+		if i < len(source) {
+			all = append(all, t.Machine.NS/n-source[i].Machine.NS/frames(&source[i]))
+			alone = append(alone, source[i].Ours/frames(&source[i]))
+		}
+		if t.Counted {
+			cost.Lost += t.Lost(measure.Pieces(c.frame))
+		}
+	}
+	cost.Rate = measure.SpreadOf(rate...).Median
+	for party, v := range own {
+		cost.Own[party] = measure.SpreadOf(v...)
+	}
+	last := trials[len(trials)-1]
+	for party, u := range last.Parties {
+		cost.Cycles[party], cost.RSS[party] = u.Work.Per(frames(&last)), u.RSS
+	}
+	maps.DeleteFunc(cost.Cycles, func(_ string, w measure.Work) bool { return w.Cycles() == 0 })
+	cost.All, cost.Source = measure.SpreadOf(all...), measure.SpreadOf(alone...)
+	if name != sysSource {
+		cost.Ours = measure.SpreadOf(beyond(trials, source)...)
+	}
+	return cost
+}
+
+// Outer headers of a datagram on the wire, bytes: Ethernet, IPv4, UDP.
+const outerLen = 14 + 20 + 8
+
+// wire notes what crossed the wire for what was captured.
+func (b *bench) wire(c comparison, trials []measure.Trial) {
+	var captured, sent, datagrams, n float64
+	for i := range trials {
+		t := &trials[i]
+		captured += float64(t.Offered.Bytes)
+		n += frames(t)
+		sent += float64(t.Remote.SentBytes)
+		datagrams += float64(t.Remote.Sent)
+	}
+	if captured > 0 && datagrams > 0 {
+		b.results.Wire = append(b.results.Wire, outcome.Wire{Frame: c.frame, Rate: c.rate,
+			Ratio: (sent + datagrams*outerLen) / captured, Datagrams: datagrams / n, Bytes: sent / datagrams})
+	}
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/ntap-project/ntap/benchmarks/outcome"
+	"github.com/ntap-project/ntap/internal/measure"
+)
+
+// What a soak tolerates, of either side.
+const (
+	soakGrowth  = 4 << 20 // bytes of resident memory, from the first tenth on
+	soakMallocs = 50      // objects a second: what is done once a second, reports and the like
+)
+
+// soak runs ntap at a part of the highest rate without loss, and returns an
+// error if a frame is lost, memory grows, or something is allocated by frames.
+func (b *bench) soak(ctx context.Context, frame string, load float64, d time.Duration) error {
+	b.say("the highest rate without loss of %s-byte frames", frame)
+	rate, err := b.highestOf(ctx, frame)
+	if err != nil {
+		return err
+	}
+	all, err := b.open(ctx, sysNtap)
+	if err != nil {
+		return err
+	}
+	defer shut(all)
+	r := all[0].rig
+	if err := r.Traffic(ctx, measure.Traffic{Frame: frame}); err != nil {
+		return err
+	}
+	if err := b.warmUp(ctx, all); err != nil {
+		return err
+	}
+	b.say("soak: %v at %.0f frames a second, %.0f %% of %.0f", d, load*rate, 100*load, rate)
+	remote, collector, err := r.Memory(ctx)
+	if err != nil {
+		return err
+	}
+	var total measure.Trial
+	var first, last map[string]measure.Use
+	parts := 10
+	for part := range parts {
+		t, err := r.Trial(ctx, measure.Offer{Rate: load * rate, For: d / time.Duration(parts)})
+		if err != nil {
+			return err
+		}
+		total.Offered.Frames += t.Offered.Frames
+		total.Offered.Failed += t.Offered.Failed
+		total.Arrived += t.Arrived
+		last = t.Parties
+		if first == nil {
+			first = last
+		}
+		b.say("%d of %d: %d of %d frames; remote %d MiB, collector %d MiB", part+1, parts, t.Arrived, t.Offered.Frames*measure.Pieces(frame),
+			t.Parties[measure.RoleRemote].RSS>>20, t.Parties[measure.RoleCollector].RSS>>20)
+	}
+	remote2, collector2, err := r.Memory(ctx)
+	if err != nil {
+		return err
+	}
+	if err := r.Balance(ctx); err != nil {
+		return err
+	}
+	var wrong []error
+	if n := total.Lost(measure.Pieces(frame)); n != 0 {
+		wrong = append(wrong, fmt.Errorf("%d frames of %d did not come out", n, total.Offered.Frames))
+	}
+	for _, side := range []struct {
+		name          string
+		before, after measure.Memory
+	}{{measure.RoleRemote, remote, remote2}, {measure.RoleCollector, collector, collector2}} {
+		if grown := int64(last[side.name].RSS) - int64(first[side.name].RSS); grown > soakGrowth {
+			wrong = append(wrong, fmt.Errorf("%s: memory grew by %d KiB", side.name, grown>>10))
+		}
+		n := side.after.Mallocs - side.before.Mallocs
+		b.say("%s: %d objects allocated, %d garbage collections", side.name, n, side.after.GCs-side.before.GCs)
+		if float64(n) > soakMallocs*d.Seconds()+2000 {
+			wrong = append(wrong, fmt.Errorf("%s: %d objects allocated in %v", side.name, n, d))
+		}
+	}
+	if err := errors.Join(wrong...); err != nil {
+		return err
+	}
+	b.say("soak: %d frames, 0 lost, memory flat", total.Offered.Frames)
+	return nil
+}
+
+// summary prints what matters most.
+func summary(w io.Writer, r *outcome.Results) {
+	fmt.Fprintf(w, "%s, %d CPUs, Linux %s, commit %s, %v\n", r.Machine.CPU, r.Machine.CPUs, r.Machine.Kernel, r.Commit, r.Took)
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	for _, x := range r.Ratios {
+		verdict := ""
+		if x.Target > 0 {
+			verdict = fmt.Sprintf("target %v: %s", x.Target, map[bool]string{true: "reached", false: "missed"}[x.Met()])
+		}
+		fmt.Fprintf(t, "%s, of that of %s\t%s bytes\t%v\t%s\n", x.What, x.Peer, x.Frame, x.Ratio, verdict)
+	}
+	for _, x := range r.Rates {
+		fmt.Fprintf(t, "without loss: %s\t%s bytes\t%v a second\t%.2f Gbit/s\n", x.System, x.Frame, x.Rate, x.Gbps)
+	}
+	t.Flush()
+}
