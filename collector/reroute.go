@@ -15,7 +15,7 @@ import (
 
 // Chosen.
 const (
-	openAgain = 5 * time.Second        // between attempts to open an output that could not be opened
+	openAgain = 2 * time.Second        // between attempts to open an output that could not be opened
 	askReader = 100 * time.Millisecond // the same of a FIFO that has no reader yet
 )
 
