@@ -55,13 +55,14 @@ type ShardAccount struct {
 	SentBytes   perf.Counter // UDP payload bytes of those
 	Unsent      perf.Counter // datagrams that the kernel did not take
 	Refused     perf.Counter // answers that nobody listens at the collector's port
+	Reopened    perf.Counter // times the capture was opened anew: its interface, or its namespace, was replaced
 	_           perf.Pad
 }
 
 // A Total is the sum over shards.
 type Total struct {
 	Captured, LeftOut, KernelDrops, Freezes, TooLong, Sealed, SealedBytes uint64
-	Datagrams, Sent, SentBytes, Unsent, Refused                           uint64
+	Datagrams, Sent, SentBytes, Unsent, Refused, Reopened                 uint64
 }
 
 // Total adds up the shards.
@@ -80,6 +81,7 @@ func (a *Account) Total() Total {
 		t.SentBytes += s.SentBytes.Load()
 		t.Unsent += s.Unsent.Load()
 		t.Refused += s.Refused.Load()
+		t.Reopened += s.Reopened.Load()
 	}
 	return t
 }
@@ -135,6 +137,9 @@ func (a *Account) Print(w io.Writer) {
 	t := a.Total()
 	if t.LeftOut > 0 {
 		fmt.Fprintf(w, "%10d frames of the file left out by the filter\n", t.LeftOut)
+	}
+	if t.Reopened > 0 {
+		fmt.Fprintf(w, "%10d times a shard's capture was opened anew, since its interface or network namespace was replaced\n", t.Reopened)
 	}
 	fmt.Fprintf(w, "%10d frames dropped by the kernel (ring full %d times)\n", t.KernelDrops, t.Freezes)
 	if t.TooLong > 0 {

@@ -3,6 +3,7 @@
 package remote
 
 import (
+	"fmt"
 	"net/netip"
 	"sync"
 
@@ -14,6 +15,7 @@ import (
 // A capture is one interface, or a set of them, with the rings of its fanout
 // group, one for each of its shards.
 type capture struct {
+	tap     *tap
 	set     *set   // nil: one interface,
 	at      uint32 // whose number in the announce's list this is
 	count   int
@@ -24,48 +26,88 @@ type capture struct {
 	mu    sync.Mutex
 	cfg   ring.Config
 	rings []*ring.Ring
-	epoch int // how often the rings were opened anew
+	taken []bool // which of them their shards have
+	epoch int    // how often the rings were opened anew
 }
 
 // open opens the rings, with a program as their filter; a set has its own.
 func (c *capture) open(program []bpf.RawInstruction) (err error) {
 	c.cfg.Filter = program
-	c.rings, err = c.openRings()
+	err = c.openRings()
+	for i := range c.taken {
+		c.taken[i] = true
+	}
 	return err
 }
 
-func (c *capture) openRings() (rings []*ring.Ring, err error) {
-	if c.set == nil {
-		return ring.OpenFanout(c.cfg, c.count)
+// openRings opens the rings in the namespace that is captured in.
+func (c *capture) openRings() error {
+	var rings []*ring.Ring
+	err := c.tap.inside(func() (err error) {
+		if c.set != nil {
+			if c.cfg.Filter, err = c.set.begin(); err != nil {
+				return err
+			}
+		}
+		rings, err = ring.OpenFanout(c.cfg, c.count)
+		return err
+	})
+	if err == nil && c.set != nil {
+		err = c.set.opened(rings)
+	} else if err == nil {
+		iface := rings[0].Interface()
+		if iface.LinkType != c.link {
+			err = fmt.Errorf("remote: %s is another kind of interface now, of link type %d and not %d: start the remote anew", iface.Name, iface.LinkType, c.link)
+		}
+		c.at = c.tap.list(describe(iface))
 	}
-	if c.cfg.Filter, err = c.set.begin(); err != nil {
-		return nil, err
-	}
-	if rings, err = ring.OpenFanout(c.cfg, c.count); err != nil {
-		return nil, err
-	}
-	if err = c.set.opened(rings); err != nil {
+	if err != nil {
 		for _, r := range rings {
 			r.Close()
 		}
+		return err
 	}
-	return rings, err
+	c.rings, c.taken = rings, make([]bool, c.count)
+	return nil
 }
 
 // reopen returns the ring of a member whose ring of the given epoch saw its
-// interface go. The first member to ask opens the rings of all.
+// interface or its namespace go. The first member to ask opens the rings of
+// all.
 func (c *capture) reopen(member, epoch int) (*ring.Ring, int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if epoch == c.epoch {
-		rings, err := c.openRings()
-		if err != nil {
+		before, taken := c.rings, c.taken
+		if err := c.openRings(); err != nil {
 			return nil, 0, err
 		}
-		c.rings = rings // each shard closes its own old one
+		for i, r := range before { // each shard closes its own old one, if it had it
+			if !taken[i] {
+				r.Close()
+			}
+		}
 		c.epoch++
 	}
+	c.taken[member] = true
 	return c.rings[member], c.epoch, nil
+}
+
+// leave gives up what holds a namespace that went, or is no longer wanted:
+// while a socket is in it, it stays. Each shard closes its own ring.
+func (c *capture) leave(epoch int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.set != nil && epoch == c.epoch { // else another shard is in the next one already
+		c.set.leave()
+	}
+}
+
+// place returns the interface's number in the announce's list.
+func (c *capture) place() uint32 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.at
 }
 
 // close closes the newest rings. A Ring may be closed twice.

@@ -24,9 +24,11 @@ const (
 // A Config is all that a remote is told. The zero value of a field that has a
 // default means the default.
 type Config struct {
-	Interfaces []string // captured live; or
+	Interfaces []string // captured live, patterns among them, and "any"; or
 	File       string   // a pcap or pcapng file to send instead, "-" for standard input
 	Pace       Pace     // of File
+	NetNS      string   // the network namespace that Interfaces are in: a path, a name of ip-netns(8), a PID; "": the remote's own; or
+	Container  string   // that of this container, by ID or name
 
 	Collector string             // HOST:PORT
 	Keys      *crypto.KeyFile    // master keys or this tap's own; or, in public-key mode,

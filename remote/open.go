@@ -26,6 +26,14 @@ func (t *tap) open() (shards []*shard, closeAll func(), err error) {
 		return nil, closeAll, err
 	}
 	closers = append(closers, t.keyring.wipe)
+	if t.elsewhere() {
+		where, err := t.findNamespace()
+		if err != nil {
+			return nil, closeAll, err
+		}
+		t.where.Store(where)
+		t.log.Info().Str("namespace", t.cfg.NetNS+t.cfg.Container).Str("path", where.path).Msg("capturing in another network namespace")
+	}
 	named, patterns := sources(t.cfg.Interfaces)
 	names := Captures(t.cfg.Interfaces)
 	add := func(name string, member int) (*shard, error) {
@@ -99,9 +107,6 @@ func (t *tap) open() (shards []*shard, closeAll func(), err error) {
 			return nil, closeAll, err
 		}
 		closers = append(closers, c.close)
-		if c.set == nil {
-			c.at = t.list(describe(c.rings[0].Interface()))
-		}
 	}
 	for _, s := range shards {
 		s.filter = chosen
@@ -125,13 +130,12 @@ func (t *tap) open() (shards []*shard, closeAll func(), err error) {
 // capture looks at one interface. What is left out of it are this run's own
 // datagrams, of all its shards, wherever they are seen.
 func (t *tap) capture(name string, s *shard) (*capture, error) {
-	iface, err := ring.LookUp(name)
-	if err != nil {
-		return nil, err
-	}
 	c := t.ringsOf(name, s)
-	c.own.LinkType, c.link, c.netmask = iface.LinkType, iface.LinkType, netmask(name)
-	return c, nil
+	return c, t.inside(func() error {
+		iface, err := ring.LookUp(name)
+		c.own.LinkType, c.link, c.netmask = iface.LinkType, iface.LinkType, netmask(name)
+		return err
+	})
 }
 
 // captureSet looks at all interfaces that match patterns, but for those that
@@ -154,6 +158,7 @@ func (t *tap) captureSet(patterns, named []string, own []*shard) (*capture, erro
 // ringsOf returns a capture as the configuration has it.
 func (t *tap) ringsOf(name string, s *shard) *capture {
 	return &capture{
+		tap:   t,
 		count: t.cfg.Workers,
 		own:   ring.Own{Mark: t.cfg.Mark, Collector: s.out.Collector(), Tap: t.id, Session: t.session},
 		cfg: ring.Config{

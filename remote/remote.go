@@ -48,6 +48,10 @@ type tap struct {
 	host     string
 	captures []*capture
 
+	containers *containers
+	where      atomic.Pointer[namespace] // that is captured in; nil: the own, or it is not there now
+	moves      atomic.Uint64             // times that where changed
+
 	mu         sync.Mutex        // for what follows
 	interfaces []proto.Interface // of the announce: sets add to them, and a file, which has one shard
 	listed     int               // bytes that they take there, at the most
@@ -110,6 +114,11 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 	watched, unwatch := context.WithCancel(ctx)
 	watchers.Go(func() { t.keyring.watch(watched, cfg.Reload) })
 	watchers.Go(func() { t.watchFilters(watched, cfg.Filters) })
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	if t.elsewhere() {
+		watchers.Go(func() { t.follow(watched, end) })
+	}
 	for _, c := range t.captures {
 		if c.set != nil {
 			watchers.Go(func() { c.set.watch(watched) })
@@ -148,10 +157,14 @@ func newTap(cfg Config) (*tap, error) {
 		return nil, errors.New("remote: plaintext has no keys: leave out the collector's public key, or choose another suite")
 	case cfg.Keys == nil && cfg.Public == nil:
 		return nil, errors.New("remote: no key: give a key file (ntap key tap --id N --key-file MASTER makes one)")
-	case len(cfg.Interfaces) == 0 && cfg.File == "":
+	case len(cfg.Interfaces) == 0 && cfg.File == "" && cfg.NetNS+cfg.Container == "":
 		return nil, errors.New("remote: nothing to capture: give an interface (-i) or a capture file (-r)")
 	case len(cfg.Interfaces) > 0 && cfg.File != "":
 		return nil, errors.New("remote: an interface (-i) and a capture file (-r) exclude each other")
+	case cfg.NetNS != "" && cfg.Container != "":
+		return nil, errors.New("remote: a network namespace and a container exclude each other: a container means its namespace")
+	case cfg.File != "" && cfg.NetNS+cfg.Container != "":
+		return nil, errors.New("remote: a capture file (-r) is in no network namespace, nor in a container: leave out --netns and --container")
 	case cfg.SnapLen < 0 || cfg.SnapLen > proto.MaxFrame:
 		return nil, fmt.Errorf("remote: snap length %d: 1 to %d bytes, or 0 for whole frames", cfg.SnapLen, proto.MaxFrame)
 	case cfg.Workers < 0 || max(cfg.Workers, 1)*max(len(cfg.Interfaces), 1) > maxShards:
@@ -159,6 +172,9 @@ func newTap(cfg Config) (*tap, error) {
 	}
 	if err := checkIO(cfg.IO); err != nil {
 		return nil, err
+	}
+	if cfg.NetNS+cfg.Container != "" && len(cfg.Interfaces) == 0 {
+		cfg.Interfaces = []string{anyInterface}
 	}
 	seen := make(map[string]bool)
 	for _, name := range cfg.Interfaces {
@@ -190,7 +206,9 @@ func newTap(cfg Config) (*tap, error) {
 		suite:   uint8(cfg.Suite),
 		started: now,
 		host:    host,
-		log:     cfg.Log,
+
+		containers: hostContainers(),
+		log:        cfg.Log,
 	}, nil
 }
 

@@ -184,6 +184,13 @@ func (s *set) retire() {
 	s.links, s.rings = nil, nil
 }
 
+// leave gives up a namespace.
+func (s *set) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.retire()
+}
+
 // close closes what tells of changes. Nobody watches any more.
 func (s *set) close() {
 	s.mu.Lock()

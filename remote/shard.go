@@ -19,6 +19,7 @@ import (
 const (
 	poll     = 100 * time.Millisecond // an idle shard looks this often whether it has to stop
 	interval = time.Second            // between reports, and between announces
+	again    = interval / 4           // between tries to open a ring on what is gone
 	recount  = interval / 5           // between looks at the kernel's counts
 	farewell = 3                      // times that the end is told: nobody can ask again
 	pause    = 20 * time.Millisecond  // between those
@@ -38,6 +39,7 @@ type shard struct {
 	ring      *ring.Ring
 	member    int        // of the capture's fanout group
 	epoch     int        // of the capture, when ring was taken from it
+	moved     uint64     // the tap's moves, when it was
 	base      ring.Stats // counts of earlier rings on the same interface
 	down      bool       // the interface is
 	places    *placer    // of a set; nil: rec says which interface it is
@@ -120,6 +122,9 @@ func (s *shard) run(ctx context.Context) error {
 		} else if err != nil {
 			err = s.trouble(ctx, err)
 		}
+		if err == nil && s.moved != s.tap.moves.Load() {
+			err = s.trouble(ctx, ring.ErrGone) // the namespace did
+		}
 		if err == nil {
 			err = s.tick(time.Now())
 		}
@@ -132,6 +137,9 @@ func (s *shard) run(ctx context.Context) error {
 
 // drain stops the capture and forwards what it has caught.
 func (s *shard) drain() error {
+	if s.ring == nil {
+		return s.count()
+	}
 	if err := s.ring.Quiesce(); err != nil && !errors.Is(err, ring.ErrGone) {
 		return err
 	}
@@ -173,10 +181,13 @@ func (s *shard) tick(now time.Time) error {
 // count brings the account up to date with the kernel's counts.
 func (s *shard) count() error {
 	a, o := s.account, s.out.Stats()
-	if s.ring != nil {
-		k, err := s.ring.Stats()
-		if err != nil {
-			return err
+	if s.source == nil {
+		var k ring.Stats
+		if s.ring != nil {
+			var err error
+			if k, err = s.ring.Stats(); err != nil {
+				return err
+			}
 		}
 		a.Captured.Set(s.base.Packets + k.Packets)
 		a.KernelDrops.Set(s.base.Drops + k.Drops)
@@ -250,7 +261,7 @@ func (s *shard) trouble(ctx context.Context, err error) error {
 		return nil
 	case errors.Is(err, ring.ErrGone):
 		s.down = true
-		log.Warn().Msg("the interface is gone: waiting for one of its name")
+		log.Warn().Msg("the interface is gone: waiting for it to come again")
 		if err := s.drain(); err != nil {
 			return err
 		}
@@ -259,26 +270,37 @@ func (s *shard) trouble(ctx context.Context, err error) error {
 	return err
 }
 
-// reopen waits for an interface of the same name and captures there. The
-// reports go on meanwhile.
+// reopen waits for an interface of the same name, in the same namespace or the
+// one that took its place, and captures there. The reports go on meanwhile. The
+// old ring is closed first: a socket keeps a network namespace alive.
 func (s *shard) reopen(ctx context.Context) error {
 	k, err := s.ring.Stats()
 	if err != nil {
 		return err
 	}
+	s.base.Packets += k.Packets
+	s.base.Drops += k.Drops
+	s.base.Freezes += k.Freezes
+	s.ring.Close()
+	s.ring = nil
+	if s.moved != s.tap.moves.Load() {
+		s.capture.leave(s.epoch)
+	}
 	for ctx.Err() == nil {
+		moved := s.tap.moves.Load()
 		r, epoch, err := s.capture.reopen(s.member, s.epoch)
 		if err == nil {
-			s.ring.Close()
-			s.ring, s.epoch = r, epoch
-			s.base.Packets += k.Packets
-			s.base.Drops += k.Drops
-			s.base.Freezes += k.Freezes
+			s.ring, s.epoch, s.moved = r, epoch, moved
+			if s.places == nil {
+				s.rec.Interface = s.capture.place()
+			}
+			s.account.Reopened.Add(1)
 			return nil
 		}
+		s.tap.log.Debug().Err(err).Uint16("shard", s.number).Msg("not there yet")
 		select {
 		case <-ctx.Done():
-		case <-time.After(interval):
+		case <-time.After(again):
 		}
 		if err := s.tick(time.Now()); err != nil {
 			return err

@@ -37,11 +37,18 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
 		Example: `  ntap remote -i eth0 -c collector.example.org:5678 --key-file tap7.key
   ntap remote -i eth0 -i eth1 -c 192.0.2.9:5678 --key-file tap7.key not port 22
   ntap remote -i any -c 192.0.2.9:5678 --key-file tap7.key
+  ntap remote --container web -i eth0 -c 192.0.2.9:5678 --key-file tap7.key
   ntap remote -r file.pcapng --pace max -c 192.0.2.9:5678 --key-file tap7.key`,
 		RunE: func(c *cobra.Command, args []string) (err error) {
 			logger := log.logger(c.ErrOrStderr())
-			if len(cfg.Interfaces) == 0 && cfg.File == "" {
+			elsewhere := cfg.NetNS+cfg.Container != ""
+			switch {
+			case len(cfg.Interfaces) == 0 && cfg.File == "" && !elsewhere:
 				return usagef("remote: nothing to capture: give an interface (-i) or a capture file (-r)")
+			case cfg.NetNS != "" && cfg.Container != "":
+				return usagef("remote: --netns and --container exclude each other")
+			case cfg.File != "" && elsewhere:
+				return usagef("remote: -r and --netns or --container exclude each other")
 			}
 			if len(cfg.Interfaces) > 0 && cfg.File != "" {
 				return usagef("remote: -i and -r exclude each other")
@@ -103,6 +110,8 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
 	f := c.Flags()
 	f.StringArrayVarP(&cfg.Interfaces, "interface", "i", nil, "interface to capture on, a pattern as 'veth*', or any; may be given again")
 	f.StringVarP(&cfg.File, "read", "r", "", "send this pcap or pcapng file instead; - is standard input")
+	f.StringVar(&cfg.NetNS, "netns", "", "capture in this network namespace: a PID, a name of ip netns, or a file as /proc/PID/ns/net; without -i all of its interfaces")
+	f.StringVar(&cfg.Container, "container", "", "capture in the network namespace of this container, by ID or name, also when it is started anew; without -i all of its interfaces")
 	f.StringVar(&pace, "pace", "", "send at most so many bits a second, as in 800M or 10G; of a file also: real, as captured, which is the default, or max")
 	f.BoolVar(&cfg.LowLatency, "low-latency", false, "send each frame at once: a CPU for each shard that never sleeps, and more datagrams")
 	f.StringVar(&cfg.IO, "io", "auto", "how datagrams are sent: auto, uring or mmsg")

@@ -37,6 +37,7 @@ type world struct {
 	dir                     string
 	peer, sender, collector string // namespaces
 	key                     string // of the master, a file
+	sleepers                []*exec.Cmd
 }
 
 var worlds atomic.Int64
@@ -241,6 +242,16 @@ func (w *world) counter(ns, iface, name string) int {
 		w.t.Fatal(err)
 	}
 	return n
+}
+
+// poll waits for a condition.
+func (w *world) poll(what string, ok func() bool) {
+	w.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			w.t.Fatalf("20 s, and not yet: %s", what)
+		}
+	}
 }
 
 // inside runs do on a thread in a namespace: sockets that it opens stay there.
