@@ -10,7 +10,7 @@ ROUNDS   ?= 251
 SOAK     ?= 10m
 TOOLS    := ip:iproute2 tcpdump:tcpdump tshark:tshark ethtool:ethtool nft:nftables ping:iputils-ping ovs-vswitchd:openvswitch-switch setpriv:util-linux nsenter:util-linux unshare:util-linux mount:mount prlimit:util-linux openssl:openssl
 
-.PHONY: build generate demo test test-net test-arm64 test-avx512 check cross race fuzz bench bench-quick bench-tools bench-path soak bench-flood bench-crypto tools install-extcap clean
+.PHONY: build generate demo test test-net test-arm64 test-avx512 check cross race fuzz bench bench-quick bench-tools bench-path soak bench-flood bench-crypto tools install-extcap install-dissector clean
 
 build: ## the binary, bin/ntap, and its links with nTap's names
 	$(GO) build -trimpath -o bin/ntap ./cmd/ntap
@@ -23,6 +23,12 @@ install-extcap: build ## ntap among the interfaces of Wireshark and tshark: into
 	[ -n "$$dir" ] || dir="$$(tshark -G folders 2>/dev/null | sed -n 's/^\(Global \)\{0,1\}Extcap path:[[:space:]]*//p')"; \
 	[ -n "$$dir" ] || { echo "no tshark here that says where its extcap folder is: make install-extcap EXTCAPDIR=DIR"; exit 1; }; \
 	mkdir -p "$$dir" && install -m 755 bin/ntap "$$dir/ntap" && echo "$$dir/ntap; tshark -D lists ntap now"
+
+install-dissector: ## Wireshark's view of ntap's datagrams: into PLUGINDIR, else the user's folder for plugins in Lua
+	@dir="$(PLUGINDIR)"; \
+	[ -n "$$dir" ] || dir="$$(tshark -G folders 2>/dev/null | sed -n 's/^Personal Lua Plugins:[[:space:]]*//p')"; \
+	[ -n "$$dir" ] || { echo "no tshark here that says where its plugins in Lua are: make install-dissector PLUGINDIR=DIR"; exit 1; }; \
+	mkdir -p "$$dir" && install -m 644 wireshark/ntap.lua "$$dir/ntap.lua" && echo "$$dir/ntap.lua; UDP port 5678 is ntap's now, and what looks like it elsewhere"
 
 generate: ## the assembly of AES-256-GCM, from crypto/gcmasm
 	$(GO) run ./crypto/gcmasm crypto
