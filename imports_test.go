@@ -36,7 +36,7 @@ var mayImport = map[string][]string{
 	"collector":          {"ring", "ring/filter", "batch", "engine", "crypto", "proto", "perf"},
 	"internal/testnet":   {},
 	"internal/measure":   {"perf/sizing", "remote", "collector", "ring", "ring/filter", "batch", "engine", "crypto", "proto", "perf"},
-	"cmd/ntap":           {"remote", "collector", "ring", "ring/filter", "batch", "engine", "crypto", "proto", "perf"},
+	"cmd/ntap":           {"internal/measure", "perf/sizing", "remote", "collector", "ring", "ring/filter", "batch", "engine", "crypto", "proto", "perf"},
 	"benchmarks/flood":   {"proto"},
 	"benchmarks/gen":     {"internal/measure"},
 	"benchmarks/outcome": {"internal/measure", "perf/sizing"},

@@ -89,7 +89,7 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usagef("%w; see %s --help", err, c.CommandPath())
 	})
-	root.AddCommand(newRemote(), newCollector(), newKey(), newExtcap(), newDoctor(), newDemo(), newFilter(), newOVS(), newVersion())
+	root.AddCommand(newRemote(), newCollector(), newKey(), newExtcap(), newDoctor(), newDemo(), newFilter(), newOVS(), newBench(), newSize(), newMeasureChild(), newVersion())
 	root.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 	return root
 }

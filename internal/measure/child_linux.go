@@ -44,8 +44,18 @@ type (
 	}
 )
 
-// Start starts a child. env is added to the environment.
-func (h *Host) Start(role string, env ...string) (*Child, error) {
+// Start starts a child in the host. env is added to the environment.
+func (h *Host) Start(role string, env ...string) (*Child, error) { return start(h.Launch, role, env) }
+
+// StartHere starts a child where this process is, which needs no rights.
+func StartHere(role string, env ...string) (*Child, error) {
+	return start(func(cmd *exec.Cmd) error {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // as Launch has it
+		return cmd.Start()
+	}, role, env)
+}
+
+func start(launch func(*exec.Cmd) error, role string, env []string) (*Child, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -60,7 +70,7 @@ func (h *Host) Start(role string, env ...string) (*Child, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := h.Launch(c.cmd); err != nil {
+	if err := launch(c.cmd); err != nil {
 		return nil, fmt.Errorf("%s: %w", role, err)
 	}
 	c.enc, c.dec = json.NewEncoder(c.in), json.NewDecoder(out)

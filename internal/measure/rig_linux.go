@@ -97,16 +97,28 @@ func NewRig(mtu int) (_ *Rig, err error) {
 	if err := Join(r.A, r.B, LinkA, LinkB, AddrA, AddrB, mtu); err != nil {
 		return nil, err
 	}
-	// Counters are good to have and need not be there: a virtual machine may
-	// have none.
-	if cpus, err := engine.CPUs(); err == nil {
-		r.machine, _ = CountMachine(cpus)
-	}
-	r.softirq, _ = CountThreads(Ksoftirqd()...)
+	r.machine, r.softirq = machineCounter(), softirqCounter()
 	return r, nil
 }
 
-var frequency = sync.OnceValue(Frequency)
+// What all rigs of a process count together: a CPU has few counters, and those
+// that more want than there are count part of the time only. They are good to
+// have and need not be there: a virtual machine may have none.
+var (
+	frequency      = sync.OnceValue(Frequency)
+	machineCounter = sync.OnceValue(func() *Counter {
+		cpus, err := engine.CPUs()
+		if err != nil {
+			return nil
+		}
+		c, _ := CountMachine(cpus)
+		return c
+	})
+	softirqCounter = sync.OnceValue(func() *Counter {
+		c, _ := CountThreads(Ksoftirqd()...)
+		return c
+	})
+)
 
 // Close ends everything on the rig.
 func (r *Rig) Close() {
@@ -119,8 +131,6 @@ func (r *Rig) Close() {
 	for _, p := range r.parties {
 		p.counter.Close()
 	}
-	r.machine.Close()
-	r.softirq.Close()
 	for _, h := range []*Host{r.A, r.B} {
 		if h != nil {
 			h.Close()

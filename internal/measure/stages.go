@@ -20,6 +20,9 @@ const (
 	StageUnpack = "unpack"
 )
 
+// StageCapture is the ring, read by a thread that does nothing else.
+const StageCapture = "capture, alone"
+
 // PureStages are those, in the order in which a frame meets them.
 var PureStages = []string{StagePack, StageSeal, StageOpen, StageUnpack}
 

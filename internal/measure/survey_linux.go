@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/ntap-project/ntap/crypto"
@@ -42,26 +41,53 @@ type StageResult struct {
 //
 // What a stage that cannot be had alone takes is a difference: of the kernel's
 // part of the capture, the source's time with a ring on its device and
-// without; of order, TAP and VXLAN, a collector's with that output and
-// without, and less what receive and open take.
+// without; of the capture, a remote's less what pack, seal and send take; of
+// order, TAP and VXLAN, a collector's with that output and without, and less
+// what receive and open take.
 func Survey(ctx context.Context, cfg SurveyConfig) (stages, checks []StageResult, err error) {
-	s := &survey{cfg: cfg, per: map[string]StageCost{}}
-	if s.cfg.Say == nil {
-		s.cfg.Say = func(string) {}
-	}
+	s := newSurvey(cfg)
 	defer s.close()
 	if err := s.open(ctx); err != nil {
 		return nil, nil, err
 	}
-	for round := range cfg.Rounds {
-		s.cfg.Say(fmt.Sprintf("stages, round %d of %d", round+1, cfg.Rounds))
-		for _, step := range []func(context.Context) error{s.pure, s.wire, s.captures, s.collectors, s.remotes} {
+	err = s.rounds(ctx, s.pure, s.trickles, s.wire, s.captures, s.collectors, s.remotes)
+	return s.stages, s.checks, err
+}
+
+// SurveyMemory is Survey of what works in memory alone, and needs no rights.
+func SurveyMemory(ctx context.Context, cfg SurveyConfig) ([]StageResult, error) {
+	s := newSurvey(cfg)
+	defer s.close()
+	s.cfg.Checks = nil
+	if err := s.openSuites(ctx, StartHere); err != nil {
+		return nil, err
+	}
+	err := s.rounds(ctx, s.pure)
+	return s.stages, err
+}
+
+func newSurvey(cfg SurveyConfig) *survey {
+	s := &survey{cfg: cfg, per: map[string]StageCost{}, wakes: map[*Rig]wakes{}}
+	if s.cfg.Say == nil {
+		s.cfg.Say = func(string) {}
+	}
+	return s
+}
+
+// rounds does all steps as often as is wanted.
+func (s *survey) rounds(ctx context.Context, steps ...func(context.Context) error) error {
+	for round := range s.cfg.Rounds {
+		s.cfg.Say(fmt.Sprintf("stages, round %d of %d", round+1, s.cfg.Rounds))
+		for _, step := range steps {
 			if err := step(ctx); err != nil {
-				return nil, nil, err
+				return err
+			}
+			if err := ctx.Err(); err != nil {
+				return err
 			}
 		}
 	}
-	return s.stages, s.checks, nil
+	return nil
 }
 
 // A survey is one under way.
@@ -72,6 +98,7 @@ type survey struct {
 	rigs    []*Rig
 	suites  []suiteChild
 	per     map[string]StageCost // by frame: how it is packed
+	wakes   map[*Rig]wakes       // of this round
 	alone   *Rig                 // the source and nothing else
 	ringed  *Rig                 // and a ring on its device
 	ring    *Child
@@ -95,6 +122,9 @@ type suiteChild struct {
 }
 
 func (s *survey) close() {
+	for _, one := range s.suites {
+		one.child.Kill()
+	}
 	for _, r := range s.rigs {
 		r.Close()
 	}
@@ -119,7 +149,7 @@ func (s *survey) open(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := s.openSuites(ctx); err != nil {
+	if err := s.openSuites(ctx, s.alone.A.Start); err != nil {
 		return err
 	}
 	for _, r := range []*Rig{s.alone, s.ringed, s.remote} {
@@ -164,10 +194,10 @@ func (s *survey) open(ctx context.Context) error {
 }
 
 // openSuites starts a process for each way to seal that this CPU has.
-func (s *survey) openSuites(ctx context.Context) error {
+func (s *survey) openSuites(ctx context.Context, start func(role string, env ...string) (*Child, error)) error {
 	kernels := []string{""}
 	if s.cfg.AllKernels {
-		kernels = append(kernels, "avx512", "avx2", "aesni")
+		kernels = append(kernels, "avx512", "avx2", "aesni", "armv8") // crypto's; others refuse below
 	}
 	seen := map[string]bool{}
 	add := func(suite, kernel string) error {
@@ -175,16 +205,16 @@ func (s *survey) openSuites(ctx context.Context) error {
 		if kernel != "" {
 			env = append(env, "NTAP_CPU="+kernel)
 		}
-		c, err := s.alone.A.Start(RoleStages, env...)
+		c, err := start(RoleStages, env...)
 		if err != nil {
 			return err
 		}
-		s.alone.children = append(s.alone.children, c)
 		var cost StageCost
 		sub, cancel := within(ctx, 0)
 		defer cancel()
 		run := StageRun{Stage: StageSeal, Frame: "64", Suite: suite, For: time.Millisecond}
 		if err := c.Ask(sub, "pure", run, &cost); err != nil {
+			c.Kill()
 			if kernel != "" {
 				return nil // this CPU cannot do that
 			}
@@ -197,7 +227,9 @@ func (s *survey) openSuites(ctx context.Context) error {
 		if !seen[name] {
 			seen[name] = true
 			s.suites = append(s.suites, suiteChild{name, suite, c})
+			return nil
 		}
+		c.Kill()
 		return nil
 	}
 	for _, k := range kernels {
@@ -229,14 +261,14 @@ func ask(ctx context.Context, c *Child, do string, with any, d time.Duration, va
 
 // pure measures what works in memory alone.
 func (s *survey) pure(ctx context.Context) error {
-	for _, frame := range append(slices.Clone(s.cfg.Frames), s.cfg.Checks...) {
+	for _, frame := range s.sizes() {
 		for i, one := range s.suites {
 			for _, stage := range PureStages {
 				free := stage == StagePack || stage == StageUnpack
 				if free && i > 0 { // the suite makes no difference
 					continue
 				}
-				if stage != StagePack && slices.Contains(s.cfg.Checks, frame) { // only what is to be known of it
+				if stage != StagePack && !slices.Contains(s.cfg.Frames, frame) { // only what is to be known of it
 					continue
 				}
 				var c StageCost
@@ -280,104 +312,104 @@ func (s *survey) wire(ctx context.Context) error {
 		}
 	}
 	o := Offer{Rate: 150e3 * 1448 / mean, For: s.cfg.Trial}
-	into, err := s.sink.Trial(ctx, o)
+	into, _, err := s.trial(ctx, s.sink, o)
 	if err != nil {
 		return err
 	}
-	got := make(chan error, 1)
-	go func() {
-		got <- ask(ctx, s.receive, "receive", o.For+200*time.Millisecond, o.For, &c)
-	}()
-	read, err := s.plain.Trial(ctx, o)
-	if err := errors.Join(err, <-got); err != nil {
+	read, units, err := s.trial(ctx, s.plain, o)
+	if err != nil {
 		return err
 	}
 	per := s.per[frame].Sealed / datagramSize
-	s.receiveNS = read.Parties[RoleStages].NS / float64(max(c.Units, 1))
-	s.kernelNS = (read.each(RoleFlights) - into.each(RoleFlights)) / per
+	s.receiveNS = s.each(s.plain, &read, RoleStages) * float64(read.Offered.Frames) / float64(max(units, 1))
+	s.kernelNS = (s.each(s.plain, &read, RoleFlights) - s.each(s.sink, &into, RoleFlights)) / per
 	for _, f := range s.cfg.Frames {
 		n := s.per[f].Sealed / datagramSize
 		s.note(&s.stages, sizing.Send, "", f, s.sendNS*n)
 		s.note(&s.stages, sizing.Receive, "", f, s.receiveNS*n)
-		s.note(&s.stages, sizing.KernelReceive, "", f, max(0, s.kernelNS*n))
+		s.note(&s.stages, sizing.KernelReceive, "", f, s.kernelNS*n)
 	}
 	return nil
-}
-
-// each returns what a party took a frame, ns.
-func (t *Trial) each(party string) float64 {
-	return t.Parties[party].NS / float64(max(t.Offered.Frames, 1))
 }
 
 // captures measures the ring, with the source alone in between.
 func (s *survey) captures(ctx context.Context) error {
 	for _, frame := range s.cfg.Frames {
-		o := Offer{Rate: easyRate(frame), For: s.cfg.Trial}
+		o := Offer{Rate: brisk * easyRate(frame), For: s.cfg.Trial}
 		for _, r := range []*Rig{s.alone, s.ringed} {
 			if err := r.Traffic(ctx, Traffic{Frame: frame}); err != nil {
 				return err
 			}
 		}
-		without, err := s.alone.Trial(ctx, o)
+		without, _, err := s.trial(ctx, s.alone, o)
 		if err != nil {
 			return err
 		}
-		var c CallCost
-		got := make(chan error, 1)
-		go func() {
-			got <- ask(ctx, s.ring, "capture", o.For+100*time.Millisecond, o.For, &c)
-		}()
-		with, err := s.ringed.Trial(ctx, o)
-		if err := errors.Join(err, <-got); err != nil {
+		with, units, err := s.trial(ctx, s.ringed, o)
+		if err != nil {
 			return err
 		}
-		if c.Units == 0 {
+		if units == 0 {
 			return fmt.Errorf("frames of %s: nothing was captured of %d", frame, with.Offered.Frames)
 		}
-		s.note(&s.stages, sizing.Capture, "", frame, with.each(RoleStages))
-		s.note(&s.stages, sizing.KernelCapture, "", frame, max(0, with.each(RoleSource)-without.each(RoleSource)))
+		s.note(&s.stages, StageCapture, "", frame, s.each(s.ringed, &with, RoleStages))
+		s.note(&s.stages, sizing.KernelCapture, "", frame, s.each(s.ringed, &with, RoleSource)-s.each(s.alone, &without, RoleSource))
 	}
 	return nil
 }
 
 // collectors measures whole ones, with different outputs.
 func (s *survey) collectors(ctx context.Context) error {
-	for _, frame := range append(slices.Clone(s.cfg.Frames), s.cfg.Checks...) {
+	for _, frame := range s.sizes() {
 		var ns [3]float64
 		for i, r := range []*Rig{s.nowhere, s.tap, s.vxlan} {
 			if err := r.Traffic(ctx, Traffic{Frame: frame}); err != nil {
 				return err
 			}
-			t, err := r.Trial(ctx, Offer{Rate: easyRate(frame), For: s.cfg.Trial})
+			t, _, err := s.trial(ctx, r, Offer{Rate: easyRate(frame), For: s.cfg.Trial})
 			if err != nil {
 				return err
 			}
-			ns[i] = t.each(RoleCollector)
+			ns[i] = s.each(r, &t, RoleCollector)
 		}
-		if slices.Contains(s.cfg.Checks, frame) {
+		if frame == mix || slices.Contains(s.cfg.Checks, frame) {
 			s.note(&s.checks, string(sizing.Collector), s.fastest(), frame, ns[1])
+		}
+		switch {
+		case frame == mix: // no line says that: it is measured
+			s.note(&s.stages, sizing.VXLANMixed, "", frame, ns[2]-ns[0])
+		case slices.Contains(s.cfg.Checks, frame):
 			s.note(&s.checks, string(sizing.CollectorVXLAN), s.fastest(), frame, ns[2])
+		}
+		if !slices.Contains(s.cfg.Frames, frame) {
 			continue
 		}
 		per := s.per[frame].Sealed / datagramSize
-		s.note(&s.stages, sizing.Order, "", frame, max(0, ns[0]-s.receiveNS*per-s.last(StageOpen, s.fastest(), frame)))
-		s.note(&s.stages, sizing.TAP, "", frame, max(0, ns[1]-ns[0]))
-		s.note(&s.stages, sizing.VXLAN, "", frame, max(0, ns[2]-ns[0]))
+		s.note(&s.stages, sizing.Order, "", frame, ns[0]-s.receiveNS*per-s.last(StageOpen, s.fastest(), frame))
+		s.note(&s.stages, sizing.TAP, "", frame, ns[1]-ns[0])
+		s.note(&s.stages, sizing.VXLAN, "", frame, ns[2]-ns[0])
 	}
 	return nil
 }
 
 // remotes measures a whole one, into a sink.
 func (s *survey) remotes(ctx context.Context) error {
-	for _, frame := range s.cfg.Checks {
+	for _, frame := range s.sizes() {
 		if err := s.remote.Traffic(ctx, Traffic{Frame: frame}); err != nil {
 			return err
 		}
-		t, err := s.remote.Trial(ctx, Offer{Rate: easyRate(frame), For: s.cfg.Trial})
+		t, _, err := s.trial(ctx, s.remote, Offer{Rate: brisk * easyRate(frame), For: s.cfg.Trial})
 		if err != nil {
 			return err
 		}
-		s.note(&s.checks, string(sizing.Remote), s.fastest(), frame, t.each(RoleRemote))
+		ns := s.each(s.remote, &t, RoleRemote)
+		if frame == mix || slices.Contains(s.cfg.Checks, frame) {
+			s.note(&s.checks, string(sizing.Remote), s.fastest(), frame, ns)
+		}
+		if slices.Contains(s.cfg.Frames, frame) {
+			rest := s.last(StagePack, "", frame) + s.last(StageSeal, s.fastest(), frame) + s.last(sizing.Send, "", frame)
+			s.note(&s.stages, sizing.Capture, "", frame, ns-rest)
+		}
 	}
 	return nil
 }
@@ -401,33 +433,4 @@ func (s *survey) last(stage, suite, frame string) float64 {
 		}
 	}
 	return math.NaN()
-}
-
-// easyRate is a rate of frames that every side carries on any host for which
-// sizing is worth the while.
-func easyRate(frame string) float64 {
-	mean, err := MeanLength(frame)
-	if err != nil {
-		return 0
-	}
-	return min(200e3, 1.2e9/8/mean) // 1.2 Gbit/s
-}
-
-// ProfileOf makes a profile of what a survey found: medians of the rounds. The
-// model is fitted on frames as the wire has them, of one size.
-func ProfileOf(stages, checks []StageResult) *sizing.Profile {
-	p := &sizing.Profile{Schema: sizing.Schema}
-	point := func(r StageResult) sizing.Point {
-		return sizing.Point{Stage: r.Stage, Suite: r.Suite, Frame: r.Frame, Bytes: r.Bytes, NS: SpreadOf(r.NS...).Median}
-	}
-	for _, r := range stages {
-		if r.Stage == StageUnpack || strings.Trim(r.Frame, "0123456789") != "" {
-			continue // order has it; a mix, or GSO
-		}
-		p.Points = append(p.Points, point(r))
-	}
-	for _, r := range checks {
-		p.Checks = append(p.Checks, point(r))
-	}
-	return p
 }

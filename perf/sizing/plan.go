@@ -35,6 +35,18 @@ const (
 	vxlanOverhead = outerHeaders + 8 // and VXLAN
 )
 
+const (
+	leastFrame = 60 // bytes: IEEE 802.3, without FCS
+	mostFrame  = 9216
+
+	// A captured byte is written by the card, read and written by the kernel's copy
+	// and by ours, read and written by the cipher's socket or TAP, and read by what
+	// comes next: 8 times at the most. What the caches hold is not.
+	touches   = 8
+	tapQueues = 256 // MAX_TAP_QUEUES, drivers/net/tun.c
+	manyCores = 128
+)
+
 // imix is 7:4:1 of 64, 594 and 1518.
 var imix = []struct{ bytes, part float64 }{{64, 7. / 12}, {594, 4. / 12}, {1518, 1. / 12}}
 
@@ -65,29 +77,44 @@ type Plan struct {
 	Socket int     // bytes, of each worker's buffer; collectors only
 	Out    float64 // bit/s that leave the host, 0 to a TAP
 	In     float64 // bit/s that enter
+	Queues int     // receive queues of the network card
+	Memory float64 // bytes a second that go to and from memory at the most: if no cache held any
+	Notes  []string
+}
+
+// Busy returns how many cores' time the threads of ntap take.
+func (p *Plan) Busy() float64 { return p.Frames * p.Cost.Own / 1e9 }
+
+// BusyIRQ returns how many the kernel takes on CPUs that serve the network card.
+func (p *Plan) BusyIRQ() float64 { return p.Frames * p.Cost.Kernel / 1e9 }
+
+// Check says what of an Ask can be in no plan.
+func Check(a Ask) error {
+	if !(a.Rate >= leastRate && a.Rate <= mostRate) {
+		return fmt.Errorf("a rate of %v bit/s: 1k to 10T, as in 10G", a.Rate)
+	}
+	if _, known := own[a.Role]; !known {
+		return fmt.Errorf("role %q: %s, %s or %s", a.Role, Remote, Collector, CollectorVXLAN)
+	}
+	_, err := mixOf(a.Frame)
+	return err
 }
 
 // Plan makes a plan. Errors name what is wrong with the Ask.
 func (m *Model) Plan(a Ask) (p Plan, err error) {
-	if !(a.Rate >= leastRate && a.Rate <= mostRate) {
-		return p, fmt.Errorf("a rate of %v bit/s: 1k to 10T, as in 10G", a.Rate)
-	}
-	if _, known := own[a.Role]; !known {
-		return p, fmt.Errorf("role %q: %s, %s or %s", a.Role, Remote, Collector, CollectorVXLAN)
+	if err := Check(a); err != nil {
+		return p, err
 	}
 	p.Ask = a
 	if p.Suite, err = m.Suite(a.Cipher); err != nil {
 		return p, err
 	}
-	sizes, err := mixOf(a.Frame)
-	if err != nil {
+	if p.Cost, err = m.Cost(a.Role, p.Suite, a.Frame); err != nil {
 		return p, err
 	}
-	for _, s := range sizes {
-		c := m.Cost(a.Role, p.Suite, s.bytes)
-		p.Bytes += s.part * s.bytes
-		p.Cost.Own += s.part * c.Own
-		p.Cost.Kernel += s.part * c.Kernel
+	sizes, _ := mixOf(a.Frame)
+	for _, one := range sizes {
+		p.Bytes += one.part * one.bytes
 	}
 	p.Frames = a.Rate / 8 / (p.Bytes + gap)
 	p.Cores = cores(p.Frames * p.Cost.Own)
@@ -107,7 +134,34 @@ func (m *Model) Plan(a Ask) (p Plan, err error) {
 	if a.Role != Remote {
 		p.Socket = power(sealed/8/float64(p.Cores)*skb*socketHolds, leastSocket, mostSocket)
 	}
+	p.Queues = max(p.Cores, p.IRQ)
+	p.Memory = touches * p.Frames * p.Bytes
+	m.note(&p)
 	return p, nil
+}
+
+// note says what the numbers of a plan do not.
+func (m *Model) note(p *Plan) {
+	add := func(format string, args ...any) { p.Notes = append(p.Notes, fmt.Sprintf(format, args...)) }
+	most, points := 0.0, m.Profile.Points
+	for _, q := range points {
+		most = max(most, q.Bytes)
+	}
+	if len(points) > 0 && p.Bytes > most {
+		add("frames of %.0f bytes are longer than any that was measured (%.0f): the line goes on straight, which nobody held against a measurement", p.Bytes, most)
+	}
+	if p.Role == Collector && p.Cores > tapQueues {
+		add("a TAP device has %d queues at the most: take several devices (-i ntap%%t), or collectors", tapQueues)
+	}
+	if p.Role != Remote && p.Cores > 1 {
+		add("a shard of a remote always meets the same worker: %d workers want the shards of remotes to be several times as many", p.Cores)
+	}
+	if p.Cores+p.IRQ > manyCores {
+		add("%d cores are more than most hosts have: divide the traffic among several (remotes by filter or by port, collectors by tap)", p.Cores+p.IRQ)
+	}
+	if p.Role == Remote && p.Out > p.In {
+		add("towards the collector goes %.0f %% more than is captured: the link there has to have it", 100*(p.Out/p.In-1))
+	}
 }
 
 func mixOf(frame string) ([]struct{ bytes, part float64 }, error) {
@@ -115,8 +169,8 @@ func mixOf(frame string) ([]struct{ bytes, part float64 }, error) {
 		return imix, nil
 	}
 	n, err := strconv.Atoi(frame)
-	if err != nil || n < 60 || n > 65535 {
-		return nil, fmt.Errorf("frames of %q bytes: 60 to 65535, or imix", frame)
+	if err != nil || n < leastFrame || n > mostFrame {
+		return nil, fmt.Errorf("frames of %q bytes: %d to %d, or imix (64, 594 and 1518 bytes as 7:4:1)", frame, leastFrame, mostFrame)
 	}
 	return []struct{ bytes, part float64 }{{float64(n), 1}}, nil
 }
@@ -131,35 +185,6 @@ func power(n float64, least, most int) int {
 		p *= 2
 	}
 	return p
-}
-
-// Settings returns the lines to paste on the host, for an interface.
-func (p *Plan) Settings(iface string) []string {
-	var s []string
-	add := func(format string, args ...any) { s = append(s, fmt.Sprintf(format, args...)) }
-	queues := max(p.Cores, p.IRQ)
-	add("sysctl -w net.core.netdev_max_backlog=%d", 1000*max(1, min(300, int(p.Frames/10e3))))
-	add("sysctl -w net.core.netdev_budget=600")
-	if p.Role == Remote {
-		add("sysctl -w net.core.wmem_max=%d", 4<<20)
-	} else {
-		add("sysctl -w net.core.rmem_max=%d", p.Socket)
-	}
-	add("ethtool -L %s combined %d", iface, queues)
-	add("ethtool -G %s rx 4096", iface)
-	add("ethtool -C %s adaptive-rx off rx-usecs 50", iface)
-	if p.Role == Remote {
-		add("ethtool -K %s lro off", iface)
-		add("ntap remote -i %s --workers %d --ring %d -c HOST:5678 --key-file tap.key", iface, p.Cores, p.Ring)
-		return s
-	}
-	add("ethtool -N %s rx-flow-hash udp4 sdfn", iface)
-	out := "-i ntap0"
-	if p.Role == CollectorVXLAN {
-		out = "--no-tap --vxlan HOST"
-	}
-	add("ntap collector -p 5678 --workers %d --receive-buffer %d --key-file master.key %s", p.Cores, p.Socket, out)
-	return s
 }
 
 // Bits writes a rate with three digits, as in 2.5 Gbit/s.

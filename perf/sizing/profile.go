@@ -5,6 +5,7 @@
 package sizing
 
 import (
+	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,7 +20,7 @@ const Schema = 1
 // network card's interrupts, or the sender, are; all others in a shard or worker.
 const (
 	KernelCapture = "kernel capture" // into the ring
-	Capture       = "capture"        // out of it
+	Capture       = "capture"        // out of it, and all else that a shard does
 	Pack          = "pack"
 	Seal          = "seal"
 	Send          = "send" // with what the kernel does down to the device
@@ -28,11 +29,15 @@ const (
 	Open          = "open"
 	Order         = "order" // and unpack, and all else that a worker does
 	TAP           = "tap"
-	VXLAN         = "vxlan"
+	VXLAN         = "vxlan"        // where frames of a flow have one size, and go together
+	VXLANMixed    = "vxlan, mixed" // and where they have not: measured with a mix, where it was
 )
 
 // sealed are the stages that depend on the suite.
 var sealed = map[string]bool{Seal: true, Open: true}
+
+// order is that in which a frame meets them.
+var order = []string{KernelCapture, Capture, Pack, Seal, Send, KernelReceive, Receive, Open, Order, TAP, VXLAN, VXLANMixed}
 
 // A Role is what a host does.
 type Role string
@@ -119,4 +124,17 @@ func Parse(b []byte) (*Profile, error) {
 		}
 	}
 	return p, nil
+}
+
+//go:embed default.json
+var builtIn []byte
+
+// Default returns the profile that is built in, made by make sizing of a results
+// file that is committed.
+func Default() *Profile {
+	p, err := Parse(builtIn)
+	if err != nil {
+		panic("sizing: the profile that is built in: " + err.Error()) // a test holds it
+	}
+	return p
 }

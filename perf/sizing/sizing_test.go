@@ -38,7 +38,7 @@ func TestFit(t *testing.T) {
 	}
 	for stage, want := range lines {
 		got, ok := m.Line(stage, "")
-		if !ok || math.Abs(got.Frame-want.Frame) > 1e-6 || math.Abs(got.Byte-want.Byte) > 1e-9 || got.Worst > 1e-9 || got.N != 3 {
+		if !ok || math.Abs(got.Frame-want.Frame) > 1e-6 || math.Abs(got.Byte-want.Byte) > 1e-9 || got.Error > 1e-6 || got.N != 3 {
 			t.Errorf("%s: %+v, want %+v", stage, got, want)
 		}
 	}
@@ -84,7 +84,7 @@ func TestFitOfNoise(t *testing.T) {
 		{[]Point{{Bytes: 64, NS: 0}, {Bytes: 1514, NS: 0}}, Line{}},
 		{[]Point{{Bytes: 64, NS: 50}}, Line{Frame: 50}},
 	} {
-		l := fit(c.points)
+		l := fit(c.points, false)
 		if math.Abs(l.Frame-c.want.Frame) > 0.05 || math.Abs(l.Byte-c.want.Byte) > 0.001 || l.Frame < 0 || l.Byte < 0 || math.IsNaN(l.Error) {
 			t.Errorf("%v: %+v, want %+v", c.points, l, c.want)
 		}
