@@ -23,9 +23,9 @@ type Balance struct {
 	Select Selection
 }
 
-// maxMembers is how many outputs may share frames. Chosen: beyond, the shares
-// of maxPlaces get uneven.
-const maxMembers = 64
+// MaxBalanced is how many outputs may share frames. Chosen: with more, the
+// shares get uneven.
+const MaxBalanced = 64
 
 // places say for each value of the high bits of a flow's hash which output gets
 // its frames. There are so many that 8 outputs have the same share within 12 %,
@@ -105,8 +105,8 @@ func cookedFlow(b []byte, protocol, header int) uint32 {
 type balanceSink struct {
 	spread *places
 	sinks  []sink
-	given  [maxMembers]uint64 // frames, since settle
-	gone   []bool             // it failed, which was said
+	given  [MaxBalanced]uint64 // frames, since settle
+	gone   []bool              // it failed, which was said
 	failed func(member int, err error)
 	counts SinkCounts
 }
@@ -192,8 +192,8 @@ func (c *Balance) spec(cfg *Config) (*spec, error) {
 		s.Select = whole
 		add(s.spec())
 	}
-	if len(over) < 2 || len(over) > maxMembers {
-		errs = append(errs, fmt.Errorf("%d outputs share the frames: 2 to %d", len(over), maxMembers))
+	if len(over) < 2 || len(over) > MaxBalanced {
+		errs = append(errs, fmt.Errorf("%d outputs share the frames: 2 to %d", len(over), MaxBalanced))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("balance %q: %w", c.Name, err)

@@ -16,7 +16,7 @@ import (
 // output takes from all and moves nothing between the others.
 func TestSpread(t *testing.T) {
 	names := []string{}
-	for n := range maxMembers {
+	for n := range MaxBalanced {
 		names = append(names, fmt.Sprintf("TAP s%d", n))
 		if n == 0 {
 			continue

@@ -69,6 +69,49 @@ type Outputs struct {
 	Balance []Balance // groups of them, which share the frames
 }
 
+// Check says all that is wrong with the outputs, and none is opened. What can be
+// seen only then, as a port that is taken, it does not see.
+func (c *Outputs) Check() error {
+	_, err := c.specs(&Config{})
+	return err
+}
+
+// Check says what is wrong with the selection.
+func (s Selection) Check() error {
+	_, err := s.choose(true)
+	return err
+}
+
+// Check says what is wrong with the output.
+func (t TAP) Check() error {
+	_, err := t.spec()
+	return err
+}
+
+// Check says what is wrong with the output.
+func (c File) Check() error {
+	_, err := c.spec()
+	return err
+}
+
+// Check says what is wrong with the output.
+func (c VXLAN) Check() error {
+	_, err := c.spec(&Config{})
+	return err
+}
+
+// Check says what is wrong with the output.
+func (c Serve) Check() error {
+	_, err := c.spec()
+	return err
+}
+
+// Check says what is wrong with the group.
+func (c *Balance) Check() error {
+	_, err := c.spec(&Config{})
+	return err
+}
+
 // A TAP is an output that is a virtual Ethernet interface, or one for each tap.
 type TAP struct {
 	Name    string // of the interface, or a pattern with %t for the tap ID

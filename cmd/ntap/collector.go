@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"os"
 	"path/filepath"
@@ -18,16 +19,16 @@ import (
 
 func newCollector() *cobra.Command {
 	var (
-		cfg          collector.Config
-		tap          collector.TAP
-		log          logFlags
-		vxlan        vxlanFlags
-		outs         outputFlags
-		place        placeFlags
-		port         string
-		keys         collectorKeys
-		clear, noTAP bool
-		window       time.Duration
+		cfg    collector.Config
+		file   configFlag
+		check  string
+		log    logFlags
+		routes routeFlags
+		place  placeFlags
+		port   string
+		keys   collectorKeys
+		clear  bool
+		window time.Duration
 	)
 	c := &cobra.Command{
 		Use:   "collector -p [HOST:]PORT --key-file FILE [-i NAME | --no-tap] [-w FILE] [--vxlan HOST] [--pcap-over-ip PORT] [flags]",
@@ -41,9 +42,18 @@ programs that connect (PCAP over IP).`,
   ntap collector -p 5678 --key-file master.key -w '/data/tap%t-%Y%m%d-%H%M%S.pcapng' -G 3600 -W 48
   ntap collector -p 5678 --key-file master.key -w dns.pcapng --select 'dns.pcapng taps=1,3-5 filter=udp port 53'
   ntap collector -p 5678 --key-file master.key --no-tap --pcap-over-ip 57012   # wireshark -k -i TCP@127.0.0.1:57012
-  ntap collector -p 5678 --key-file master.key --no-tap --vxlan ovs.example.org --vni 7=1001,8=1002`,
+  ntap collector -p 5678 --key-file master.key --no-tap --vxlan ovs.example.org --vni 7=1001,8=1002
+  ntap collector -p 5678 --key-file master.key -i s0 -i s1 --balance "sensors s0 s1"   # a sensor on each, flows kept together
+  ntap collector --config /etc/ntap/collector.yaml            # kill -HUP has it read again
+  ntap collector --check-config /etc/ntap/collector.yaml      # what is wrong with it, or what goes where`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
+			if file.path = cmp.Or(check, file.path); check != "" && port == "" {
+				port = "0" // which is not listened to
+			}
+			if err := file.load(c); err != nil {
+				return err
+			}
 			logger := log.logger(c.ErrOrStderr())
 			if port == "" {
 				return usagef("collector: no port: give -p PORT")
@@ -57,21 +67,18 @@ programs that connect (PCAP over IP).`,
 			if cfg.ClockWindow = window; window == 0 {
 				cfg.ClockWindow = -1
 			}
-			if cfg.VXLAN, err = vxlan.outputs(c); err != nil {
+			if err := routes.known(file.given); err != nil {
 				return err
 			}
-			if noTAP {
-				if c.Flags().Changed("interface") {
-					return usagef("collector: -i and --no-tap exclude each other")
+			if cfg.Outputs, err = routes.wanted(c, file.given); err != nil {
+				return err
+			}
+			if check != "" {
+				if err := cfg.Outputs.Check(); err != nil {
+					return usageError{err}
 				}
-			} else {
-				cfg.TAPs = []collector.TAP{tap}
-			}
-			if err := outs.set(&cfg); err != nil {
-				return err
-			}
-			if noTAP && len(cfg.Files) == 0 && len(cfg.VXLAN) == 0 && len(cfg.Serve) == 0 {
-				return usagef("collector: --no-tap without -w, --vxlan or --pcap-over-ip: there is nowhere to give frames to")
+				printRoutes(c.OutOrStdout(), file.given, &cfg.Outputs)
+				return nil
 			}
 			plan, err := place.arrange(facing(cfg.Listen)...)
 			if err != nil {
@@ -98,6 +105,9 @@ programs that connect (PCAP over IP).`,
 				defer cfg.Keys.Wipe()
 			}
 			cfg.Reload = hangups(c.Context())
+			if file.path != "" {
+				cfg.Reroute = func() (collector.Outputs, error) { return routes.again(c, &file, logger) }
+			}
 			if cfg.AllowPlaintext = cfg.AllowPlaintext || clear; cfg.AllowPlaintext {
 				logger.Warn().Msg("datagrams in clear are taken: anybody can send them")
 			}
@@ -125,9 +135,6 @@ programs that connect (PCAP over IP).`,
 	f.StringVarP(&port, "port", "p", "", "[HOST:]PORT to listen on")
 	f.BoolVarP(&clear, "clear", "K", false, "the same as --allow-plaintext")
 	f.BoolVar(&cfg.AllowPlaintext, "allow-plaintext", false, "also take datagrams that nobody sealed")
-	f.StringVarP(&tap.Name, "interface", "i", "ntap0", "virtual interface to make; %t in it is the tap ID: one for each tap")
-	f.BoolVar(&noTAP, "no-tap", false, "make no virtual interface")
-	f.BoolVar(&tap.Isolate, "isolate", true, "keep frames on the virtual interface from this host's own network stack")
 	f.BoolVar(&cfg.LowLatency, "low-latency", false, "look for datagrams without sleeping: a CPU for each worker")
 	f.StringVar(&cfg.IO, "io", "auto", "how datagrams come in, and frames get to the virtual interface: auto, uring or mmsg")
 	f.BoolVar(&cfg.KeepGSO, "keep-gso", false, "give frames that the network card would have cut, or has put together, whole: not as the wire saw them")
@@ -140,8 +147,9 @@ programs that connect (PCAP over IP).`,
 	f.BoolVar(&cfg.Stats, "stats", false, "print the account every second")
 	keys.add(c)
 	place.add(c, "sockets that share the port, with a thread each")
-	outs.add(c)
-	vxlan.add(c)
+	routes.add(c)
+	file.add(c, notInFile...)
+	f.StringVar(&check, "check-config", "", "read this configuration file, say all that is wrong with it, or what goes where, and end")
 	log.add(c)
 	return c
 }

@@ -39,11 +39,11 @@ func (o *outputFlags) add(c *cobra.Command) {
 	f.StringVar(&o.tls.Cert, "tls-cert", "", "certificate of this collector for --pcap-over-ip, and those between it and its CA; PEM")
 	f.StringVar(&o.tls.Key, "tls-key", "", "its private key; PEM")
 	f.StringVar(&o.tls.ClientCA, "tls-client-ca", "", "CA that issues the certificates of clients; PEM")
-	f.StringArrayVar(&o.selects, "select", nil, `what an output gets: "OUTPUT taps=1,3-5 snaplen=96 filter=EXPRESSION", of which only OUTPUT has to be there: interface, write, vxlan, pcap-over-ip, or one of those by its name; may be given again`)
+	f.StringArrayVar(&o.selects, "select", nil, `what an output gets: "OUTPUT taps=1,3-5 snaplen=96 filter=EXPRESSION", of which only OUTPUT has to be there: interface, write, vxlan, pcap-over-ip, balance, or one of those by its name; may be given again`)
 }
 
-// set puts what the flags say into the configuration.
-func (o *outputFlags) set(cfg *collector.Config) error {
+// set adds the outputs of the flags.
+func (o *outputFlags) set(cfg *collector.Outputs) error {
 	roll, err := o.rotation()
 	if err != nil {
 		return err
@@ -54,19 +54,26 @@ func (o *outputFlags) set(cfg *collector.Config) error {
 	if len(o.write) == 0 && roll != (collector.Rotation{}) {
 		return usagef("-C, -G and -W are about files of -w FILE, and there is none")
 	}
-	if err := o.servers(cfg); err != nil {
-		return err
-	}
+	return o.servers(cfg)
+}
+
+// choose gives outputs the selections of --select, in which taps may be called by
+// their names in the file.
+func (o *outputFlags) choose(cfg *collector.Outputs, file *configFile) error {
 	seen := make(map[*collector.Selection]bool)
 	for _, text := range o.selects {
 		name, rest, _ := strings.Cut(strings.TrimSpace(text), " ")
+		rest, err := file.byID(rest)
+		if err != nil {
+			return usagef("--select %q: %w", text, err)
+		}
 		s, err := collector.ParseSelection(rest)
 		if err != nil {
 			return usagef("--select %q: %w", text, err)
 		}
 		found := outputsNamed(cfg, name)
 		if len(found) == 0 {
-			return usagef("--select %q: there is no output %q; want interface, write, vxlan, pcap-over-ip, or the name, file or address of one", text, name)
+			return usagef("--select %q: there is no output %q; want interface, write, vxlan, pcap-over-ip, balance, or the name, file or address of one", text, name)
 		}
 		for _, out := range found {
 			if seen[out] {
@@ -80,7 +87,7 @@ func (o *outputFlags) set(cfg *collector.Config) error {
 }
 
 // outputsNamed returns the selections of the outputs of a kind, or of one.
-func outputsNamed(cfg *collector.Config, name string) (found []*collector.Selection) {
+func outputsNamed(cfg *collector.Outputs, name string) (found []*collector.Selection) {
 	for i := range cfg.TAPs {
 		if name == "interface" || name == cfg.TAPs[i].Name {
 			found = append(found, &cfg.TAPs[i].Select)
@@ -101,11 +108,16 @@ func outputsNamed(cfg *collector.Config, name string) (found []*collector.Select
 			found = append(found, &cfg.Serve[i].Select)
 		}
 	}
+	for i := range cfg.Balance {
+		if name == "balance" || name == cfg.Balance[i].Name {
+			found = append(found, &cfg.Balance[i].Select)
+		}
+	}
 	return found
 }
 
 // servers puts the addresses of --pcap-over-ip into the configuration.
-func (o *outputFlags) servers(cfg *collector.Config) error {
+func (o *outputFlags) servers(cfg *collector.Outputs) error {
 	files := []string{o.tls.Cert, o.tls.Key, o.tls.ClientCA}
 	given := len(slices.DeleteFunc(slices.Clone(files), func(s string) bool { return s == "" }))
 	if given != 0 && given != len(files) {
@@ -192,8 +204,7 @@ func (o *outputFlags) rotation() (r collector.Rotation, err error) {
 			return r, usagef("-C %s: want a size of 1 (a million bytes) or more, or with a unit, as in 1000k, 512m, 4g", o.size)
 		}
 	}
-	const year = 366 * 24 * 3600
-	if err := errors.Join(within("-G", o.every, 0, year), within("-W", o.keep, 0, 1e6)); err != nil {
+	if err := errors.Join(within("-G", o.every, 0, maxRotate), within("-W", o.keep, 0, maxKeep)); err != nil {
 		return r, err
 	}
 	if r.Keep > 0 && r.Size == 0 && r.Every == 0 {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -52,7 +53,7 @@ func TestOutputsEachTheirOwn(t *testing.T) {
 			filepath.Join(dir, "tap%t.pcapng") + " taps=1,3-9",
 		},
 	}
-	if err := flags.set(&cfg); err != nil {
+	if err := errors.Join(flags.set(&cfg.Outputs), flags.choose(&cfg.Outputs, &configFile{})); err != nil {
 		t.Fatal(err)
 	}
 	cfg.Files[2].Rotate.Size = 1e6

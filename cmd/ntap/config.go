@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/ntap-project/ntap/engine"
+	"github.com/ntap-project/ntap/proto"
+)
+
+// A configFlag is the flag that names a configuration file. What flags say
+// wins over the environment, that over the file, and that over defaults.
+type configFlag struct {
+	path   string
+	except []string // flags that are not for the file
+	given  *configFile
+}
+
+// notSettings are flags that no file and no environment sets: secrets, and what
+// is about one call.
+var notSettings = []string{"config", "check-config", "help", "passphrase"}
+
+func (s *configFlag) add(c *cobra.Command, except ...string) {
+	s.except = append(except, notSettings...)
+	c.Flags().StringVar(&s.path, "config", "", "file with the configuration (docs/CONFIG.md), in YAML; flags win over it, and so does the environment: NTAP_WORKERS for --workers")
+}
+
+// settings returns the flags that the file may set, with what says what is
+// wrong with a value.
+func (s *configFlag) settings(c *cobra.Command) map[string]func(string) error {
+	known := make(map[string]func(string) error)
+	c.Flags().VisitAll(func(f *pflag.Flag) {
+		if f.Value.Type() != "stringArray" && !slices.Contains(s.except, f.Name) {
+			known[f.Name] = func(v string) error { return checkSetting(f, v) }
+		}
+	})
+	return known
+}
+
+// checkSetting says what is wrong with a value for a flag, without setting it.
+func checkSetting(f *pflag.Flag, v string) error {
+	var err error
+	switch f.Value.Type() {
+	case "bool":
+		if _, err = strconv.ParseBool(v); err != nil {
+			return errors.New("want true or false")
+		}
+	case "int", "int64", "uint32":
+		var n int64
+		if n, err = strconv.ParseInt(v, 0, 64); err != nil {
+			return errors.New("want a number")
+		}
+		if r, ok := settingRange[f.Name]; ok && (n < r[0] || n > r[1]) {
+			return fmt.Errorf("want a number from %d to %d", r[0], r[1])
+		}
+	case "duration":
+		var d time.Duration
+		if d, err = time.ParseDuration(v); err != nil {
+			return errors.New("want a time, as in 10ms, 5s or 2m")
+		}
+		if r, ok := settingTime[f.Name]; ok && (d < r[0] || d > r[1]) {
+			return fmt.Errorf("want a time from %v to %v", r[0], r[1])
+		}
+	}
+	switch f.Name {
+	case "port":
+		_, err = listenAddress(v)
+	case "io":
+		err = ways(v)
+	case "workers":
+		if n, e := strconv.Atoi(v); v != "auto" && (e != nil || n < 1 || n > engine.MaxShards) {
+			err = fmt.Errorf("want auto, or a number from 1 to %d", engine.MaxShards)
+		}
+	}
+	return err
+}
+
+// What limits.go allows.
+var (
+	settingRange = map[string][2]int64{"reorder": {1, 4096}, "receive-buffer": {1, maxMemory}, "ring": {1, maxMemory}, "block": {1, maxMemory}, "snaplen": {0, proto.MaxFrame}}
+	settingTime  = map[string][2]time.Duration{
+		"reorder-wait": {time.Microsecond, maxWait}, "clock-window": {0, maxWindow}, "retire": {time.Millisecond, maxWait},
+	}
+)
+
+// environment sets flags that the command line does not.
+func (s *configFlag) environment(c *cobra.Command) error {
+	var errs []error
+	c.Flags().VisitAll(func(f *pflag.Flag) {
+		name := "NTAP_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		value := os.Getenv(name)
+		if f.Changed || value == "" || f.Value.Type() == "stringArray" || slices.Contains(notSettings, f.Name) && f.Name != "config" {
+			return
+		}
+		if err := c.Flags().Set(f.Name, value); err != nil {
+			errs = append(errs, usagef("$%s: %w", name, err))
+		}
+	})
+	return errors.Join(errs...)
+}
+
+// load reads the environment and the file, if there is one, and has the file
+// set the flags that neither command line nor environment do.
+func (s *configFlag) load(c *cobra.Command) error {
+	if err := s.environment(c); err != nil {
+		return err
+	}
+	f, err := s.read(c)
+	if err != nil {
+		return err
+	}
+	r := &configReader{path: s.path}
+	for _, name := range f.sorted() {
+		if flag := c.Flags().Lookup(name); !flag.Changed {
+			if err := flag.Value.Set(f.settings[name].value); err != nil {
+				r.at(f.settings[name].line, "%s: %q: %v", name, clipText(f.settings[name].value), err)
+			}
+		}
+	}
+	s.given = f
+	return r.err()
+}
+
+// read reads the file.
+func (s *configFlag) read(c *cobra.Command) (*configFile, error) {
+	if s.path == "" {
+		return &configFile{}, nil
+	}
+	text, err := readConfig(s.path)
+	if err != nil {
+		return nil, err
+	}
+	return parseConfig(s.path, text, s.settings(c))
+}
+
+// restart returns the settings that are others in f than they were at the
+// start, for which the program has to be started anew.
+func (s *configFlag) restart(c *cobra.Command, f *configFile) (names []string) {
+	for _, name := range slices.Sorted(maps.Keys(s.settings(c))) {
+		if f.settings[name].value != s.given.settings[name].value && !c.Flags().Lookup(name).Changed {
+			names = append(names, name)
+		}
+	}
+	return names
+}

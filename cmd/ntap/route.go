@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+
+	"github.com/ntap-project/ntap/collector"
+	"github.com/ntap-project/ntap/proto"
+)
+
+// A routeFlags are the collector's flags about taps and outputs, which a
+// configuration file has as lists.
+type routeFlags struct {
+	interfaces     []string
+	noTAP, isolate bool
+	vxlan          vxlanFlags
+	files          outputFlags
+	balance, taps  []string
+}
+
+// notInFile are the flags about outputs, which the file has with each output.
+var notInFile = []string{
+	"interface", "no-tap", "isolate", "vni", "vxlan-oversize", "vxlan-mtu", "vxlan-ports",
+	"rotate-size", "rotate-seconds", "rotate-keep", "pcap-over-ip-buffer", "tls-cert", "tls-key", "tls-client-ca",
+}
+
+func (o *routeFlags) add(c *cobra.Command) {
+	f := c.Flags()
+	f.StringArrayVarP(&o.interfaces, "interface", "i", []string{"ntap0"}, "virtual interface to make; %t in it is the tap ID: one for each tap; may be given again")
+	f.BoolVar(&o.noTAP, "no-tap", false, "make no virtual interface")
+	f.BoolVar(&o.isolate, "isolate", true, "keep frames on virtual interfaces from this host's own network stack")
+	f.StringArrayVar(&o.balance, "balance", nil, `have outputs of one kind share the frames, both directions of a flow at the same one: "NAME OUTPUT OUTPUT", where OUTPUT is as in --select; may be given again`)
+	f.StringArrayVar(&o.taps, "tap", nil, `a tap that is known: "ID name=NAME", of which only ID has to be there; may be given again`)
+	o.files.add(c)
+	o.vxlan.add(c)
+}
+
+// wanted returns the outputs that the flags and the file want.
+func (o *routeFlags) wanted(c *cobra.Command, file *configFile) (outs collector.Outputs, err error) {
+	if o.noTAP && c.Flags().Changed("interface") {
+		return outs, usagef("collector: -i and --no-tap exclude each other")
+	}
+	if !o.noTAP && (c.Flags().Changed("interface") || !file.given) {
+		for _, name := range o.interfaces {
+			outs.TAPs = append(outs.TAPs, collector.TAP{Name: name, Isolate: o.isolate})
+		}
+	}
+	if outs.VXLAN, err = o.vxlan.outputs(c); err != nil {
+		return outs, err
+	}
+	if err = o.files.set(&outs); err != nil {
+		return outs, err
+	}
+	if err := sameKind(&outs, o.balance); err != nil {
+		return outs, err
+	}
+	outs = beside(file.outputs, outs)
+	if o.noTAP {
+		outs.TAPs = nil
+		outs.Balance = slices.DeleteFunc(outs.Balance, func(b collector.Balance) bool { return len(b.Over.TAPs) > 0 })
+	}
+	if c.Flags().Changed("isolate") {
+		for i := range outs.TAPs {
+			outs.TAPs[i].Isolate = o.isolate
+		}
+		for _, b := range outs.Balance {
+			for i := range b.Over.TAPs {
+				b.Over.TAPs[i].Isolate = o.isolate
+			}
+		}
+	}
+	if err := o.files.choose(&outs, file); err != nil {
+		return outs, err
+	}
+	if len(outs.TAPs)+len(outs.Files)+len(outs.VXLAN)+len(outs.Serve)+len(outs.Balance) == 0 {
+		return outs, usagef("collector: --no-tap without -w, --vxlan or --pcap-over-ip, and no outputs in a configuration file: there is nowhere to give frames to")
+	}
+	return outs, nil
+}
+
+// again returns the outputs that the flags and the file, read anew, want now.
+func (o *routeFlags) again(c *cobra.Command, flag *configFlag, log zerolog.Logger) (outs collector.Outputs, err error) {
+	file, err := flag.read(c)
+	if err != nil {
+		return outs, err
+	}
+	if err := o.known(file); err != nil {
+		return outs, err
+	}
+	if outs, err = o.wanted(c, file); err != nil {
+		return outs, err
+	}
+	if names := flag.restart(c, file); len(names) > 0 {
+		log.Warn().Strs("settings", names).Msg("these changed in the configuration, and are in force when the collector is started anew")
+	}
+	return outs, nil
+}
+
+// beside returns the outputs of the file with those of flags: where both have
+// the same, that of the flags.
+func beside(file, flags collector.Outputs) collector.Outputs {
+	file.TAPs = join(file.TAPs, flags.TAPs, func(t collector.TAP) string { return t.Name })
+	file.Files = join(file.Files, flags.Files, func(f collector.File) string { return f.Path })
+	file.VXLAN = join(file.VXLAN, flags.VXLAN, func(v collector.VXLAN) string { return addressOf(v.To) })
+	file.Serve = join(file.Serve, flags.Serve, func(s collector.Serve) string { return s.Addr })
+	file.Balance = join(file.Balance, flags.Balance, func(b collector.Balance) string { return b.Name })
+	return file
+}
+
+// join returns a with b, whose items win over those of a that have their names.
+func join[T any](a, b []T, name func(T) string) []T {
+	out := make([]T, 0, len(a)+len(b))
+	for _, x := range a {
+		if !slices.ContainsFunc(b, func(y T) bool { return name(x) == name(y) }) {
+			out = append(out, x)
+		}
+	}
+	return append(out, b...)
+}
+
+// sameKind makes the groups of --balance of outputs.
+func sameKind(outs *collector.Outputs, groups []string) error {
+	for _, text := range groups {
+		words := strings.Fields(text)
+		if len(words) < 2 {
+			return usagef("--balance %q: want NAME and the outputs that share the frames, as in \"sensors s0 s1\"", text)
+		}
+		b := collector.Balance{Name: words[0]}
+		for _, word := range words[1:] {
+			n := len(b.Over.TAPs) + len(b.Over.Files) + len(b.Over.VXLAN) + len(b.Over.Serve)
+			move(&outs.TAPs, &b.Over.TAPs, func(t *collector.TAP) bool { return word == "interface" || word == t.Name })
+			move(&outs.Files, &b.Over.Files, func(f *collector.File) bool { return word == "write" || word == f.Path })
+			move(&outs.VXLAN, &b.Over.VXLAN, func(v *collector.VXLAN) bool { return word == "vxlan" || word == v.To })
+			move(&outs.Serve, &b.Over.Serve, func(s *collector.Serve) bool { return word == "pcap-over-ip" || word == s.Addr })
+			if n == len(b.Over.TAPs)+len(b.Over.Files)+len(b.Over.VXLAN)+len(b.Over.Serve) {
+				return usagef("--balance %q: there is no output %q that is in no group yet; want interface, write, vxlan, pcap-over-ip, or the name, file or address of one", text, word)
+			}
+		}
+		if err := b.Check(); err != nil {
+			return usagef("--balance %q: %w", text, err)
+		}
+		outs.Balance = append(outs.Balance, b)
+	}
+	return nil
+}
+
+// move moves what is meant from one list to another.
+func move[T any](from, to *[]T, meant func(*T) bool) {
+	*from = slices.DeleteFunc(*from, func(x T) bool {
+		if meant(&x) {
+			*to = append(*to, x)
+			return true
+		}
+		return false
+	})
+}
+
+// known returns the file with the taps of --tap, which win over its own.
+func (o *routeFlags) known(file *configFile) error {
+	for _, text := range o.taps {
+		words := strings.Fields(text)
+		t := configTap{}
+		for i, word := range words {
+			key, value, ok := strings.Cut(word, "=")
+			switch id, err := strconv.ParseUint(word, 10, 32); {
+			case i == 0 && err == nil:
+				t.id = uint32(id)
+			case i > 0 && ok && value != "" && key == "name" && goodName(value):
+				t.name = value
+			default:
+				return usagef("--tap %q: %q: want \"ID name=NAME\"; a name begins with a letter", text, word)
+			}
+		}
+		if len(words) == 0 {
+			return usagef("--tap \"\": want a tap ID")
+		}
+		file.taps = slices.DeleteFunc(file.taps, func(x configTap) bool { return x.id == t.id })
+		if id, taken := file.named(t.name); taken && t.name != "" {
+			return usagef("--tap %q: tap %d has that name", text, id)
+		}
+		file.taps = append(file.taps, t)
+	}
+	return nil
+}
+
+// goodName says whether a tap may be called so.
+func goodName(s string) bool {
+	return s != "" && s != "all" && (s[0] < '0' || s[0] > '9') && !strings.ContainsAny(s, ",=\" \t\r\n")
+}
+
+// printRoutes writes what goes where.
+func printRoutes(w io.Writer, file *configFile, outs *collector.Outputs) {
+	type line struct {
+		name string
+		by   collector.Selection
+	}
+	var all []line
+	names := func(o *collector.Outputs) (out []line) {
+		for _, t := range o.TAPs {
+			out = append(out, line{"interface " + t.Name, t.Select})
+		}
+		for _, f := range o.Files {
+			out = append(out, line{"write " + f.Path, f.Select})
+		}
+		for _, v := range o.VXLAN {
+			out = append(out, line{"vxlan " + addressOf(v.To), v.Select})
+		}
+		for _, s := range o.Serve {
+			out = append(out, line{"pcap-over-ip " + s.Addr, s.Select})
+		}
+		return out
+	}
+	all = names(outs)
+	for _, b := range outs.Balance {
+		var over []string
+		for _, m := range names(&b.Over) {
+			over = append(over, m.name)
+		}
+		all = append(all, line{fmt.Sprintf("balance %s (%s)", b.Name, strings.Join(over, ", ")), b.Select})
+	}
+	fmt.Fprintln(w, "outputs:")
+	for _, l := range all {
+		fmt.Fprintf(w, "  %s: %s\n", l.name, describe(l.by))
+	}
+	to := func(tap uint32) string {
+		var got []string
+		for _, l := range all {
+			if l.by.Taps.Has(tap) {
+				name, _, _ := strings.Cut(l.name, " (")
+				got = append(got, name)
+			}
+		}
+		if got == nil {
+			return "nothing: its frames are counted as not selected"
+		}
+		return strings.Join(got, ", ")
+	}
+	fmt.Fprintln(w, "taps:")
+	maybe := []uint32{1<<32 - 1, 0} // taps that nobody names
+	for _, t := range file.taps {
+		maybe = append(maybe, t.id+1)
+		fmt.Fprintf(w, "  %s -> %s\n", strings.TrimSpace(fmt.Sprintf("%d %s", t.id, t.name)), to(t.id))
+	}
+	for _, l := range all {
+		for _, r := range l.by.Taps {
+			maybe = append(maybe, r.Last+1)
+		}
+	}
+	for _, id := range maybe {
+		if !slices.ContainsFunc(file.taps, func(t configTap) bool { return t.id == id }) &&
+			!slices.ContainsFunc(all, func(l line) bool { return l.by.Taps != nil && l.by.Taps.Has(id) }) {
+			fmt.Fprintf(w, "  others, but for those that an output names -> %s\n", to(id))
+			return
+		}
+	}
+}
+
+func describe(by collector.Selection) string {
+	var parts []string
+	if by.Taps == nil {
+		parts = append(parts, "all taps")
+	} else {
+		parts = append(parts, "taps "+by.Taps.String())
+	}
+	if by.SnapLen > 0 && by.SnapLen < proto.MaxFrame {
+		parts = append(parts, fmt.Sprintf("%d bytes of each frame", by.SnapLen))
+	}
+	if by.Filter != "" {
+		parts = append(parts, "filter "+by.Filter)
+	}
+	return strings.Join(parts, "; ")
+}
