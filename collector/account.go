@@ -227,6 +227,7 @@ type OutputTotal struct {
 	Name                                                  string
 	Delivered, DeliveredBytes, Refused, Full, NotEthernet uint64
 	TooLong, NoVNI, Sliced, Nobody, LeftOut, Remade       uint64
+	Late, Hurried                                         uint64
 	Given                                                 uint64 // to clients, where there are several
 }
 
@@ -243,6 +244,7 @@ func (t OutputTotal) rare() string {
 	}{
 		{t.LeftOut, "not selected"}, {t.TooLong, "too long for the path"}, {t.NoVNI, "of taps without a VNI"}, {t.Sliced, "cut"},
 		{t.Nobody, "times the network said that nobody got them"}, {t.Remade, "times the device was deleted, and made anew"},
+		{t.Late, "late for the merge, and given behind later ones"}, {t.Hurried, "merged before they had waited, for want of room"},
 	} {
 		if c.n > 0 {
 			fmt.Fprintf(&b, ", %d %s", c.n, c.text)
@@ -280,6 +282,8 @@ func (t *OutputTotal) count(c *SinkCounts) {
 	t.Sliced += c.Sliced.Load()
 	t.Nobody += c.Nobody.Load()
 	t.Remade += c.Remade.Load()
+	t.Late += c.Late.Load()
+	t.Hurried += c.Hurried.Load()
 }
 
 // add adds another total.
@@ -296,6 +300,8 @@ func (t *OutputTotal) add(u OutputTotal) {
 	t.Sliced += u.Sliced
 	t.Nobody += u.Nobody
 	t.Remade += u.Remade
+	t.Late += u.Late
+	t.Hurried += u.Hurried
 }
 
 // Drops returns how many datagrams were dropped for reason d.

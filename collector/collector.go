@@ -119,7 +119,7 @@ func open(ctx context.Context, cfg Config) (_ *collector, err error) {
 	if cfg.Reorder < 0 || cfg.Reorder > 4096 {
 		return nil, fmt.Errorf("collector: reorder window of %d datagrams: 1 to 4096", cfg.Reorder)
 	}
-	if err := checkIO(cfg.IO); err != nil {
+	if err := errors.Join(checkIO(cfg.IO), checkMerge(&cfg)); err != nil {
 		return nil, err
 	}
 	cfg.Workers = max(cfg.Workers, 1)

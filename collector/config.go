@@ -36,6 +36,14 @@ type Config struct {
 	// error leaves all as it was. It is called from a goroutine of its own.
 	Reroute func() (Outputs, error)
 
+	// Merge, if not 0, puts the frames of all taps and workers in the order of
+	// their capture times, for files, PCAP over IP and a Receiver: each waits so
+	// long for earlier ones. One that comes later than that is counted, and given
+	// on at once. MergeBuffer bounds the bytes that wait, for each output: when it
+	// is half full, frames go on earlier. 0: 64 MiB.
+	Merge       time.Duration
+	MergeBuffer int
+
 	Workers       int           // sockets sharing the port; 0: 1
 	CPUs          []int         // workers are pinned to these in turn; none: not pinned
 	Once          bool          // end when every tap that was heard said bye

@@ -89,7 +89,7 @@ func (w *worker) route(r *route, old *ends) sink {
 	if !r.inside {
 		return selected(bare, *r.takes)
 	}
-	if s, ok := bare.(*serveSink); ok {
+	if s, ok := bare.(chooser); ok {
 		s.choose(r.takes)
 	}
 	return bare

@@ -23,6 +23,7 @@ type spec struct {
 	says   bool    // what it writes says what the snap length is
 	once   bool    // opened again, it would replace what it has written
 	twice  string  // why there are not to be two of that name; "": there may be
+	merges bool    // Config.Merge is about it
 	last   bool    // its error ends the collector, whatever other outputs there are
 
 	open func(o *outputs) (output, error) // nil: it is a group
@@ -204,7 +205,7 @@ func (c File) spec() (*spec, error) {
 	opened := c
 	c.Select = Selection{}
 	return &spec{
-		name: "pcapng " + c.Path, how: c, takes: &takes, says: true, once: names.plain() && !c.Rotate.rotates(), twice: "each output needs a file of its own",
+		name: "pcapng " + c.Path, how: c, takes: &takes, says: true, merges: true, once: names.plain() && !c.Rotate.rotates(), twice: "each output needs a file of its own",
 		open: func(o *outputs) (output, error) {
 			stdout := o.sh.cfg.Stdout
 			if stdout == nil {
@@ -248,7 +249,7 @@ func (c Serve) spec() (*spec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pcap over IP at %s: %w", c.Addr, err)
 	}
-	s := &spec{name: "pcap over IP " + c.Addr, takes: &takes, inside: true, each: true, says: true}
+	s := &spec{name: "pcap over IP " + c.Addr, takes: &takes, inside: true, each: true, says: true, merges: true}
 	if _, port, _ := net.SplitHostPort(c.Addr); port != "0" {
 		s.twice = "each output needs an address of its own"
 	}
@@ -272,7 +273,7 @@ func (r *Receiver) spec(by Selection) (*spec, error) {
 		return nil, fmt.Errorf("Receiver: %w", err)
 	}
 	return &spec{
-		name: "this program", how: r, takes: &takes, last: true,
+		name: "this program", how: r, takes: &takes, merges: true, last: true,
 		open: func(*outputs) (output, error) {
 			return output{sink: func(worker int, _ *OutputAccount) (sink, error) {
 				return &batchSink{take: r.take, worker: worker}, nil

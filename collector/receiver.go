@@ -98,7 +98,8 @@ func (r *Receiver) Account() *Account { return r.c.account }
 // take returns an error, or, with Config.Once, every tap that was heard said
 // bye. Each worker calls take from a goroutine, and locked thread, of its own: with
 // several workers calls come at the same time, and Batch.Worker tells them
-// apart. While take works nothing is received: what the socket's buffer then has
+// apart; with Config.Merge there is one goroutine for all, and Batch.Worker is
+// 0. While take works nothing is received: what the socket's buffer then has
 // no room for is lost, and counted.
 //
 // Run may be called once. Afterwards the Receiver is closed.

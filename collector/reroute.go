@@ -138,6 +138,9 @@ func (o *outputs) open(l *outlet, wait bool) {
 		}
 		return
 	}
+	if l.spec.merges && o.sh.cfg.Merge > 0 {
+		out = merged(out, &o.sh.cfg)
+	}
 	l.output, l.wait = out, nil
 	if out.name != "" && out.name != l.account.of.Name {
 		o.account.forget(l.account.of)

@@ -57,6 +57,8 @@ type SinkCounts struct {
 	Sliced      perf.Counter // frames of those given that did not fit and were cut
 	Remade      perf.Counter // times that its device was deleted, and made anew
 	Nobody      perf.Counter // times that the network said that nobody got what was sent
+	Late        perf.Counter // where frames are merged: those given behind a later one
+	Hurried     perf.Counter // the same: those given before they had waited, for want of room
 	Unsent      perf.Counter // frames that waited for a reader that went away
 	UnsentBytes perf.Counter
 }

@@ -144,6 +144,8 @@ programs that connect (PCAP over IP).`,
 	f.IntVar(&cfg.Reorder, "reorder", 64, "datagrams held while an earlier one is missing")
 	f.DurationVar(&cfg.ReorderWait, "reorder-wait", 10*time.Millisecond, "the longest that they are held")
 	f.IntVar(&cfg.ReceiveBuffer, "receive-buffer", 64<<20, "bytes of each socket's buffer")
+	f.DurationVar(&cfg.Merge, "merge", 0, "put the frames of all taps in the order of their capture times, for -w and --pcap-over-ip: each waits this long for earlier ones; 0: no")
+	f.IntVar(&cfg.MergeBuffer, "merge-buffer", 64<<20, "bytes that wait for that, for each output")
 	f.BoolVar(&cfg.Stats, "stats", false, "print the account every second")
 	keys.add(c)
 	place.add(c, "sockets that share the port, with a thread each")

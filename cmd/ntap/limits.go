@@ -41,6 +41,8 @@ func checkCollector(cfg *collector.Config) error {
 		ways(cfg.IO),
 		within("--reorder", cfg.Reorder, 1, 4096),
 		within("--reorder-wait", cfg.ReorderWait, time.Microsecond, maxWait),
+		within("--merge", cfg.Merge, 0, maxWait),
+		within("--merge-buffer", cfg.MergeBuffer, 8<<20, maxMemory),
 		within("--receive-buffer", cfg.ReceiveBuffer, 1, maxMemory),
 	)
 }

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package collector
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ntap-project/ntap/internal/testnet"
+	"github.com/ntap-project/ntap/proto"
+)
+
+// late counts the times that come behind later ones.
+func late(times []int64) (n uint64) {
+	last := int64(0)
+	for _, t := range times {
+		if t < last {
+			n++
+		}
+		last = max(last, t)
+	}
+	return n
+}
+
+// Frames of several taps that come to several workers go to a Receiver and to a
+// file in the order of their times, all of them, with their own bytes; those
+// that are late are counted; the account adds up.
+func TestMergeOutputs(t *testing.T) {
+	for _, window := range []time.Duration{time.Minute, time.Millisecond} {
+		t.Run(fmt.Sprint(window), func(t *testing.T) {
+			const taps, frames = 5, 4000
+			keys := testKeys(t)
+			file := filepath.Join(t.TempDir(), "merged.pcapng")
+			r := receive(t, t.Context(), Config{Keys: keys, Workers: 3, Once: true, Write: file, Merge: window})
+			start := time.Now()
+			for tap := range taps {
+				s := newSim(t, keys, uint32(tap+1), startedAgo(0), 0, 1472)
+				s.say(t, false)
+				s.tell(false)
+				next := 0
+				s.stamped, s.clock = true, func() time.Time { return start.Add(time.Duration(next*taps+tap) * time.Microsecond) }
+				for next = range frames {
+					s.frame(60 + next%200)
+				}
+				s.clock = time.Now
+				s.tell(true)
+				s.say(t, true)
+				conn, err := net.Dial("udp", r.Addr().String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { conn.Close() })
+				go func() {
+					for i, d := range s.out {
+						if conn.Write(d); i%20 == 0 {
+							time.Sleep(time.Millisecond) // taps send at the same time
+						}
+					}
+				}()
+			}
+			var times []int64
+			byTap := map[uint32]uint32{}
+			if err := r.Run(func(b *Batch) error {
+				if b.Worker != 0 {
+					t.Errorf("worker %d", b.Worker)
+				}
+				for i := range b.Frames {
+					f := &b.Frames[i]
+					times = append(times, f.Time)
+					n := byTap[b.Tap]
+					if binary.BigEndian.Uint32(f.Data) != n || len(f.Data) != 60+int(n)%200 || f.Time != start.UnixNano()+int64(n*taps+b.Tap-1)*1000 {
+						return fmt.Errorf("tap %d: frame %d where %d should be", b.Tap, binary.BigEndian.Uint32(f.Data), n)
+					}
+					byTap[b.Tap]++
+				}
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+			var text strings.Builder
+			r.Account().Print(&text)
+			if len(times) != taps*frames {
+				t.Errorf("%d frames of %d\n%s", len(times), taps*frames, &text)
+			}
+			if window == time.Minute && !slices.IsSorted(times) {
+				t.Errorf("%d frames of %d are not in order", late(times), len(times))
+			}
+			var written []int64
+			for _, p := range testnet.ReadCapture(t, file) {
+				written = append(written, p.Time)
+			}
+			for _, o := range r.Account().Outputs() {
+				got := times
+				if strings.HasPrefix(o.Name, "pcapng") {
+					got = written
+				}
+				if s := o.Sum(); s.Late != late(got) || s.Delivered != taps*frames || uint64(len(got)) != s.Delivered {
+					t.Errorf("%s: %d frames, of which %d late; it counts %d and %d", o.Name, len(got), late(got), s.Delivered, s.Late)
+				}
+			}
+		})
+	}
+}
+
+// blockSink takes nothing until it is told to.
+type blockSink struct {
+	listSink
+	let chan struct{}
+}
+
+func (b *blockSink) Write(o *Origin, r *proto.Record) {
+	<-b.let
+	b.listSink.Write(o, r)
+}
+
+// An output that takes nothing stops its workers once the buffer is full, and
+// what waits is bounded; then all of it comes. An output that fails says so to
+// the workers, and refuses the rest.
+func TestMergeOutputIsBounded(t *testing.T) {
+	inner := &blockSink{let: make(chan struct{})}
+	account := &OutputAccount{Name: "x"}
+	closed := false
+	out := merged(output{
+		sink:  func(int, *OutputAccount) (sink, error) { return inner, nil },
+		close: func() error { closed = true; return nil },
+	}, &Config{Merge: time.Millisecond, MergeBuffer: minMerge})
+	s, err := out.sink(0, account)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const frames = 40000 // of 1000 bytes: five times the buffer
+	sent := make(chan int, frames)
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		for i := range frames {
+			s.Write(&Origin{Tap: 1}, &proto.Record{Time: int64(i), Data: make([]byte, 1000)})
+			if i%10 == 0 {
+				err = errors.Join(err, s.Flush())
+				sent <- i
+			}
+		}
+		done <- errors.Join(err, s.Close())
+	}()
+	last := -1
+	for quiet := false; !quiet; {
+		select {
+		case last = <-sent:
+		case <-time.After(time.Second):
+			quiet = true
+		}
+	}
+	if least, most := minMerge/2/1128-10, 2*minMerge/1128; last < least || last > most {
+		t.Errorf("with an output that takes nothing %d frames were taken, want %d to %d", last, least, most)
+	}
+	close(inner.let)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if err := out.close(); err != nil || !closed {
+		t.Errorf("%v, closed %v", err, closed)
+	}
+	if got := account.Sum().Delivered; got != frames || len(inner.frames) != frames {
+		t.Errorf("%d delivered, %d there", got, len(inner.frames))
+	}
+}
+
+// failSink fails.
+type failSink struct{ listSink }
+
+var errTest = errors.New("test")
+
+func (*failSink) Flush() error { return errTest }
+
+func TestMergeOutputFails(t *testing.T) {
+	out := merged(output{sink: func(int, *OutputAccount) (sink, error) { return new(failSink), nil }}, &Config{Merge: time.Millisecond})
+	s, _ := out.sink(0, new(OutputAccount))
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		s.Write(new(Origin), &proto.Record{})
+		if err := s.Flush(); err == errTest {
+			break
+		} else if err != nil || time.Now().After(deadline) {
+			t.Fatalf("a sink that fails is not told of: %v", err)
+		}
+	}
+	if err := out.close(); err != nil {
+		t.Errorf("the error that was told is told again: %v", err)
+	}
+	none := merged(output{sink: func(int, *OutputAccount) (sink, error) { return nil, errTest }}, &Config{Merge: time.Millisecond})
+	for range 2 {
+		if _, err := none.sink(0, new(OutputAccount)); err != errTest {
+			t.Errorf("an output that has no sink: %v", err)
+		}
+	}
+	if err := none.close(); err != nil {
+		t.Error(err)
+	}
+	for _, cfg := range []Config{{Merge: -1}, {Merge: time.Hour}, {MergeBuffer: 1}} {
+		if checkMerge(&cfg) == nil {
+			t.Errorf("%v, %d is taken", cfg.Merge, cfg.MergeBuffer)
+		}
+	}
+}
