@@ -298,13 +298,7 @@ func (s *survey) wire(ctx context.Context) error {
 	}
 	s.sendNS = c.Nanoseconds
 	// Into a sink, and into a socket that is read: the difference is the kernel's.
-	frame := s.cfg.Frames[len(s.cfg.Frames)-1]
-	for _, f := range s.cfg.Frames {
-		if n, _ := MeanLength(f); n > 1400 {
-			frame = f
-			break
-		}
-	}
+	frame := s.wireFrame()
 	mean, _ := MeanLength(frame)
 	for _, r := range []*Rig{s.sink, s.plain} {
 		if err := r.Traffic(ctx, Traffic{Frame: frame}); err != nil {

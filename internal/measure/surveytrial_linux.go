@@ -37,10 +37,12 @@ const (
 	brisk = 3
 )
 
-// wakes are what parties took in a trial of hardly any frames.
+// wakes are what parties took in a trial of hardly any frames, and what of that
+// was to wake them.
 type wakes struct {
 	ns     map[string]float64
 	frames float64
+	fixed  map[string]float64 // what it would be of none; known after the next trial
 }
 
 // trickles finds out what it takes to wake whoever takes part. Where a core
@@ -48,14 +50,18 @@ type wakes struct {
 // it is more than frames take at easy rates.
 func (s *survey) trickles(ctx context.Context) error {
 	for _, r := range []*Rig{s.alone, s.ringed, s.sink, s.plain, s.nowhere, s.tap, s.vxlan, s.remote} {
-		if err := r.Traffic(ctx, Traffic{Frame: s.cfg.Frames[0]}); err != nil {
+		frame := s.cfg.Frames[0] // each begins with that
+		if r == s.sink || r == s.plain {
+			frame = s.wireFrame()
+		}
+		if err := r.Traffic(ctx, Traffic{Frame: frame}); err != nil {
 			return err
 		}
 		t, _, err := s.trial(ctx, r, Offer{Rate: trickle, For: s.cfg.Trial})
 		if err != nil {
 			return err
 		}
-		w := wakes{map[string]float64{}, float64(t.Offered.Frames)}
+		w := wakes{map[string]float64{}, float64(t.Offered.Frames), map[string]float64{}}
 		for name, use := range t.Parties {
 			w.ns[name] = use.NS
 		}
@@ -88,14 +94,29 @@ func (s *survey) trial(ctx context.Context, r *Rig, o Offer) (t Trial, units uin
 	return t, c.Units, errors.Join(err, <-got)
 }
 
-// each returns what a party took a frame, ns, without being woken.
+// wireFrame is the frame that datagrams are made of where they alone matter: one
+// that fills them.
+func (s *survey) wireFrame() string {
+	for _, f := range s.cfg.Frames {
+		if n, _ := MeanLength(f); n > 1400 {
+			return f
+		}
+	}
+	return s.cfg.Frames[len(s.cfg.Frames)-1]
+}
+
+// each returns what a party took a frame, ns, without what it takes to wake it. The
+// first trial after a trickle has to be of the same frames.
 func (s *survey) each(r *Rig, t *Trial, party string) float64 {
 	w := s.wakes[r]
-	frames := float64(t.Offered.Frames) - w.frames
-	if frames <= 0 {
-		return 0
+	ns, frames := t.Parties[party].NS, float64(max(t.Offered.Frames, 1))
+	if _, known := w.fixed[party]; !known {
+		w.fixed[party] = 0
+		if more := frames - w.frames; more > w.frames {
+			w.fixed[party] = min(max(0, w.ns[party]-w.frames*(ns-w.ns[party])/more), w.ns[party])
+		}
 	}
-	return (t.Parties[party].NS - w.ns[party]) / frames
+	return (ns - w.fixed[party]) / frames
 }
 
 // easyRate is a rate of frames that every side carries on any host for which
