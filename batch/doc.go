@@ -22,6 +22,11 @@ type SenderConfig struct {
 	Mark       uint32 // SO_MARK; 0: none
 	SendBuffer int    // SO_SNDBUF, bytes; 0: the system's default
 	Pace       uint64 // bytes a second that are sent at the most, headers from Ethernet on counted; 0: no limit
+
+	// Shy is for one of several senders of a thread. It never waits: what finds
+	// no room in the socket's buffer is counted as unsent. It is made though its
+	// name is not known or there is no route, and then looks again.
+	Shy bool
 }
 
 // MaxPorts is the most source ports that a Fan can have. Its first is looked

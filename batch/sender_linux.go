@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -43,13 +44,14 @@ type Sender struct {
 	cfg       SenderConfig
 	fd        int
 	to        netip.AddrPort
-	arena     *Arena // a flight, or RingFlights of them
-	mem       []byte // of the flight being filled, inside arena
-	size      int    // of a full datagram
-	slots     int    // in a flight
-	most      int    // segments in one send
-	n         int    // datagrams queued in the flight
-	last      int    // bytes of the last one
+	arena     *Arena  // a flight, or RingFlights of them
+	mem       []byte  // of the flight being filled, inside arena
+	size      int     // of a full datagram
+	slots     int     // in a flight
+	most      int     // segments in one send
+	n         int     // datagrams queued in the flight
+	last      int     // bytes of the last one
+	flags     uintptr // of each send
 	segmented bool
 	marked    bool
 	ring      Ring // nil: none
@@ -83,15 +85,22 @@ func (f *flight) set(mem []byte, n, size, last int) {
 // NewSender opens a socket towards cfg.To.
 func NewSender(cfg SenderConfig) (*Sender, error) {
 	to, err := resolve("collector", cfg.To)
-	if err != nil {
+	if err != nil && !cfg.Shy {
 		return nil, err
 	}
-	s := &Sender{trouble: trouble{what: "collector", name: cfg.To}, cfg: cfg, fd: -1, most: maxSegments}
+	s := &Sender{trouble: trouble{what: "collector", name: cfg.To, shy: cfg.Shy}, cfg: cfg, fd: -1, most: maxSegments}
+	if cfg.Shy {
+		s.flags = unix.MSG_DONTWAIT
+	}
 	if s.arena, err = NewArena(flightBytes); err != nil {
 		return nil, err
 	}
 	s.mem = s.arena.Bytes()
-	if err := s.connect(to); err != nil {
+	err = s.connect(to)
+	if err != nil && cfg.Shy && to.IsValid() {
+		err = s.connect(netip.AddrPort{}) // nowhere, for now
+	}
+	if err != nil {
 		s.arena.Close()
 		return nil, err
 	}
@@ -125,6 +134,10 @@ func sockaddr(a netip.AddrPort) (int, unix.Sockaddr) {
 
 // connect makes a socket for an address and takes it into use.
 func (s *Sender) connect(to netip.AddrPort) error {
+	dial := dial
+	if !to.IsValid() {
+		dial = nowhere
+	}
 	fd, marked, err := dial(to, dialConfig{what: s.what, mark: s.cfg.Mark, sendBuffer: s.cfg.SendBuffer})
 	if err != nil {
 		return err
@@ -140,6 +153,12 @@ func (s *Sender) connect(to netip.AddrPort) error {
 	s.pace.set(fd, to, s.cfg.Pace)
 	s.resize(size)
 	return nil
+}
+
+// nowhere makes a socket that takes nothing: each send is an error.
+func nowhere(netip.AddrPort, dialConfig) (fd int, marked bool, err error) {
+	fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
+	return fd, false, os.NewSyscallError("socket", err)
 }
 
 // wanted returns the size of datagrams by configuration and route.
@@ -250,7 +269,7 @@ func (s *Sender) send(f *flight) int {
 // sendFlight sends all with one call.
 func (s *Sender) sendFlight(f *flight) int {
 	for try := range sendTries {
-		_, _, e := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&f.hdr)), 0)
+		_, _, e := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&f.hdr)), s.flags)
 		switch {
 		case e == 0:
 			s.sent(f.n, f.bytes)
@@ -297,7 +316,7 @@ func (s *Sender) sendEach(f *flight) (left int) {
 	}
 	s.iov[n-1].SetLen(last)
 	for i, try := 0, 0; i < n; {
-		k, e := sendmmsg(s.fd, s.msgs[i:n], 0)
+		k, e := sendmmsg(s.fd, s.msgs[i:n], int(s.flags))
 		if e == 0 && k > 0 {
 			bytes := k * f.size
 			if i += k; i == n {
@@ -355,7 +374,7 @@ func (s *Sender) consider(left int) {
 		if !to.IsValid() {
 			*to = s.to // its name is not known now; its address may still be good
 		}
-		if s.connect(*to) == nil {
+		if to.IsValid() && s.connect(*to) == nil {
 			s.stats.Resolved.Add(1)
 		}
 	}

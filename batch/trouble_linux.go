@@ -25,6 +25,7 @@ const (
 type trouble struct {
 	what     string // is at the other end
 	name     string // HOST:PORT of it, to be resolved again
+	shy      bool   // does not wait for room
 	stats    SenderStats
 	failing  time.Time // since when nothing was sent
 	refusing time.Time // since when the network says that nobody gets it,
@@ -56,7 +57,7 @@ func (t *trouble) again(e unix.Errno, try int) bool {
 		return true
 	case unix.ENOBUFS, unix.ENOMEM, unix.EAGAIN:
 		t.stats.NoBuffers.Add(1)
-		if try >= bufferTries {
+		if try >= bufferTries || t.shy {
 			return false
 		}
 		time.Sleep(100 * time.Microsecond << try)

@@ -21,6 +21,10 @@ type Account struct {
 	Collector netip.AddrPort
 	Shards    []*ShardAccount
 
+	// Also are the accounts towards further collectors: each has a session of
+	// its own. What was captured is the same in all.
+	Also []*Account
+
 	tap *tap
 }
 
@@ -37,9 +41,24 @@ type InterfaceTotal struct {
 	Frames, Bytes uint64
 }
 
-// A ShardAccount counts for one shard. Frames: Captured = KernelDrops + TooLong +
-// Sealed once the shard has ended.
+// A ShardAccount counts for one shard towards one collector. Frames: Captured =
+// KernelDrops + TooLong + Elsewhere + Sealed once the shard has ended.
 type ShardAccount struct {
+	*CaptureAccount // the same for all collectors
+
+	Elsewhere   perf.Counter // frames that went to other collectors, which share them
+	Sealed      perf.Counter // frames in sealed datagrams
+	SealedBytes perf.Counter // bytes of those frames
+	Datagrams   perf.Counter // data datagrams sealed
+	Sent        perf.Counter // datagrams of all kinds that the kernel took
+	SentBytes   perf.Counter // UDP payload bytes of those
+	Unsent      perf.Counter // datagrams that the kernel did not take
+	Refused     perf.Counter // answers that nobody listens at the collector's port
+	_           perf.Pad
+}
+
+// A CaptureAccount counts what a shard captured, whoever gets it.
+type CaptureAccount struct {
 	Interface  string           // or the patterns of a set, or the capture file's path
 	Interfaces []InterfaceCount // of a set, by number in the announce; none otherwise
 
@@ -48,21 +67,17 @@ type ShardAccount struct {
 	KernelDrops perf.Counter // frames dropped by the kernel: the ring was full
 	Freezes     perf.Counter // times the ring was full
 	TooLong     perf.Counter // frames longer than a record can carry
-	Sealed      perf.Counter // frames in sealed datagrams
-	SealedBytes perf.Counter // bytes of those frames
-	Datagrams   perf.Counter // data datagrams sealed
-	Sent        perf.Counter // datagrams of all kinds that the kernel took
-	SentBytes   perf.Counter // UDP payload bytes of those
-	Unsent      perf.Counter // datagrams that the kernel did not take
-	Refused     perf.Counter // answers that nobody listens at the collector's port
 	Reopened    perf.Counter // times the capture was opened anew: its interface, or its namespace, was replaced
 	_           perf.Pad
 }
 
+// left returns the frames captured that no collector got.
+func (a *CaptureAccount) left() uint64 { return a.KernelDrops.Load() + a.TooLong.Load() }
+
 // A Total is the sum over shards.
 type Total struct {
-	Captured, LeftOut, KernelDrops, Freezes, TooLong, Sealed, SealedBytes uint64
-	Datagrams, Sent, SentBytes, Unsent, Refused, Reopened                 uint64
+	Captured, Elsewhere, LeftOut, KernelDrops, Freezes, TooLong, Sealed, SealedBytes uint64
+	Datagrams, Sent, SentBytes, Unsent, Refused, Reopened                            uint64
 }
 
 // Total adds up the shards.
@@ -70,6 +85,7 @@ func (a *Account) Total() Total {
 	var t Total
 	for _, s := range a.Shards {
 		t.Captured += s.Captured.Load()
+		t.Elsewhere += s.Elsewhere.Load()
 		t.LeftOut += s.LeftOut.Load()
 		t.KernelDrops += s.KernelDrops.Load()
 		t.Freezes += s.Freezes.Load()
@@ -114,12 +130,14 @@ func (a *Account) Interfaces() (out []InterfaceTotal) {
 // Check returns an error if the account does not add up. It is meaningful once
 // Run has returned: before, frames are on their way.
 func (a *Account) Check() error {
-	for i, s := range a.Shards {
-		in := s.Captured.Load()
-		out := s.KernelDrops.Load() + s.TooLong.Load() + s.Sealed.Load()
-		if in != out {
-			return fmt.Errorf("remote: shard %d (%s): %d frames captured, but %d sealed, %d dropped by the kernel and %d too long make %d",
-				i, s.Interface, in, s.Sealed.Load(), s.KernelDrops.Load(), s.TooLong.Load(), out)
+	for _, a := range append([]*Account{a}, a.Also...) {
+		for i, s := range a.Shards {
+			in := s.Captured.Load()
+			out := s.left() + s.Elsewhere.Load() + s.Sealed.Load()
+			if in != out {
+				return fmt.Errorf("remote: to %v: shard %d (%s): %d frames captured, but %d sealed, %d for other collectors, %d dropped by the kernel and %d too long make %d",
+					a.Collector, i, s.Interface, in, s.Sealed.Load(), s.Elsewhere.Load(), s.KernelDrops.Load(), s.TooLong.Load(), out)
+			}
 		}
 	}
 	return nil
@@ -144,6 +162,19 @@ func (a *Account) Print(w io.Writer) {
 	fmt.Fprintf(w, "%10d frames dropped by the kernel (ring full %d times)\n", t.KernelDrops, t.Freezes)
 	if t.TooLong > 0 {
 		fmt.Fprintf(w, "%10d frames too long for a record\n", t.TooLong)
+	}
+	a.printSent(w)
+	for _, b := range a.Also {
+		fmt.Fprintf(w, "the same to %v, session %016x\n", b.Collector, b.Session)
+		b.printSent(w)
+	}
+}
+
+// printSent prints what went to the collector.
+func (a *Account) printSent(w io.Writer) {
+	t := a.Total()
+	if t.Elsewhere > 0 {
+		fmt.Fprintf(w, "%10d frames were for other collectors\n", t.Elsewhere)
 	}
 	fmt.Fprintf(w, "%10d frames, %d bytes, sealed in %d datagrams\n", t.Sealed, t.SealedBytes, t.Datagrams)
 	fmt.Fprintf(w, "%10d datagrams of all kinds sent, %d bytes; %d not taken by the kernel; %d times nobody listened\n",

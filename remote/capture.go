@@ -19,8 +19,7 @@ type capture struct {
 	set     *set   // nil: one interface,
 	at      uint32 // whose number in the announce's list this is
 	count   int
-	own     ring.Own // what is left out
-	link    uint16   // type of frames, LINKTYPE_
+	link    uint16 // type of frames, LINKTYPE_
 	netmask netip.Addr
 
 	mu    sync.Mutex

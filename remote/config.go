@@ -31,6 +31,8 @@ type Config struct {
 	Container  string   // that of this container, by ID or name
 
 	Collector string             // HOST:PORT
+	Others    []string           // further collectors, which get the same,
+	Share     bool               // or share the flows with the first
 	Keys      *crypto.KeyFile    // master keys or this tap's own; or, in public-key mode,
 	Public    *crypto.PublicFile // the collector's public key and
 	Identity  *crypto.Identity   // that of this remote

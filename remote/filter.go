@@ -51,8 +51,22 @@ func (c *capture) compile(f *Filter) (program []bpf.RawInstruction, nothing bool
 	if err != nil {
 		return nil, false, err
 	}
-	program, err = ring.Exclude(user, c.own)
+	program, err = exclude(user, c.tap.owns(), c.link)
 	return program, user != nil && user.MatchesNothing(), err
+}
+
+// exclude puts before a program what leaves out the remote's own datagrams, to
+// all of its collectors.
+func exclude(program []bpf.RawInstruction, owns []ring.Own, link uint16) (_ []bpf.RawInstruction, err error) {
+	for i, own := range owns {
+		if own.LinkType = link; i > 0 {
+			own.Mark = 0 // the first part looks at that
+		}
+		if program, err = ring.Exclude(program, own); err != nil {
+			return nil, err
+		}
+	}
+	return program, nil
 }
 
 // netmask returns that of the interface's first IPv4 address in the calling
@@ -90,7 +104,7 @@ func (t *tap) choose(f Filter) (*choice, error) {
 	empty := 0
 	for _, capture := range t.captures {
 		if capture.set != nil {
-			parts, nothing, err := capture.set.compile(&f, capture.own)
+			parts, nothing, err := capture.set.compile(&f, t.owns())
 			if err != nil {
 				return nil, err
 			}
@@ -132,7 +146,7 @@ func (c *choice) announced() string {
 }
 
 // watchFilters takes the filters that come while the remote runs, until ctx is
-// done. Shards take up a new one between blocks; one that cannot be used
+// done, and makes the one in use anew when a collector has another address. Shards take up a new one between blocks; one that cannot be used
 // changes nothing.
 func (t *tap) watchFilters(ctx context.Context, filters <-chan Filter) {
 	for {
@@ -141,6 +155,8 @@ func (t *tap) watchFilters(ctx context.Context, filters <-chan Filter) {
 			return
 		case f := <-filters: // never, if there is no channel
 			t.change(f)
+		case <-t.relocated:
+			t.change(t.filter.Load().Filter)
 		}
 	}
 }

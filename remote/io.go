@@ -31,9 +31,9 @@ func checkIO(io string) error {
 	return fmt.Errorf("remote: no way to send called %q; there are %s, %s, %s", io, ioAuto, ioUring, ioMmsg)
 }
 
-// begin does what belongs to the shard's own thread, which calls it; end undoes
+// enter does what belongs to the shard's own thread, which calls it; end undoes
 // it there.
-func (s *shard) begin() (end func(), err error) {
+func (s *shard) enter() (end func(), err error) {
 	if s.tap.cfg.IO != ioUring {
 		return func() {}, nil
 	}

@@ -129,11 +129,13 @@ func (k *keyring) refresh(now time.Time, anew bool) {
 	k.failed = err != nil
 }
 
-// watch goes on to newer keys until ctx is done: each value from reload has the
-// files read anew, and a key whose time comes is taken by itself.
-func (k *keyring) watch(ctx context.Context, reload <-chan struct{}) {
+// watchKeys has all keyrings go on to newer keys until ctx is done: each value
+// from reload has the files read anew, and a key whose time comes is taken by
+// itself. All have the same files.
+func watchKeys(ctx context.Context, all []*keyring, reload <-chan struct{}) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
+	k := all[0]
 	for {
 		anew := false
 		select {
@@ -154,7 +156,9 @@ func (k *keyring) watch(ctx context.Context, reload <-chan struct{}) {
 			}
 		case <-tick.C:
 		}
-		k.refresh(time.Now(), anew)
+		for _, k := range all {
+			k.refresh(time.Now(), anew)
+		}
 	}
 }
 
@@ -190,39 +194,39 @@ func (k *keyring) wipe() {
 	clear(k.key[:])
 }
 
-// rekey has the shard go on under the newest key, if that is another one. It is
+// rekey has the lane go on under the newest key, if that is another one. It is
 // called between blocks.
-func (s *shard) rekey(now time.Time) error {
-	key, id, turn, ok := s.tap.keyring.due(s.keyTurn, now)
+func (l *lane) rekey(now time.Time) error {
+	key, id, turn, ok := l.to.keyring.due(l.keyTurn, now)
 	if !ok {
 		return nil
 	}
-	h := s.tap.keyring.head
-	h.Shard, h.Key = s.number, id
-	fresh, err := newSealers(key, h, &s.seal)
+	h := l.to.keyring.head
+	h.Shard, h.Key = l.number, id
+	fresh, err := newSealers(key, h, &l.seal)
 	clear(key[:])
 	if err != nil {
 		return err
 	}
-	s.seal.wipe()
-	if s.keyTurn > 0 {
-		s.tap.log.Info().Uint16("shard", s.number).Uint8("key", id).Msg("another key")
+	l.seal.wipe()
+	if l.keyTurn > 0 {
+		l.tap.log.Info().Uint16("shard", l.number).Uint8("key", id).Msg("another key")
 	}
-	s.seal, s.keyTurn = fresh, turn
+	l.seal, l.keyTurn = fresh, turn
 	return nil
 }
 
 // tell tells the collector what is sealed under which key, if there is anything
 // to tell.
-func (s *shard) tell() error {
-	for _, d := range s.tap.keyring.telling(time.Now()) {
-		slot := s.out.Slot()
+func (l *lane) tell() error {
+	for _, d := range l.to.keyring.telling(time.Now()) {
+		slot := l.out.Slot()
 		if len(d) > len(slot) {
 			return fmt.Errorf("remote: public-key mode sends datagrams of %d bytes, and the path takes %d: use a path with an MTU of 1280 or more", len(d), len(slot))
 		}
 		copy(slot, d)
-		s.out.Queue(len(d))
-		if err := s.out.Flush(); err != nil {
+		l.out.Queue(len(d))
+		if err := l.out.Flush(); err != nil {
 			return err
 		}
 	}

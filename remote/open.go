@@ -12,20 +12,64 @@ import (
 	"github.com/ntap-project/ntap/ring"
 )
 
+// close closes all that was opened, the latest first.
+func (t *tap) close() {
+	for i := len(t.closers) - 1; i >= 0; i-- {
+		t.closers[i]()
+	}
+	t.closers = nil
+}
+
+// openKeys decides on the first key towards each collector.
+func (t *tap) openKeys() (err error) {
+	for _, d := range t.destinations {
+		if d.keyring, err = newKeyring(&t.cfg, proto.Header{Suite: t.suite, Tap: t.id, Session: d.session}); err != nil {
+			return err
+		}
+		t.closers = append(t.closers, d.keyring.wipe)
+	}
+	return nil
+}
+
+// openShard makes the next of so many shards, with a lane to each collector.
+func (t *tap) openShard(name string, member, of int) (*shard, error) {
+	s := &shard{member: member, rec: proto.Record{LinkType: proto.LinkTypeEthernet}}
+	counts := &CaptureAccount{Interface: name}
+	for i, d := range t.destinations {
+		l := &s.lane
+		if i > 0 {
+			l = &lane{}
+			s.more = append(s.more, l)
+		}
+		l.tap, l.to, l.number, l.account = t, d, uint16(len(t.all)), &ShardAccount{CaptureAccount: counts}
+		s.all = append(s.all, l)
+		if err := l.rekey(time.Now()); err != nil {
+			return nil, err
+		}
+		t.closers = append(t.closers, func() { l.seal.wipe() })
+		var err error
+		l.out, err = batch.NewSender(batch.SenderConfig{
+			To: d.name, MTU: t.cfg.MTU, Mark: t.cfg.Mark, SendBuffer: t.cfg.SendBuffer, Shy: len(t.destinations) > 1,
+			Pace: t.cfg.SendRate / 8 / uint64(of*len(t.destinations)),
+		})
+		if err != nil {
+			return nil, err
+		}
+		t.closers = append(t.closers, func() { l.out.Close() })
+		l.locate()
+	}
+	s.begin()
+	t.all = append(t.all, s)
+	return s, nil
+}
+
 // open opens everything that the shards need, on the calling goroutine: in its
 // network namespace. closeAll is never nil.
 func (t *tap) open() (shards []*shard, closeAll func(), err error) {
-	var closers []func()
-	closeAll = func() {
-		for i := len(closers) - 1; i >= 0; i-- {
-			closers[i]()
-		}
-	}
-	head := proto.Header{Suite: t.suite, Tap: t.id, Session: t.session}
-	if t.keyring, err = newKeyring(&t.cfg, head); err != nil {
+	closeAll = t.close
+	if err := t.openKeys(); err != nil {
 		return nil, closeAll, err
 	}
-	closers = append(closers, t.keyring.wipe)
 	if t.elsewhere() {
 		where, err := t.findNamespace()
 		if err != nil {
@@ -36,33 +80,14 @@ func (t *tap) open() (shards []*shard, closeAll func(), err error) {
 	}
 	named, patterns := sources(t.cfg.Interfaces)
 	names := Captures(t.cfg.Interfaces)
-	add := func(name string, member int) (*shard, error) {
-		s := &shard{number: uint16(len(shards)), tap: t, member: member, account: &ShardAccount{Interface: name}}
-		s.rec = proto.Record{LinkType: proto.LinkTypeEthernet}
-		if err := s.rekey(time.Now()); err != nil {
-			return nil, err
-		}
-		closers = append(closers, s.seal.wipe)
-		var err error
-		s.out, err = batch.NewSender(batch.SenderConfig{
-			To: t.cfg.Collector, MTU: t.cfg.MTU, Mark: t.cfg.Mark, SendBuffer: t.cfg.SendBuffer,
-			Pace: t.cfg.SendRate / 8 / uint64(max(len(names), 1)*t.cfg.Workers),
-		})
-		if err != nil {
-			return nil, err
-		}
-		closers = append(closers, func() { s.out.Close() })
-		s.pack.Reset(s.out.Slot())
-		shards = append(shards, s)
-		return s, nil
-	}
+	of := max(len(names), 1) * t.cfg.Workers
 	if t.cfg.File != "" {
 		f, err := openFile(t.cfg.File)
 		if err != nil {
 			return nil, closeAll, err
 		}
-		closers = append(closers, func() { f.Close() })
-		s, err := add(t.cfg.File, 0)
+		t.closers = append(t.closers, func() { f.Close() })
+		s, err := t.openShard(t.cfg.File, 0, of)
 		if err != nil {
 			return nil, closeAll, err
 		}
@@ -72,7 +97,7 @@ func (t *tap) open() (shards []*shard, closeAll func(), err error) {
 	for i, name := range names {
 		var own []*shard
 		for member := range t.cfg.Workers {
-			s, err := add(name, member)
+			s, err := t.openShard(name, member, of)
 			if err != nil {
 				return nil, closeAll, err
 			}
@@ -82,7 +107,7 @@ func (t *tap) open() (shards []*shard, closeAll func(), err error) {
 		if i == 0 && len(patterns) > 0 {
 			c, err = t.captureSet(patterns, named, own)
 		} else {
-			c, err = t.capture(name, own[0])
+			c, err = t.capture(name)
 		}
 		if err != nil {
 			return nil, closeAll, err
@@ -106,8 +131,9 @@ func (t *tap) open() (shards []*shard, closeAll func(), err error) {
 		if err := c.open(chosen.programs[c]); err != nil {
 			return nil, closeAll, err
 		}
-		closers = append(closers, c.close)
+		t.closers = append(t.closers, c.close)
 	}
+	shards = t.all
 	for _, s := range shards {
 		s.filter = chosen
 		if s.source != nil {
@@ -127,13 +153,12 @@ func (t *tap) open() (shards []*shard, closeAll func(), err error) {
 	return shards, closeAll, nil
 }
 
-// capture looks at one interface. What is left out of it are this run's own
-// datagrams, of all its shards, wherever they are seen.
-func (t *tap) capture(name string, s *shard) (*capture, error) {
-	c := t.ringsOf(name, s)
+// capture looks at one interface.
+func (t *tap) capture(name string) (*capture, error) {
+	c := t.ringsOf(name)
 	return c, t.inside(func() error {
 		iface, err := ring.LookUp(name)
-		c.own.LinkType, c.link, c.netmask = iface.LinkType, iface.LinkType, netmask(name)
+		c.link, c.netmask = iface.LinkType, netmask(name)
 		return err
 	})
 }
@@ -145,7 +170,7 @@ func (t *tap) captureSet(patterns, named []string, own []*shard) (*capture, erro
 	if err != nil {
 		return nil, err
 	}
-	c := t.ringsOf(set.name(), own[0])
+	c := t.ringsOf(set.name())
 	c.set, c.cfg.All = set, true
 	for _, s := range own {
 		s.account.Interface = set.name()
@@ -156,11 +181,10 @@ func (t *tap) captureSet(patterns, named []string, own []*shard) (*capture, erro
 }
 
 // ringsOf returns a capture as the configuration has it.
-func (t *tap) ringsOf(name string, s *shard) *capture {
+func (t *tap) ringsOf(name string) *capture {
 	return &capture{
 		tap:   t,
 		count: t.cfg.Workers,
-		own:   ring.Own{Mark: t.cfg.Mark, Collector: s.out.Collector(), Tap: t.id, Session: t.session},
 		cfg: ring.Config{
 			Interface:   name,
 			Blocks:      max(t.cfg.RingBytes/t.cfg.BlockSize, 2),

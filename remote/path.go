@@ -14,9 +14,10 @@ import (
 // Each frame is copied once, from the ring into the datagram being packed, and
 // sealed where it lies. The last datagram closes with its block, so the ring's
 // Retire bounds the delay that is added. A full flight is sent at once; the
-// block goes back before the rest is.
+// block goes back before the rest is. With several collectors a record is copied
+// for each that gets it (spread).
 func (s *shard) forward(b *ring.Block) error {
-	s.pack.Reset(s.out.Slot())
+	s.begin()
 	if s.places != nil {
 		s.renew()
 	}
@@ -25,24 +26,46 @@ func (s *shard) forward(b *ring.Block) error {
 			s.account.TooLong.Add(1)
 			continue
 		}
-		for rest := s.pack.Add(s.record(f)); rest != nil; rest = s.pack.Continue(rest) {
+		r := s.record(f)
+		if s.more != nil {
+			s.spread(r)
+			continue
+		}
+		for rest := s.pack.Add(r); rest != nil; rest = s.pack.Continue(rest) {
 			s.emit() // this datagram is full: the record goes on in the next one
 		}
 	}
 	b.Release()
-	s.emit()
-	return s.out.Flush()
+	return s.finish()
+}
+
+// begin has every lane pack into its next datagram.
+func (s *shard) begin() {
+	for _, l := range s.all {
+		l.pack.Reset(l.out.Slot())
+	}
+}
+
+// finish seals what is being packed, and sends it.
+func (s *shard) finish() error {
+	for _, l := range s.all {
+		l.emit()
+		if err := s.tolerate(l, l.out.Flush()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // emit seals the datagram being packed, if it holds anything, and queues it.
-func (s *shard) emit() {
-	if s.tap.cfg.Pad {
-		s.pack.Fill()
+func (l *lane) emit() {
+	if l.tap.cfg.Pad {
+		l.pack.Fill()
 	}
-	if d := s.pack.Take(); d != nil {
-		s.seal.data.seal(d)
-		s.out.Queue(len(d))
-		s.pack.Reset(s.out.Slot())
+	if d := l.pack.Take(); d != nil {
+		l.seal.data.seal(d)
+		l.out.Queue(len(d))
+		l.pack.Reset(l.out.Slot())
 	}
 }
 

@@ -39,14 +39,17 @@ const (
 // A tap is what the shards of one run share. Nothing in it changes while they
 // run, except as said.
 type tap struct {
-	cfg      Config
-	id       uint32
-	session  uint64
-	suite    uint8
-	keyring  *keyring
-	started  time.Time
-	host     string
-	captures []*capture
+	cfg          Config
+	id           uint32
+	suite        uint8
+	destinations []*destination
+	shares       []uint8 // by the high bits of a flow's hash: which of them has it; nil: each gets all
+	all          []*shard
+	closers      []func()
+	relocated    chan struct{} // a collector has another address
+	started      time.Time
+	host         string
+	captures     []*capture
 
 	containers *containers
 	where      atomic.Pointer[namespace] // that is captured in; nil: the own, or it is not there now
@@ -58,10 +61,9 @@ type tap struct {
 	known      atomic.Uint32     // how many they are,
 	introduced atomic.Uint32     // and how many of them were announced
 
-	filter   atomic.Pointer[choice]
-	shards   int
-	revision uint32 // of the announce; shard 0's
-	log      zerolog.Logger
+	filter atomic.Pointer[choice]
+	shards int
+	log    zerolog.Logger
 }
 
 // Run captures and sends until ctx is done, or until the capture file ends.
@@ -78,19 +80,15 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 	if err != nil {
 		return nil, err
 	}
-	account := &Account{
-		tap: t, Tap: t.id, Name: t.cfg.Name, Session: t.session, Suite: cfg.Suite.String(),
-		Collector: shards[0].out.Collector(),
-	}
-	for _, s := range shards {
-		account.Shards = append(account.Shards, s.account)
-	}
+	account := t.account(shards)
 	// Who speaks comes before what it says, where the network keeps the order;
 	// and so does the time at which each shard says it: a collector that does
 	// not know the tap joins by that, and a capture file's data is of the past.
-	for i := 0; i < farewell && t.keyring.telling(time.Now()) != nil; i++ {
-		if err := shards[0].tell(); err != nil {
-			return nil, err
+	for i := 0; i < farewell && t.destinations[0].keyring.telling(time.Now()) != nil; i++ {
+		for _, l := range shards[0].all {
+			if err := shards[0].tolerate(l, l.tell()); err != nil {
+				return nil, err
+			}
 		}
 		time.Sleep(pause) // until the collector has done its part: that takes it less than a millisecond
 	}
@@ -103,16 +101,28 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 		}
 	}
 	t.paced(shards[0].out)
-	t.log.Info().Uint32("tap", t.id).Str("name", t.cfg.Name).Str("session", fmt.Sprintf("%016x", t.session)).
-		Str("suite", account.Suite).Stringer("collector", account.Collector).Int("shards", len(shards)).
-		Int("datagram", shards[0].out.Size()).Bool("segmented", shards[0].out.Segmented()).Msg("remote started")
+	for i := len(shards[0].all) - 1; i >= 0; i-- {
+		l, text := shards[0].all[i], "remote started"
+		if i > 0 {
+			text = "another collector"
+		}
+		t.log.Info().Uint32("tap", t.id).Str("name", t.cfg.Name).Str("session", fmt.Sprintf("%016x", l.to.session)).
+			Str("suite", account.Suite).Stringer("collector", l.out.Collector()).Int("shards", len(shards)).
+			Int("datagram", l.out.Size()).Bool("segmented", l.out.Segmented()).Msg(text)
+	}
 	if cfg.Started != nil {
 		cfg.Started(account)
 	}
 	stopStats := t.printStats(account)
 	var watchers sync.WaitGroup
 	watched, unwatch := context.WithCancel(ctx)
-	watchers.Go(func() { t.keyring.watch(watched, cfg.Reload) })
+	watchers.Go(func() {
+		var all []*keyring
+		for _, d := range t.destinations {
+			all = append(all, d.keyring)
+		}
+		watchKeys(watched, all, cfg.Reload)
+	})
 	watchers.Go(func() { t.watchFilters(watched, cfg.Filters) })
 	ctx, end := context.WithCancel(ctx)
 	defer end()
@@ -126,7 +136,7 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 	}
 	err = engine.Run(ctx, engine.Place(len(shards), cfg.CPUs), func(ctx context.Context, i int) error {
 		s := shards[i]
-		end, err := s.begin()
+		end, err := s.enter()
 		if err != nil {
 			return err
 		}
@@ -176,7 +186,19 @@ func newTap(cfg Config) (*tap, error) {
 	if cfg.NetNS+cfg.Container != "" && len(cfg.Interfaces) == 0 {
 		cfg.Interfaces = []string{anyInterface}
 	}
+	if n := 1 + len(cfg.Others); n > maxCollectors {
+		return nil, fmt.Errorf("remote: %d collectors: at most %d", n, maxCollectors)
+	} else if n > 1 && cfg.IO == ioUring {
+		return nil, fmt.Errorf("remote: --io %s waits for what it sends, and one of several collectors may not hold up the others: use --io %s", ioUring, ioMmsg)
+	}
 	seen := make(map[string]bool)
+	for _, name := range append([]string{cfg.Collector}, cfg.Others...) {
+		if seen[name] {
+			return nil, fmt.Errorf("remote: collector %s is named twice", name)
+		}
+		seen[name] = true
+	}
+	clear(seen)
 	for _, name := range cfg.Interfaces {
 		if seen[name] {
 			return nil, fmt.Errorf("remote: interface %s is named twice: its frames would be sent twice", name)
@@ -199,23 +221,51 @@ func newTap(cfg Config) (*tap, error) {
 	var random [2]byte
 	rand.Read(random[:]) // never fails, crypto/rand
 	now := time.Now()
-	return &tap{
+	t := &tap{
 		cfg:     cfg,
 		id:      cfg.Tap,
-		session: proto.NewSession(now.UnixNano(), binary.BigEndian.Uint16(random[:])),
 		suite:   uint8(cfg.Suite),
 		started: now,
 		host:    host,
+		log:     cfg.Log,
 
 		containers: hostContainers(),
-		log:        cfg.Log,
-	}, nil
+		relocated:  make(chan struct{}, 1),
+	}
+	names := append([]string{cfg.Collector}, cfg.Others...)
+	for i, name := range names {
+		// No two have the same session, hence none the same keys.
+		session := proto.NewSession(now.UnixNano(), binary.BigEndian.Uint16(random[:])+uint16(i))
+		t.destinations = append(t.destinations, &destination{name: name, session: session})
+	}
+	if cfg.Share && len(names) > 1 {
+		t.shares = newShares(names)
+	}
+	return t, nil
 }
 
-// announce returns the plaintexts of the next announce, each at most size
-// bytes. Only shard 0 calls it.
-func (t *tap) announce(bye bool, size int) ([][]byte, error) {
-	t.revision++
+// account returns the account of the shards, with those towards further
+// collectors.
+func (t *tap) account(shards []*shard) *Account {
+	var all []*Account
+	for i, d := range t.destinations {
+		a := &Account{
+			tap: t, Tap: t.id, Name: t.cfg.Name, Session: d.session, Suite: t.cfg.Suite.String(),
+			Collector: shards[0].all[i].out.Collector(),
+		}
+		for _, s := range shards {
+			a.Shards = append(a.Shards, s.all[i].account)
+		}
+		all = append(all, a)
+	}
+	all[0].Also = all[1:]
+	return all[0]
+}
+
+// announce returns the plaintexts of the next announce to a collector, each at
+// most size bytes. Only shard 0 calls it.
+func (t *tap) announce(d *destination, bye bool, size int) ([][]byte, error) {
+	d.revision++
 	t.mu.Lock()
 	interfaces := t.interfaces
 	t.mu.Unlock()
@@ -237,7 +287,7 @@ func (t *tap) announce(bye bool, size int) ([][]byte, error) {
 	if t.cfg.File != "" {
 		a.Clock = "capture file"
 	}
-	return a.Split(t.revision, size)
+	return a.Split(d.revision, size)
 }
 
 // goodbye tells the final account of every shard, and then that the tap ends:

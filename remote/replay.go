@@ -45,7 +45,7 @@ func (s *shard) replay(ctx context.Context) error {
 // returns how long that one has to wait. It also stops before a frame of an
 // interface that was not announced.
 func (s *shard) turn(p *pacer) (wait time.Duration, err error) {
-	s.pack.Reset(s.out.Slot())
+	s.begin()
 	for n := range replayTurn {
 		if !s.read {
 			if n > 0 && !s.source.Ready() {
@@ -69,12 +69,9 @@ func (s *shard) turn(p *pacer) (wait time.Duration, err error) {
 		}
 		s.read = false
 		s.account.Captured.Add(1)
-		for rest := s.pack.Add(&s.rec); rest != nil; rest = s.pack.Continue(rest) {
-			s.emit()
-		}
+		s.spread(&s.rec)
 	}
-	s.emit()
-	if e := s.out.Flush(); e != nil {
+	if e := s.finish(); e != nil {
 		return 0, e
 	}
 	return wait, err

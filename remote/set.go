@@ -105,7 +105,7 @@ func (s *set) left(i *ring.Interface) bool {
 // compile makes the programs by link type: f, and before it what leaves out the
 // remote's own datagrams. A link type for which the filter means nothing has
 // none.
-func (s *set) compile(f *Filter, own ring.Own) (parts map[uint16][]bpf.RawInstruction, nothing bool, err error) {
+func (s *set) compile(f *Filter, owns []ring.Own) (parts map[uint16][]bpf.RawInstruction, nothing bool, err error) {
 	parts, nothing = map[uint16][]bpf.RawInstruction{}, true
 	for _, link := range ring.LinkTypes() {
 		if f.Program != nil && link != filter.Ethernet || f.Text != "" && f.Program == nil && !filter.Supported(link) {
@@ -119,8 +119,7 @@ func (s *set) compile(f *Filter, own ring.Own) (parts map[uint16][]bpf.RawInstru
 			continue
 		}
 		nothing = nothing && user != nil && user.MatchesNothing()
-		own.LinkType = link
-		if parts[link], err = ring.Exclude(user, own); err != nil {
+		if parts[link], err = exclude(user, owns, link); err != nil {
 			return nil, false, err
 		}
 	}
@@ -471,10 +470,12 @@ func (s *shard) introduce() {
 		}
 		return // a collector can do without
 	}
-	s.emit()
+	for _, l := range s.all {
+		l.emit()
+	}
 	if err := s.announce(false); err != nil {
 		t.log.Error().Err(err).Msg("new interfaces are not announced")
 	}
-	s.pack.Reset(s.out.Slot())
+	s.begin()
 	t.introduced.Store(n)
 }

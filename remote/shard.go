@@ -5,11 +5,8 @@ package remote
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
-	"github.com/ntap-project/ntap/batch"
-	"github.com/ntap-project/ntap/crypto"
 	"github.com/ntap-project/ntap/proto"
 	"github.com/ntap-project/ntap/ring"
 	"github.com/ntap-project/ntap/ring/filter"
@@ -26,89 +23,27 @@ const (
 	slack    = 50 * time.Millisecond  // beyond twice Retire, for the last block: timers have the granularity of jiffies
 )
 
-// A shard is one source of frames with its own keys and its own socket. One
-// goroutine owns it while the remote runs.
+// A shard is one source of frames with lanes to the collectors. One goroutine
+// owns it while the remote runs.
 type shard struct {
-	number    uint16
-	tap       *tap
-	capture   *capture          // nil: the source is a file
-	source    *fileReader       // nil: the source is a ring
-	read      bool              // rec was read from source and is not yet packed
-	filter    *choice           // that is in use
-	machines  []*filter.Machine // of the file's interfaces; nil: there is no filter
-	ring      *ring.Ring
-	member    int        // of the capture's fanout group
-	epoch     int        // of the capture, when ring was taken from it
-	moved     uint64     // the tap's moves, when it was
-	base      ring.Stats // counts of earlier rings on the same interface
-	down      bool       // the interface is
-	places    *placer    // of a set; nil: rec says which interface it is
-	pack      proto.Packer
-	seal      sealers
-	keyTurn   uint64 // of the keyring, when seal was made
-	out       *batch.Sender
-	rec       proto.Record
-	recount   time.Time // when the account is to be brought up to date,
-	next      time.Time // and when the next report is due
-	account   *ShardAccount
-	plaintext []byte // scratch for reports
-}
-
-// A sealer seals the datagrams of one kind. It has their header ready but for
-// the counter: built anew it cost 130 instructions a datagram.
-type sealer struct {
-	*crypto.Sealer
-	head [proto.HeaderLen]byte
-}
-
-// sealers are those of one shard.
-type sealers struct{ data, announce, report sealer }
-
-// newSealers makes those of the shard and the key that h says, which go on
-// where before ended.
-func newSealers(key crypto.Key, h proto.Header, before *sealers) (s sealers, err error) {
-	next := map[proto.Kind]uint64{}
-	if before.data.Sealer != nil {
-		next[proto.Data], next[proto.Announcing], next[proto.Reporting] = before.data.Counter(), before.announce.Counter(), before.report.Counter()
-	}
-	for kind, to := range map[proto.Kind]*sealer{proto.Data: &s.data, proto.Announcing: &s.announce, proto.Reporting: &s.report} {
-		h.Kind = kind
-		h.Put(to.head[:])
-		to.Sealer, err = crypto.NewSealerAt(key, crypto.Stream{Suite: crypto.Suite(h.Suite), Kind: uint8(kind), Shard: h.Shard, Session: h.Session}, next[kind])
-		if err != nil {
-			s.wipe()
-			return s, fmt.Errorf("remote: shard %d: %w", h.Shard, err)
-		}
-	}
-	return s, nil
-}
-
-func (s *sealers) wipe() {
-	for _, x := range []*sealer{&s.data, &s.announce, &s.report} {
-		if x.Sealer != nil {
-			x.Wipe()
-		}
-	}
-}
-
-// seal writes the header of d and seals d in place.
-func (s *sealer) seal(d []byte) {
-	copy(d, s.head[:])
-	proto.PutCounter(d, s.Counter())
-	s.Seal(d, proto.HeaderLen)
-}
-
-// message seals plaintext as a datagram of its own and sends it.
-func (s *shard) message(with *sealer, plaintext []byte) error {
-	n := proto.Overhead + len(plaintext)
-	slot := s.out.Slot()
-	if n > len(slot) {
-		return fmt.Errorf("remote: a message of %d bytes does not fit a datagram of %d", n, len(slot))
-	}
-	copy(slot[proto.HeaderLen:], plaintext)
-	with.seal(slot[:n:n])
-	s.out.Queue(n)
-	return s.out.Flush()
+	lane                       // to the first collector
+	more     []*lane           // to further ones
+	all      []*lane           // these together
+	capture  *capture          // nil: the source is a file
+	source   *fileReader       // nil: the source is a ring
+	read     bool              // rec was read from source and is not yet packed
+	filter   *choice           // that is in use
+	machines []*filter.Machine // of the file's interfaces; nil: there is no filter
+	ring     *ring.Ring        // nil: its interface is gone
+	member   int               // of the capture's fanout group
+	epoch    int               // of the capture, when ring was taken from it
+	moved    uint64            // the tap's moves, when it was
+	base     ring.Stats        // counts of earlier rings on the same interface
+	down     bool              // the interface is
+	places   *placer           // of a set; nil: rec says which interface it is
+	rec      proto.Record
+	recount  time.Time // when the account is to be brought up to date,
+	next     time.Time // and when the next report is due
 }
 
 // run takes blocks from the ring until ctx is done, and then what is left.
@@ -154,15 +89,18 @@ func (s *shard) drain() error {
 	}
 }
 
-// tick sends what is due: a report, and from shard 0 the announce. It is
-// called between blocks, when no datagram is being packed.
+// tick sends what is due: reports, and from shard 0 announces. It is called
+// between blocks, when no datagram is being packed.
 func (s *shard) tick(now time.Time) error {
 	if now.Before(s.recount) {
 		return nil
 	}
 	s.recount = now.Add(recount)
-	if err := s.rekey(now); err != nil {
-		return err
+	for _, l := range s.all {
+		if err := l.rekey(now); err != nil {
+			return err
+		}
+		l.locate()
 	}
 	s.refilter()
 	if err := s.count(); err != nil || now.Before(s.next) {
@@ -180,8 +118,7 @@ func (s *shard) tick(now time.Time) error {
 
 // count brings the account up to date with the kernel's counts.
 func (s *shard) count() error {
-	a, o := s.account, s.out.Stats()
-	if s.source == nil {
+	if a := s.account; s.source == nil {
 		var k ring.Stats
 		if s.ring != nil {
 			var err error
@@ -193,49 +130,33 @@ func (s *shard) count() error {
 		a.KernelDrops.Set(s.base.Drops + k.Drops)
 		a.Freezes.Set(s.base.Freezes + k.Freezes)
 	}
-	a.Sealed.Set(s.pack.Packed().Frames)
-	a.SealedBytes.Set(s.pack.Packed().Bytes)
-	a.Datagrams.Set(s.seal.data.Counter())
-	a.Sent.Set(o.Datagrams.Load())
-	a.SentBytes.Set(o.Bytes.Load())
-	a.Unsent.Set(o.Unsent.Load())
-	a.Refused.Set(o.Refused.Load())
+	var sealed uint64
+	for _, l := range s.all {
+		sealed += l.pack.Packed().Frames
+	}
+	for _, l := range s.all {
+		l.count()
+		if s.tap.shares != nil {
+			l.account.Elsewhere.Set(sealed - l.pack.Packed().Frames)
+		}
+	}
 	return nil
 }
 
-// report sends the shard's account.
+// report sends the shard's account to each collector.
 func (s *shard) report(now time.Time, final bool) error {
-	a := s.account
-	r := proto.Report{
-		Final:       final,
-		Interface:   s.rec.Interface,
-		Time:        now.UnixNano(),
-		Captured:    a.Captured.Load(),
-		KernelDrops: a.KernelDrops.Load(),
-		Freezes:     a.Freezes.Load(),
-		TooLong:     a.TooLong.Load(),
-		Sealed:      s.pack.Packed().Frames,
-		SealedBytes: s.pack.Packed().Bytes,
-		NextData:    s.seal.data.Counter(),
-		Sent:        a.Sent.Load(),
-		Unsent:      a.Unsent.Load(),
-		Refused:     a.Refused.Load(),
+	for _, l := range s.all {
+		if err := s.tolerate(l, l.report(s.rec.Interface, now, final)); err != nil {
+			return err
+		}
 	}
-	s.plaintext = r.Append(s.plaintext[:0])
-	return s.message(&s.seal.report, s.plaintext)
+	return nil
 }
 
-// announce tells who the tap is. Only shard 0 does.
+// announce tells each collector who the tap is. Only shard 0 does.
 func (s *shard) announce(bye bool) error {
-	if err := s.tell(); err != nil {
-		return err
-	}
-	parts, err := s.tap.announce(bye, s.out.Size()-proto.Overhead)
-	if err != nil {
-		return err
-	}
-	for _, p := range parts {
-		if err := s.message(&s.seal.announce, p); err != nil {
+	for _, l := range s.all {
+		if err := s.tolerate(l, l.announce(bye)); err != nil {
 			return err
 		}
 	}

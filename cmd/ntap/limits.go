@@ -24,8 +24,12 @@ const (
 
 // checkRemote refuses values of the remote's flags that cannot be meant.
 func checkRemote(cfg *remote.Config) error {
+	var others error
+	for _, c := range cfg.Others {
+		others = errors.Join(others, hostPort("-c", c))
+	}
 	return errors.Join(
-		hostPort("-c", cfg.Collector),
+		hostPort("-c", cfg.Collector), others,
 		ways(cfg.IO),
 		within("--snaplen", cfg.SnapLen, 0, proto.MaxFrame),
 		oneOf0("--mtu", cfg.MTU, 576, 65535),

@@ -28,6 +28,8 @@ func newRemote() *cobra.Command {
 		keys             remoteKeys
 		tap              int64
 		clear, noPromisc bool
+		collectors       []string
+		send             string
 	)
 	c := &cobra.Command{
 		Use:   "remote (-i IFACE... | -r FILE) -c HOST:PORT --key-file FILE [flags] [FILTER EXPRESSION]",
@@ -53,8 +55,15 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
 			if len(cfg.Interfaces) > 0 && cfg.File != "" {
 				return usagef("remote: -i and -r exclude each other")
 			}
-			if cfg.Collector == "" {
+			if len(collectors) == 0 {
 				return usagef("remote: no collector: give -c HOST:PORT")
+			}
+			cfg.Collector, cfg.Others = collectors[0], collectors[1:]
+			switch send {
+			case "copy", "share":
+				cfg.Share = send == "share"
+			default:
+				return usagef("remote: --send %q: copy or share", send)
 			}
 			if err := checkRemote(&cfg); err != nil {
 				return err
@@ -115,7 +124,8 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
 	f.StringVar(&pace, "pace", "", "send at most so many bits a second, as in 800M or 10G; of a file also: real, as captured, which is the default, or max")
 	f.BoolVar(&cfg.LowLatency, "low-latency", false, "send each frame at once: a CPU for each shard that never sleeps, and more datagrams")
 	f.StringVar(&cfg.IO, "io", "auto", "how datagrams are sent: auto, uring or mmsg")
-	f.StringVarP(&cfg.Collector, "collector", "c", "", "HOST:PORT of the collector")
+	f.StringArrayVarP(&collectors, "collector", "c", nil, "HOST:PORT of the collector; may be given again")
+	f.StringVar(&send, "send", "copy", "to several collectors: copy, all to each, or share, each flow to one")
 	f.BoolVarP(&clear, "clear", "K", false, "do not encrypt; the same as --suite plaintext")
 	f.StringVar(&suite, "suite", "auto", "auto, aes-256-gcm, chacha20-poly1305 or plaintext")
 	f.Int64Var(&tap, "tap", -1, "tap ID; default: that of the key file, or 1")
