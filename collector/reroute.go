@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -265,7 +266,10 @@ func (o *outputs) reroute(ctx context.Context) {
 	}
 	if err != nil {
 		o.account.refused.Add(1)
-		o.sh.log.Error().Err(err).Msg("the new configuration cannot be used: that from before stays in force")
+		for line := range strings.Lines(err.Error()) {
+			o.sh.log.Error().Str("why", strings.TrimSpace(line)).Msg("the new configuration")
+		}
+		o.sh.log.Error().Msg("the new configuration cannot be used: that from before stays in force")
 		return
 	}
 	t = o.table(specs, before)
