@@ -20,6 +20,10 @@ type LinkType uint16
 const (
 	LinkTypeEthernet LinkType = 1
 	LinkTypeRaw      LinkType = 101 // raw IPv4 or IPv6
+	LinkTypeSLL      LinkType = 113 // Linux cooked
+	LinkTypeIPv4     LinkType = 228
+	LinkTypeIPv6     LinkType = 229
+	LinkTypeSLL2     LinkType = 276 // Linux cooked, version 2
 )
 
 // MaxFrame is the length of the longest frame that a record can carry, bytes:
