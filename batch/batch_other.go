@@ -25,6 +25,7 @@ func (*Sender) Slot() []byte                  { return nil }
 func (*Sender) Size() int                     { return 0 }
 func (*Sender) Queue(int)                     {}
 func (*Sender) Flush() error                  { return errors.ErrUnsupported }
+func (s *Sender) Device() string              { return "" }
 func (s *Sender) Stats() *SenderStats         { return &s.stats }
 func (*Sender) Collector() netip.AddrPort     { return netip.AddrPort{} }
 func (*Sender) Segmented() bool               { return false }

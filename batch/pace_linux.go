@@ -134,6 +134,13 @@ func pacing(all []netlink.Qdisc) (fair, none bool) {
 	return kind == "fq", kind == "noqueue"
 }
 
+// Device returns the name of the device that datagrams to the collector go out by;
+// empty: no route.
+func (s *Sender) Device() string {
+	name, _ := egress(s.to)
+	return name
+}
+
 // Paced says how a rate is kept: by the kernel, or by waiting between flights,
 // because the device that is named has no fq qdisc. rate is 0 if none is set.
 func (s *Sender) Paced() (rate uint64, byKernel bool, device string) {

@@ -142,6 +142,7 @@ type TapTotal struct {
 	Captured    uint64 // frames
 	KernelDrops uint64 // frames
 	TooLong     uint64 // frames
+	Shed        uint64 // frames left out by a rate limit, sampling, as seen twice, or by a breaker
 	Unsent      uint64 // datagrams that left no trace on the wire
 	Sealed      uint64 // frames
 
@@ -365,6 +366,9 @@ func (a *Account) Print(w io.Writer) {
 		}
 		fmt.Fprintf(w, "tap %d %q, session %016x, %s\n", t.Tap, t.Name, t.Session, state)
 		fmt.Fprintf(w, "%10d frames captured by the remote, %d dropped by its kernel\n", t.Captured, t.KernelDrops)
+		if t.Shed > 0 {
+			fmt.Fprintf(w, "%10d of those left out by the remote's rate limit, sampling, dedup or breaker\n", t.Shed)
+		}
 		fmt.Fprintf(w, "%10d frames sealed, %d of them before this collector listened\n", t.Sealed, t.Before)
 		fmt.Fprintf(w, "%10d frames lost in %d datagrams, %d of those never sent\n", t.Lost, t.LostDatagrams, t.Unsent)
 		fmt.Fprintf(w, "%10d frames delivered to the outputs\n", t.Unpacked)

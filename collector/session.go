@@ -63,10 +63,10 @@ type streamAccount struct {
 	datagrams     perf.Counter // data datagrams passed in order
 
 	// As of the newest report whose datagrams have all passed.
-	captured, kernelDrops, tooLong, unsent, sealed perf.Counter
-	covered                                        perf.Counter // unpacked by then
-	before                                         perf.Counter // sealed before the stream was joined
-	final                                          atomic.Bool  // that report was the last
+	captured, kernelDrops, tooLong, shed, unsent, sealed perf.Counter
+	covered                                              perf.Counter // unpacked by then
+	before                                               perf.Counter // sealed before the stream was joined
+	final                                                atomic.Bool  // that report was the last
 }
 
 // wipe erases the stream's keys.
@@ -183,6 +183,7 @@ func (t *TapTotal) add(a *streamAccount, ended bool) {
 	t.Captured += a.captured.Load()
 	t.KernelDrops += a.kernelDrops.Load()
 	t.TooLong += a.tooLong.Load()
+	t.Shed += a.shed.Load()
 	t.Unsent += a.unsent.Load()
 	t.Sealed += sealed
 	t.Before += before
@@ -489,6 +490,7 @@ func (s *stream) settle() {
 	a.captured.Set(r.Captured)
 	a.kernelDrops.Set(r.KernelDrops)
 	a.tooLong.Set(r.TooLong)
+	a.shed.Set(r.Shed)
 	a.unsent.Set(r.Unsent)
 	a.covered.Set(a.unpacked.Load())
 	a.sealed.Set(r.Sealed)

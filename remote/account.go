@@ -42,7 +42,8 @@ type InterfaceTotal struct {
 }
 
 // A ShardAccount counts for one shard towards one collector. Frames: Captured =
-// KernelDrops + TooLong + Elsewhere + Sealed once the shard has ended.
+// KernelDrops + TooLong + Sampled + Duplicates + OverRate + Broken + Elsewhere +
+// Sealed once the shard has ended.
 type ShardAccount struct {
 	*CaptureAccount // the same for all collectors
 
@@ -67,18 +68,36 @@ type CaptureAccount struct {
 	KernelDrops perf.Counter // frames dropped by the kernel: the ring was full
 	Freezes     perf.Counter // times the ring was full
 	TooLong     perf.Counter // frames longer than a record can carry
+	Sampled     perf.Counter // frames of flows that sampling leaves out
+	Duplicates  perf.Counter // frames seen before on another interface
+	OverRate    perf.Counter // frames beyond the rate limit
+	Broken      perf.Counter // frames while the breaker was open
+	Sliced      perf.Counter // frames cut behind their headers
+	Masked      perf.Counter // frames whose payload was masked
+	Unsummed    perf.Counter // of those, with a checksum that cannot be known
 	Reopened    perf.Counter // times the capture was opened anew: its interface, or its namespace, was replaced
 	_           perf.Pad
 }
 
 // left returns the frames captured that no collector got.
-func (a *CaptureAccount) left() uint64 { return a.KernelDrops.Load() + a.TooLong.Load() }
+func (a *CaptureAccount) left() uint64 {
+	return a.KernelDrops.Load() + a.TooLong.Load() + a.shed()
+}
+
+// shed returns those that were left out as the Shape has it.
+func (a *CaptureAccount) shed() uint64 {
+	return a.Sampled.Load() + a.Duplicates.Load() + a.OverRate.Load() + a.Broken.Load()
+}
 
 // A Total is the sum over shards.
 type Total struct {
 	Captured, Elsewhere, LeftOut, KernelDrops, Freezes, TooLong, Sealed, SealedBytes uint64
 	Datagrams, Sent, SentBytes, Unsent, Refused, Reopened                            uint64
+	Sampled, Duplicates, OverRate, Broken, Sliced, Masked, Unsummed                  uint64
 }
+
+// Shed returns the frames that were left out as the Shape has it.
+func (t *Total) Shed() uint64 { return t.Sampled + t.Duplicates + t.OverRate + t.Broken }
 
 // Total adds up the shards.
 func (a *Account) Total() Total {
@@ -98,6 +117,13 @@ func (a *Account) Total() Total {
 		t.Unsent += s.Unsent.Load()
 		t.Refused += s.Refused.Load()
 		t.Reopened += s.Reopened.Load()
+		t.Sampled += s.Sampled.Load()
+		t.Duplicates += s.Duplicates.Load()
+		t.OverRate += s.OverRate.Load()
+		t.Broken += s.Broken.Load()
+		t.Sliced += s.Sliced.Load()
+		t.Masked += s.Masked.Load()
+		t.Unsummed += s.Unsummed.Load()
 	}
 	return t
 }
@@ -135,8 +161,8 @@ func (a *Account) Check() error {
 			in := s.Captured.Load()
 			out := s.left() + s.Elsewhere.Load() + s.Sealed.Load()
 			if in != out {
-				return fmt.Errorf("remote: to %v: shard %d (%s): %d frames captured, but %d sealed, %d for other collectors, %d dropped by the kernel and %d too long make %d",
-					a.Collector, i, s.Interface, in, s.Sealed.Load(), s.Elsewhere.Load(), s.KernelDrops.Load(), s.TooLong.Load(), out)
+				return fmt.Errorf("remote: to %v: shard %d (%s): %d frames captured, but %d sealed, %d for other collectors, %d dropped by the kernel, %d too long and %d shed make %d",
+					a.Collector, i, s.Interface, in, s.Sealed.Load(), s.Elsewhere.Load(), s.KernelDrops.Load(), s.TooLong.Load(), s.shed(), out)
 			}
 		}
 	}
@@ -162,6 +188,19 @@ func (a *Account) Print(w io.Writer) {
 	fmt.Fprintf(w, "%10d frames dropped by the kernel (ring full %d times)\n", t.KernelDrops, t.Freezes)
 	if t.TooLong > 0 {
 		fmt.Fprintf(w, "%10d frames too long for a record\n", t.TooLong)
+	}
+	for _, c := range []struct {
+		n    uint64
+		what string
+	}{
+		{t.Sampled, "frames of flows left out by sampling"}, {t.Duplicates, "frames seen before on another interface"},
+		{t.OverRate, "frames beyond the rate limit"}, {t.Broken, "frames not sent while the host was too busy"},
+		{t.Sliced, "frames cut behind their headers"}, {t.Masked, "frames without their payload"},
+		{t.Unsummed, "of those with a checksum of 0, since theirs cannot be known"},
+	} {
+		if c.n > 0 {
+			fmt.Fprintf(w, "%10d %s\n", c.n, c.what)
+		}
 	}
 	a.printSent(w)
 	for _, b := range a.Also {

@@ -42,6 +42,7 @@ type Config struct {
 	Suite     crypto.Suite       // what the datagrams are sealed with
 
 	SnapLen     int           // captured bytes of each frame; 0: all
+	Shape       Shape         // which frames are sent, and how much of them
 	Pad         bool          // datagrams are filled to full size
 	MTU         int           // IP MTU of the path, bytes; 0: what the route says
 	Workers     int           // shards for each interface; 0: 1

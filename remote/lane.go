@@ -125,6 +125,7 @@ func (l *lane) report(iface uint32, now time.Time, final bool) error {
 		KernelDrops: a.KernelDrops.Load(),
 		Freezes:     a.Freezes.Load(),
 		TooLong:     a.TooLong.Load(),
+		Shed:        a.shed(),
 		Sealed:      l.pack.Packed().Frames,
 		SealedBytes: l.pack.Packed().Bytes,
 		NextData:    l.seal.data.Counter(),

@@ -148,6 +148,9 @@ func (t *tap) open() (shards []*shard, closeAll func(), err error) {
 			s.rec.LinkType = proto.LinkType(s.ring.Interface().LinkType)
 		}
 	}
+	if err := t.shape(shards); err != nil {
+		return nil, closeAll, err
+	}
 	t.shards = len(shards)
 	t.introduced.Store(t.known.Load()) // with the first announce
 	return shards, closeAll, nil

@@ -9,7 +9,7 @@ import (
 
 // forward takes one block of frames from the kernel's ring to the socket:
 //
-//	ring ──Block──▶ frames ──pack──▶ plaintext ──seal──▶ datagrams ──send──▶ UDP
+//	ring ──Block──▶ frames ─[shape]─pack──▶ plaintext ──seal──▶ datagrams ──send──▶ UDP
 //
 // Each frame is copied once, from the ring into the datagram being packed, and
 // sealed where it lies. The last datagram closes with its block, so the ring's
@@ -27,6 +27,9 @@ func (s *shard) forward(b *ring.Block) error {
 			continue
 		}
 		r := s.record(f)
+		if s.shaper != nil && !s.shaper.take(r) {
+			continue
+		}
 		if s.more != nil {
 			s.spread(r)
 			continue
@@ -41,6 +44,9 @@ func (s *shard) forward(b *ring.Block) error {
 
 // begin has every lane pack into its next datagram.
 func (s *shard) begin() {
+	if s.shaper != nil {
+		s.shaper.begin()
+	}
 	for _, l := range s.all {
 		l.pack.Reset(l.out.Slot())
 	}

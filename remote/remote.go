@@ -61,9 +61,10 @@ type tap struct {
 	known      atomic.Uint32     // how many they are,
 	introduced atomic.Uint32     // and how many of them were announced
 
-	filter atomic.Pointer[choice]
-	shards int
-	log    zerolog.Logger
+	breaker *breaker // nil: none
+	filter  atomic.Pointer[choice]
+	shards  int
+	log     zerolog.Logger
 }
 
 // Run captures and sends until ctx is done, or until the capture file ends.
@@ -129,6 +130,9 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 	if t.elsewhere() {
 		watchers.Go(func() { t.follow(watched, end) })
 	}
+	if t.breaker != nil {
+		watchers.Go(func() { t.breaker.watch(watched) })
+	}
 	for _, c := range t.captures {
 		if c.set != nil {
 			watchers.Go(func() { c.set.watch(watched) })
@@ -190,6 +194,9 @@ func newTap(cfg Config) (*tap, error) {
 		return nil, fmt.Errorf("remote: %d collectors: at most %d", n, maxCollectors)
 	} else if n > 1 && cfg.IO == ioUring {
 		return nil, fmt.Errorf("remote: --io %s waits for what it sends, and one of several collectors may not hold up the others: use --io %s", ioUring, ioMmsg)
+	}
+	if err := cfg.Shape.Check(); err != nil {
+		return nil, fmt.Errorf("remote: %w", err)
 	}
 	seen := make(map[string]bool)
 	for _, name := range append([]string{cfg.Collector}, cfg.Others...) {

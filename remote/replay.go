@@ -69,6 +69,9 @@ func (s *shard) turn(p *pacer) (wait time.Duration, err error) {
 		}
 		s.read = false
 		s.account.Captured.Add(1)
+		if s.shaper != nil && !s.shaper.take(&s.rec) {
+			continue
+		}
 		s.spread(&s.rec)
 	}
 	if e := s.finish(); e != nil {

@@ -41,6 +41,7 @@ type shard struct {
 	base     ring.Stats        // counts of earlier rings on the same interface
 	down     bool              // the interface is
 	places   *placer           // of a set; nil: rec says which interface it is
+	shaper   *shaper           // nil: every frame is sent, whole
 	rec      proto.Record
 	recount  time.Time // when the account is to be brought up to date,
 	next     time.Time // and when the next report is due

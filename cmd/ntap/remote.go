@@ -30,6 +30,7 @@ func newRemote() *cobra.Command {
 		clear, noPromisc bool
 		collectors       []string
 		send             string
+		shape            shapeFlags
 	)
 	c := &cobra.Command{
 		Use:   "remote (-i IFACE... | -r FILE) -c HOST:PORT --key-file FILE [flags] [FILTER EXPRESSION]",
@@ -72,6 +73,9 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
 				return err
 			}
 			if cfg.Suite, err = chooseSuite(suite, clear); err != nil {
+				return err
+			}
+			if cfg.Shape, err = shape.read(); err != nil {
 				return err
 			}
 			plan, err := place.arrange(remote.Captures(cfg.Interfaces)...)
@@ -132,6 +136,7 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
 	f.StringVar(&cfg.Name, "name", "", "name of the tap; default: the host's")
 	filters.add(c)
 	f.IntVarP(&cfg.SnapLen, "snaplen", "s", 0, "bytes of each frame to capture; 0: all")
+	shape.add(c)
 	f.BoolVar(&cfg.Pad, "pad", false, "fill every datagram to full size, so that sizes tell nothing; takes bytes on the way")
 	f.IntVar(&cfg.MTU, "mtu", 0, "IP MTU of the path to the collector; default: what the route says")
 	f.Uint32Var(&cfg.Mark, "mark", defaultMark, "SO_MARK of what is sent, by which it is not captured; 0: none")

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ntap-project/ntap/collector"
+	"github.com/ntap-project/ntap/internal/testnet"
+	"github.com/ntap-project/ntap/proto"
+	"github.com/ntap-project/ntap/remote"
+)
+
+// shaped sends all real captures with a Shape and calls f with what came out of
+// each, beside what went in.
+func shaped(t *testing.T, s remote.Shape, f func(t *testing.T, file, out string, a *remote.Account, c *running)) {
+	keys := masterKey(t)
+	for _, file := range testnet.Captures(t) {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			t.Parallel()
+			out := filepath.Join(t.TempDir(), "out.pcapng")
+			c := listen(t, collector.Config{Keys: keys, Write: out, Once: true})
+			a := send(t, keys, file, c.addr, func(cfg *remote.Config) { cfg.Shape = s })
+			c.end(t)
+			f(t, file, out, a, c)
+		})
+	}
+}
+
+// Of every frame of the captures the headers come out, with its time and its
+// length on the wire, and nothing else.
+func TestSliceHeaders(t *testing.T) {
+	shaped(t, remote.Shape{Headers: true}, func(t *testing.T, file, out string, a *remote.Account, _ *running) {
+		want, got := testnet.ReadCapture(t, file), testnet.ReadCapture(t, out)
+		if len(want) != len(got) {
+			t.Fatalf("%d frames of %d", len(got), len(want))
+		}
+		cut := uint64(0)
+		for i := range want {
+			p := &want[i]
+			if end := proto.Headers(proto.LinkType(p.LinkType), p.Data).End; end < len(p.Data) {
+				p.Data = p.Data[:end]
+				cut++
+			}
+		}
+		if d := testnet.DiffPackets(got, want); d != "" {
+			t.Error(d)
+		}
+		if n := a.Total().Sliced; n != cut {
+			t.Errorf("%d frames counted as cut, not %d", n, cut)
+		}
+	})
+}
+
+// Masked, frames have their length, their headers and, as tshark sees it, no bad
+// checksum that they had not before; and none of their payload.
+func TestMaskPayload(t *testing.T) {
+	testnet.RequireTool(t, "tshark")
+	shaped(t, remote.Shape{Mask: true}, func(t *testing.T, file, out string, a *remote.Account, _ *running) {
+		want, got := testnet.ReadCapture(t, file), testnet.ReadCapture(t, out)
+		if len(want) != len(got) {
+			t.Fatalf("%d frames of %d", len(got), len(want))
+		}
+		for i := range want {
+			end := proto.Headers(proto.LinkType(want[i].LinkType), want[i].Data).End
+			if len(got[i].Data) != len(want[i].Data) || got[i].OrigLen != want[i].OrigLen || len(bytes.Trim(got[i].Data[end:], "\x00")) > 0 {
+				t.Errorf("frame %d: %x behind the headers", i+1, got[i].Data[end:])
+			}
+		}
+		if n := a.Total(); n.Masked+n.Unsummed == 0 && n.Sealed > 20 {
+			t.Logf("nothing to mask in %d frames", n.Sealed)
+		}
+	})
+	// tshark is asked about one of them that has all there is: it takes a second.
+	for _, file := range testnet.Captures(t) {
+		if !strings.Contains(file, "tcp") && !strings.Contains(file, "dns") {
+			continue
+		}
+		keys := masterKey(t)
+		out := filepath.Join(t.TempDir(), "out.pcapng")
+		c := listen(t, collector.Config{Keys: keys, Write: out, Once: true})
+		send(t, keys, file, c.addr, func(cfg *remote.Config) { cfg.Shape.Mask = true })
+		c.end(t)
+		bad := func(file string) int {
+			text, err := exec.Command("tshark", "-r", file, "-o", "tcp.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE", "-Y",
+				"tcp.checksum.status==0 || udp.checksum.status==0", "-T", "fields", "-e", "frame.number").Output()
+			if err != nil {
+				t.Logf("tshark %s: %v", file, err)
+			}
+			return strings.Count(string(text), "\n")
+		}
+		if before, after := bad(file), bad(out); after > before {
+			t.Errorf("%s: %d bad checksums, %d before", file, after, before)
+		}
+		if checked++; checked == 3 {
+			break
+		}
+	}
+	if checked == 0 {
+		t.Error("no capture was shown to tshark")
+	}
+}
+
+var checked int
+
+// Sampling keeps whole flows, and what is left out is in the accounts of both
+// sides.
+func TestSampleWholeFlows(t *testing.T) {
+	flows := 0
+	shaped(t, remote.Shape{Sample: 2}, func(t *testing.T, file, out string, a *remote.Account, c *running) {
+		kept, all := map[uint32]int{}, map[uint32]int{}
+		for _, p := range testnet.ReadCapture(t, file) {
+			if p.LinkType == 1 {
+				all[proto.FlowHash(p.Data)]++
+			}
+		}
+		for _, p := range testnet.ReadCapture(t, out) {
+			if p.LinkType == 1 {
+				kept[proto.FlowHash(p.Data)]++
+			}
+		}
+		for h, n := range kept {
+			if all[h] != n {
+				t.Errorf("of a flow of %d frames %d are left", all[h], n)
+			}
+		}
+		n := a.Total()
+		if taps := c.account.Taps(); n.Captured != n.Sealed+n.Sampled || len(taps) != 1 || taps[0].Shed != n.Sampled {
+			t.Errorf("%+v, %+v", n, taps)
+		}
+		flows += len(all) - len(kept)
+	})
+}
+
+// A capture file sent as fast as it goes stays below the rate limit, and what is
+// beyond is counted.
+func TestRateLimit(t *testing.T) {
+	keys := masterKey(t)
+	file := numbered(t, 30000, 100, time.Microsecond)
+	c := listen(t, collector.Config{Keys: keys, Write: filepath.Join(t.TempDir(), "out.pcapng"), Once: true})
+	start := time.Now()
+	a := send(t, keys, file, c.addr, func(cfg *remote.Config) { cfg.Shape.Rate.Frames = 1000 })
+	took := time.Since(start)
+	c.end(t)
+	n := a.Total()
+	if most := uint64(1000*took.Seconds()) + 101; n.Sealed > most || n.Sealed < 100 || n.Sealed+n.OverRate != 30000 {
+		t.Errorf("%d frames sealed in %v, %d beyond the limit", n.Sealed, took, n.OverRate)
+	}
+}
+
+// Frames that two interfaces see come out once with --dedup, twice without; the
+// same frame sent twice comes out twice.
+func TestDedup(t *testing.T) {
+	for _, dedup := range []bool{false, true} {
+		t.Run(fmt.Sprint(dedup), func(t *testing.T) {
+			w := newWorld(t)
+			// v0 and v1 are two ends of one wire on the remote's own host.
+			w.in(w.sender, "ip", "link", "add", "v0", "type", "veth", "peer", "name", "v1")
+			for _, name := range []string{"v0", "v1"} {
+				w.in(w.sender, "ip", "link", "set", name, "up")
+			}
+			w.waitUp(w.sender, "v0")
+			out := filepath.Join(w.dir, "out.pcapng")
+			c := w.startCollector("-w", out)
+			args := []string{"-i", "v0", "-i", "v1", "ether proto 0x88b5"}
+			if dedup {
+				args = append(args[:4:4], "--dedup", "500ms", "ether proto 0x88b5")
+			}
+			r := w.startRemote(args...)
+			const n = 300
+			var frames [][]byte
+			for i := range n {
+				f := append([]byte{2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xB5}, make([]byte, 80)...)
+				binary.BigEndian.PutUint32(f[14:], uint32(i/2)) // each twice
+				frames = append(frames, f)
+			}
+			w.inject(w.sender, "v0", frames...)
+			want := 2 * n
+			if dedup {
+				want = n
+			}
+			last := frames[n-1]
+			r.until("both ends saw all", func() bool { return fileHas(out, last) })
+			text := r.stop()
+			c.stop()
+			got := testnet.ReadCapture(t, out)
+			seen := map[string]int{}
+			for _, p := range got {
+				seen[string(p.Data)]++
+			}
+			if len(got) != want || len(seen) != n/2 || seen[string(last)] != want/(n/2) {
+				t.Errorf("%d frames came out, %d of them different, not %d\n%s", len(got), len(seen), want, text)
+			}
+			if d := account(text, "frames seen before on another interface"); d != 2*n-want {
+				t.Errorf("%d counted as seen before, not %d", d, 2*n-want)
+			}
+		})
+	}
+}
+
+// A breaker on the card: while other traffic fills it, frames are not sent, and
+// counted; the account adds up.
+func TestBreakerOpens(t *testing.T) {
+	w := newWorld(t)
+	c := w.startCollector("-w", filepath.Join(w.dir, "out.pcapng"))
+	r := w.startRemote("-i", "t0", "--breaker", "nic=1M", "ether proto 0x88b5")
+	f := append([]byte{2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xB5}, make([]byte, 80)...)
+	noise := append([]byte{2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xB6}, make([]byte, 1400)...)
+	noises := slices.Repeat([][]byte{noise}, 500)
+	r.until("the breaker opens", func() bool {
+		w.inject(w.sender, "up0", noises...)
+		return strings.Contains(r.text(), "the host is too busy")
+	})
+	for range 20 {
+		w.inject(w.sender, "up0", noises...) // it does not close meanwhile
+		w.inject(w.peer, "p0", f)
+	}
+	text := r.stop()
+	if n := account(text, "frames not sent while the host was too busy"); n == 0 || account(text, "frames captured on t0 by shard 0") < 20 {
+		t.Errorf("%s", text)
+	}
+	if text := c.stop(); !strings.Contains(text, "left out by the remote's rate limit, sampling, dedup or breaker") {
+		t.Errorf("%s", text)
+	}
+}

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package remote
+
+import (
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"time"
+
+	"github.com/ntap-project/ntap/proto"
+	"github.com/ntap-project/ntap/ring"
+)
+
+// A Shape says which of the frames behind the filter are sent, and how much of
+// them. The zero value is all of them, whole.
+type Shape struct {
+	Headers bool          // frames are cut behind their headers (proto.Headers)
+	Mask    bool          // what is behind their headers is overwritten with zeros
+	Sample  uint32        // of so many flows one is kept, whole and in both directions; 0: all
+	Dedup   time.Duration // a frame seen on another interface within this is not sent again; 0: all are
+	Rate    RateLimit     // of what is left, no more than this
+	Breaker Breaker       // nothing is sent while the host has too much to do
+}
+
+// A RateLimit is what all shards of a tap may send together.
+type RateLimit struct {
+	Bits   uint64 // captured bits a second, as they are sent; 0: any number
+	Frames uint64 // a second; 0: any number
+}
+
+// Bounds of a Shape. Chosen.
+const (
+	maxSample = 1 << 20
+	minDedup  = 100 * time.Microsecond
+	maxDedup  = 10 * time.Second
+)
+
+// Check returns an error that names what cannot be.
+func (s *Shape) Check() error {
+	switch {
+	case s.Headers && s.Mask:
+		return errors.New("headers alone have no payload to mask: choose one of both")
+	case s.Sample > maxSample:
+		return fmt.Errorf("one of %d flows: at most one of %d", s.Sample, maxSample)
+	case s.Dedup != 0 && (s.Dedup < minDedup || s.Dedup > maxDedup):
+		return fmt.Errorf("a window of %v for frames seen twice: %v to %v", s.Dedup, minDedup, maxDedup)
+	}
+	return s.Breaker.check()
+}
+
+// any says that there is something to do for frames.
+func (s *Shape) any() bool { return *s != Shape{} }
+
+// A shaper is a shard's part of a Shape. It has what all shards share, and
+// belongs to one goroutine.
+type shaper struct {
+	sample  uint64
+	headers bool
+	mask    bool
+	seen    *seenTable // nil: frames are not held against each other
+	budget  *budget    // nil: there is no limit
+	breaker *breaker   // nil: there is none
+	open    bool       // it was at the beginning of the block
+	seed    maphash.Seed
+	bits    int64 // that the shard may still send
+	frames  int64
+	dry     bool // nothing was left when it last asked in this block
+	account *CaptureAccount
+}
+
+// shapers makes one for each shard; nil: frames stay as they are.
+func (t *tap) shapers() func(*CaptureAccount) *shaper {
+	c := &t.cfg.Shape
+	if !c.any() {
+		return func(*CaptureAccount) *shaper { return nil }
+	}
+	first := shaper{sample: uint64(c.Sample), headers: c.Headers, mask: c.Mask, seed: maphash.MakeSeed(), breaker: t.breaker}
+	if c.Dedup > 0 {
+		first.seen = newSeenTable(c.Dedup)
+	}
+	if c.Rate != (RateLimit{}) {
+		first.budget = newBudget(c.Rate, time.Now())
+	}
+	return func(a *CaptureAccount) *shaper {
+		s := first
+		s.account = a
+		return &s
+	}
+}
+
+// shape gives each shard its part of the Shape, and a breaker what it looks at.
+func (t *tap) shape(shards []*shard) error {
+	c := &t.cfg.Shape
+	if c.Breaker != (Breaker{}) {
+		device, speed := shards[0].out.Device(), uint64(0)
+		if device == "" {
+			return fmt.Errorf("remote: --breaker: no route to %v, and so no network card to look at", shards[0].out.Collector())
+		}
+		if i, err := ring.LookUp(device); err == nil {
+			speed = i.Speed
+		}
+		b, end, err := newBreaker(c.Breaker, device, speed, t.log)
+		if err != nil {
+			return err
+		}
+		t.breaker = b
+		t.closers = append(t.closers, end)
+	}
+	of := t.shapers()
+	for _, s := range shards {
+		s.shaper = of(s.account.CaptureAccount)
+	}
+	return nil
+}
+
+// begin is called before the frames of a block: the one look at the clock, and
+// at what shards share.
+func (s *shaper) begin() {
+	s.dry = false
+	if s.budget != nil {
+		s.budget.refill(time.Now())
+	}
+	if s.breaker != nil {
+		s.open = s.breaker.open.Load()
+	}
+}
+
+// take says whether a frame is sent, and leaves of it what is. Those that are
+// not are counted.
+func (s *shaper) take(r *proto.Record) bool {
+	if s.open {
+		s.account.Broken.Add(1)
+		return false
+	}
+	if s.sample > 1 && !sampled(r, s.sample) {
+		s.account.Sampled.Add(1)
+		return false
+	}
+	if s.seen != nil && s.seen.twice(maphash.Bytes(s.seed, r.Data), r.Time, r.Interface) {
+		s.account.Duplicates.Add(1)
+		return false
+	}
+	switch {
+	case s.headers:
+		if r.SliceHeaders() {
+			s.account.Sliced.Add(1)
+		}
+	case s.mask:
+		switch r.Mask() {
+		case proto.MaskedMark:
+			s.account.Unsummed.Add(1)
+			fallthrough
+		case proto.Masked:
+			s.account.Masked.Add(1)
+		}
+	}
+	if s.budget != nil && !s.spend(int64(len(r.Data))*8) {
+		s.account.OverRate.Add(1)
+		return false
+	}
+	return true
+}
+
+// sampled says whether the flow of a frame is one of those kept: one of n. The
+// hash is mixed once more, since outputs of the collector share flows by its
+// high bits. Frames of link types without flows are kept.
+func sampled(r *proto.Record, n uint64) bool {
+	var h uint32
+	switch r.LinkType {
+	case proto.LinkTypeEthernet:
+		h = proto.FlowHash(r.Data)
+	case proto.LinkTypeRaw, proto.LinkTypeIPv4, proto.LinkTypeIPv6:
+		h = proto.FlowHashIP(r.Data)
+	default:
+		return true
+	}
+	h *= 0x9E3779B1 // 2^32 divided by the golden ratio
+	h ^= h >> 15
+	h *= 0x85EBCA77 // an odd multiplier of xxHash (Y. Collet)
+	return uint64(h)*n>>32 == 0
+}
+
+// spend takes a frame from what the shard may send. It asks the budget that
+// all shards share for a portion at a time, and once a block if that is empty.
+func (s *shaper) spend(bits int64) bool {
+	if s.bits < bits || s.frames < 1 {
+		if s.dry {
+			return false
+		}
+		b, f := s.budget.draw(bits-s.bits, 1-s.frames)
+		s.bits += b
+		s.frames += f
+		if s.bits < bits || s.frames < 1 {
+			s.dry = true
+			return false
+		}
+	}
+	s.bits -= bits
+	s.frames--
+	return true
+}

@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package remote
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/ntap-project/ntap/proto"
+)
+
+// flowOf makes a UDP frame of a flow, there or back.
+func flowOf(n int, back bool) []byte {
+	f := make([]byte, 100)
+	binary.BigEndian.PutUint16(f[12:], 0x0800)
+	copy(f[14:], []byte{0x45, 0, 0, 86, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, byte(n >> 8), byte(n), 10, 9, 0, 1})
+	binary.BigEndian.PutUint16(f[34:], uint16(1024+n))
+	binary.BigEndian.PutUint16(f[36:], 53)
+	if back {
+		for i := range 4 {
+			f[26+i], f[30+i] = f[30+i], f[26+i]
+		}
+		f[34], f[35], f[36], f[37] = f[36], f[37], f[34], f[35]
+	}
+	return f
+}
+
+// Of the flows about one in N is kept, both directions of it, and those kept are
+// spread evenly over what shares flows by the same hash behind the tap.
+func TestSampled(t *testing.T) {
+	for _, n := range []uint64{2, 10, 100} {
+		kept, high := 0, 0
+		for i := range 60000 {
+			r := proto.Record{LinkType: proto.LinkTypeEthernet, Data: flowOf(i, false)}
+			is := sampled(&r, n)
+			r.Data = flowOf(i, true)
+			if sampled(&r, n) != is {
+				t.Fatalf("flow %d: one direction is kept, the other is not", i)
+			}
+			raw := proto.Record{LinkType: proto.LinkTypeRaw, Data: r.Data[14:]}
+			if sampled(&raw, n) != is {
+				t.Fatalf("flow %d: it is kept on one interface, and not on another", i)
+			}
+			if is {
+				kept++
+				if proto.FlowHash(r.Data) >= 1<<31 {
+					high++
+				}
+			}
+		}
+		want := 60000 / float64(n)
+		if part := float64(kept) / want; part < 0.85 || part > 1.15 {
+			t.Errorf("1/%d: %d flows kept, not %.0f", n, kept, want)
+		}
+		if part := float64(high) / float64(kept); part < 0.4 || part > 0.6 {
+			t.Errorf("1/%d: %.2f of those kept have a high hash", n, part)
+		}
+	}
+	if r := (proto.Record{LinkType: 105, Data: []byte{1, 2}}); !sampled(&r, 1000) {
+		t.Error("a frame without flows is left out")
+	}
+}
+
+// A seenTable says what a map without bounds says.
+func TestSeenAgainstMap(t *testing.T) {
+	const window = 10 * time.Millisecond
+	table := newSeenTable(window)
+	type seen struct {
+		at    int64
+		place uint32
+	}
+	known := map[uint64]seen{}
+	random := rand.New(rand.NewPCG(3, 4))
+	now, twice := int64(1_700_000_000_000_000_000), 0
+	for range 300000 {
+		now += int64(random.IntN(4000)) - 1000 // rings are not in step
+		hash := uint64(random.IntN(5000)+1) * 0x9E3779B97F4A7C15
+		place := uint32(random.IntN(3))
+		was, ok := known[hash]
+		age := max(now-was.at, was.at-now)
+		want := ok && age <= int64(window) && was.place != place
+		if got := table.twice(hash, now, place); got != want {
+			t.Fatalf("hash %x at place %d, %v after place %d: %v", hash, place, time.Duration(age), was.place, got)
+		}
+		if want {
+			twice++
+		} else {
+			known[hash] = seen{now, place}
+		}
+	}
+	if twice < 1000 {
+		t.Errorf("only %d seen twice", twice)
+	}
+}
+
+// Two shards that meet the same frames at the same time send each once.
+func TestSeenByTwoShards(t *testing.T) {
+	table := newSeenTable(time.Second)
+	const n = 200000
+	var dropped atomic.Int64
+	var wg sync.WaitGroup
+	for place := range uint32(2) {
+		wg.Go(func() {
+			for i := range uint64(n) {
+				if table.twice((i+1)*0xD1B54A32D192ED03, int64(i)*100, place) {
+					dropped.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	// A shard may be so far ahead that buckets have forgotten what it saw; none is
+	// dropped that was not sent.
+	if d := dropped.Load(); d > n || d < n*9/10 {
+		t.Errorf("%d of %d frames were sent once", d, n)
+	}
+}
+
+// A table's memory does not depend on the traffic.
+func TestSeenTableBounds(t *testing.T) {
+	for window, most := range map[time.Duration]int{minDedup: leastSeen, 10 * time.Millisecond: 1 << 14, 100 * time.Millisecond: 1 << 17, maxDedup: mostSeen} {
+		if n := len(newSeenTable(window).buckets); n != most {
+			t.Errorf("%v: %d buckets, not %d", window, n, most)
+		}
+	}
+}
+
+// However shards draw, no more than the rate and one bucket goes out, and not
+// noticeably less if there is enough to send.
+func TestBudget(t *testing.T) {
+	for _, c := range []RateLimit{{Frames: 1000}, {Frames: 2_000_000}, {Bits: 10_000_000}, {Bits: 8e9, Frames: 300_000}} {
+		start := time.Unix(1_700_000_000, 0)
+		b := newBudget(c, start)
+		var shards [3]shaper
+		for i := range shards {
+			shards[i].budget = b
+		}
+		var frames, bits float64
+		const size = 500 * 8
+		random := rand.New(rand.NewPCG(5, 6))
+		const seconds = 3
+		now := start
+		for now.Before(start.Add(seconds * time.Second)) {
+			now = now.Add(time.Duration(random.IntN(4_000_000)))
+			s := &shards[random.IntN(len(shards))]
+			s.dry = false
+			b.refill(now)
+			for range 8000 {
+				if s.spend(size) {
+					frames++
+					bits += size
+				}
+			}
+		}
+		check := func(what string, got float64, rate uint64, least float64) {
+			most := float64(rate)*seconds + max(float64(rate)*depth.Seconds(), least)
+			if rate > 0 && got > most*1.001 {
+				t.Errorf("%+v: %.0f %s in %d s, at most %.0f", c, got, what, seconds, most)
+			}
+		}
+		check("frames", frames, c.Frames, leastFrames)
+		check("bits", bits, c.Bits, leastBits)
+		if low := 0.93 * seconds; !(c.Frames > 0 && frames > low*float64(c.Frames) || c.Bits > 0 && bits > low*float64(c.Bits)) {
+			t.Errorf("%+v: only %.0f frames and %.0f bits", c, frames, bits)
+		}
+	}
+}
+
+// A frame of the greatest length passes the lowest limit, some time.
+func TestBudgetTakesTheLongest(t *testing.T) {
+	s := shaper{budget: newBudget(RateLimit{Bits: 1}, time.Now())}
+	if !s.spend(8 * proto.MaxFrame) {
+		t.Error("it never passes")
+	}
+}
+
+// A clock that is set back neither adds to a bucket nor stops it.
+func TestBudgetClockSetBack(t *testing.T) {
+	now := time.Unix(1_700_000_000, 0)
+	b := newBudget(RateLimit{Frames: 1000}, now)
+	b.frames.left.Store(0)
+	b.refill(now.Add(-time.Hour))
+	if n := b.frames.left.Load(); n != 0 {
+		t.Errorf("%d tokens out of nothing", n)
+	}
+	b.refill(now.Add(-time.Hour + 50*time.Millisecond))
+	if n := b.frames.left.Load(); n != 50 {
+		t.Errorf("%d tokens after 50 ms", n)
+	}
+}
+
+// A breaker opens after two looks over a limit, stays open while the load is
+// near it, and closes after three seconds well below.
+func TestBreaker(t *testing.T) {
+	for name, c := range map[string]struct {
+		cfg      Breaker
+		cpu, nic float64 // a look that is over, of a quarter of a second
+	}{
+		"cpu": {Breaker{CPU: 0.9}, 0.95, 0}, "nic": {Breaker{NIC: 0.8}, 0, 0.85e9}, "bits": {Breaker{NICBits: 8e8}, 0, 0.85e9},
+		"both": {Breaker{CPU: 0.9, NIC: 0.8}, 0.1, 0.85e9},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var busy, total float64
+			var sent uint64
+			var fail error
+			b := &breaker{Breaker: c.cfg, speed: 1e9, log: zerolog.Nop()}
+			if b.NIC > 0 {
+				b.NICBits = uint64(b.NIC * 1e9)
+			}
+			b.read = func() (float64, float64, uint64, error) { return busy, total, sent, fail }
+			now := time.Unix(1_700_000_000, 0)
+			look := func(cpu, bits float64) bool {
+				now = now.Add(breakerLook)
+				total += 50
+				busy += 50 * cpu
+				sent += uint64(bits / 8 * breakerLook.Seconds())
+				b.look(now)
+				return b.open.Load()
+			}
+			look(0, 0)
+			for i, over := range []bool{true, false, true, true} {
+				cpu, bits := 0.0, 0.0
+				if over {
+					cpu, bits = c.cpu, c.nic
+				}
+				if open := look(cpu, bits); open != (i == 3) {
+					t.Fatalf("look %d: open is %v", i, open)
+				}
+			}
+			// A little below the limit is not below enough; nor is what cannot be read.
+			for range 20 {
+				if !look(0.95*c.cpu, 0.95*c.nic) {
+					t.Fatal("it flutters")
+				}
+			}
+			fail = errors.New("no")
+			for range 20 {
+				if !look(0, 0) {
+					t.Fatal("it closed without a look")
+				}
+			}
+			fail = nil
+			look(0, 0)
+			for i := range breakerShuts {
+				if open := look(0, 0); i < breakerShuts-2 && !open || i == breakerShuts-1 && open {
+					t.Fatalf("below for %d looks: open is %v", i+1, open)
+				}
+			}
+		})
+	}
+}
+
+func TestReadsOfABreaker(t *testing.T) {
+	text := "Inter-|   Receive\n face |bytes\n    lo:  5 0 0 0 0 0 0 0  7 0 0 0 0 0 0 0\n  eth0: 9 1 0 0 0 0 0 0 123456789012 3 0 0 0 0 0 0\n"
+	if n, err := sentBytes(strings.NewReader(text), "eth0"); n != 123456789012 || err != nil {
+		t.Error(n, err)
+	}
+	if _, err := sentBytes(strings.NewReader(text), "th0"); err == nil {
+		t.Error("it found a device that is not there")
+	}
+	if busy, total, err := cpuTime("/proc/stat"); err != nil || busy <= 0 || total <= busy {
+		t.Error(busy, total, err)
+	}
+}
+
+// With everything on, a frame allocates nothing, and the account adds up.
+func TestTakeOfAShaper(t *testing.T) {
+	a := &CaptureAccount{}
+	s := &shaper{sample: 3, mask: true, seen: newSeenTable(time.Millisecond), budget: newBudget(RateLimit{Frames: 1000, Bits: 1e9}, time.Now()),
+		seed: maphash.MakeSeed(), account: a}
+	frames := make([][]byte, 512)
+	for i := range frames {
+		frames[i] = flowOf(i/2, i%2 == 1)
+	}
+	n, taken := 0, 0
+	if allocs := testing.AllocsPerRun(50, func() {
+		s.begin()
+		for i, f := range frames {
+			r := proto.Record{Data: f, OrigLen: uint32(len(f)), LinkType: proto.LinkTypeEthernet, Time: int64(n), Interface: uint32(i % 2)}
+			n++
+			if s.take(&r) {
+				taken++
+			}
+		}
+	}); allocs != 0 {
+		t.Errorf("%v allocations", allocs)
+	}
+	if got := taken + int(a.shed()); got != n || a.Sampled.Load() == 0 || a.OverRate.Load() == 0 || a.Masked.Load() < uint64(taken) {
+		t.Errorf("%d frames, %d taken, %d shed, %d masked", n, taken, a.shed(), a.Masked.Load())
+	}
+	s.open = true
+	if r := (proto.Record{Data: frames[0]}); s.take(&r) || a.Broken.Load() != 1 {
+		t.Error("a breaker that is open lets frames through")
+	}
+}
+
+func TestShapeRefuses(t *testing.T) {
+	for want, s := range map[string]Shape{
+		"choose one of both":         {Headers: true, Mask: true},
+		"at most one of":             {Sample: 1 << 30},
+		"a window of 1h0m0s":         {Dedup: time.Hour},
+		"a window of 1ns":            {Dedup: 1},
+		"a part of all CPUs":         {Breaker: Breaker{CPU: 2}},
+		"a part of its speed, up":    {Breaker: Breaker{NIC: -1}},
+		"or bits a second, not both": {Breaker: Breaker{NIC: 0.5, NICBits: 5}},
+	} {
+		if err := s.Check(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v: %v", s, err)
+		}
+	}
+	var none Shape
+	if none.any() || none.Check() != nil {
+		t.Error("nothing to do is something")
+	}
+}
+
+// What each option costs a frame: go test ./remote -run none -bench Shape.
+func BenchmarkShape(b *testing.B) {
+	for _, size := range []int{60, 300, 1300} {
+		frame := append(flowOf(1, false), make([]byte, 1300)...)[:size]
+		for name, s := range map[string]*shaper{
+			"sample": {sample: 2}, "dedup": {seen: newSeenTable(time.Millisecond), seed: maphash.MakeSeed()}, "slice": {headers: true}, "mask": {mask: true},
+			"rate": {budget: newBudget(RateLimit{Frames: 1e10}, time.Now())},
+		} {
+			b.Run(fmt.Sprintf("%s/%d", name, size), func(b *testing.B) {
+				s.account = &CaptureAccount{}
+				at := int64(0)
+				for b.Loop() {
+					r := proto.Record{Data: frame, OrigLen: uint32(size), LinkType: proto.LinkTypeEthernet, Time: at}
+					at += 100
+					s.take(&r)
+				}
+			})
+		}
+	}
+}
