@@ -33,8 +33,9 @@ type Config struct {
 
 	// Reroute, if set, returns the outputs that are wanted now. Those that are the
 	// same as before go on untouched, but for a Selection that is another one. An
-	// error leaves all as it was. It is called from a goroutine of its own.
-	Reroute func() (Outputs, error)
+	// error leaves all as it was. It is called from a goroutine of its own; inForce,
+	// if not nil, once the outputs are in force.
+	Reroute func() (o Outputs, inForce func(), err error)
 
 	// Merge, if not 0, puts the frames of all taps and workers in the order of
 	// their capture times, for files, PCAP over IP and a Receiver: each waits so

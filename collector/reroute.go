@@ -248,14 +248,16 @@ func (o *outputs) run(ctx context.Context) {
 func (o *outputs) reroute(ctx context.Context) {
 	before := o.now.Load()
 	var (
-		specs []*spec
-		t     *table
+		specs   []*spec
+		t       *table
+		inForce func()
 	)
 	err, ok := await(ctx, func() error {
-		c, err := o.sh.cfg.Reroute()
+		c, then, err := o.sh.cfg.Reroute()
 		if err == nil {
 			specs, err = c.specs(&o.sh.cfg)
 		}
+		inForce = then
 		return err
 	})
 	if !ok {
@@ -288,6 +290,9 @@ func (o *outputs) reroute(ctx context.Context) {
 	}
 	if !o.publish(ctx, t) {
 		return
+	}
+	if inForce != nil {
+		inForce()
 	}
 	o.retry(ctx, time.Now(), true)
 	o.account.reloads.Add(1)

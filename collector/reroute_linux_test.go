@@ -49,10 +49,10 @@ func reroute(t *testing.T, keys *crypto.KeyFile, outs Outputs) *rerouted {
 	cfg := Config{
 		Listen: "127.0.0.1:0", Keys: keys, Workers: 2, Outputs: outs, Reload: r.reload, Log: zerolog.New(r),
 		Ready: func(a netip.AddrPort, account *Account) { r.addr, r.account = a, account; close(ready) },
-		Reroute: func() (Outputs, error) {
+		Reroute: func() (Outputs, func(), error) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			return r.want, r.err
+			return r.want, nil, r.err
 		},
 	}
 	go func() {

@@ -245,7 +245,7 @@ func (w *worker) admit(h *proto.Header, d []byte) (s *stream, plaintext []byte, 
 	if drop != nil {
 		return nil, nil, drop
 	}
-	if id, only := w.cfg.Keys.Tap(); only && id != h.Tap && (w.cfg.Allow == nil || !w.cfg.Allow.Has(h.Tap)) {
+	if w.cfg.Keys != nil && !w.cfg.Keys.Has(h.Tap) && (w.cfg.Allow == nil || !w.cfg.Allow.Has(h.Tap)) {
 		return nil, nil, DropTap
 	}
 	if w.past.has(h, w.now) {

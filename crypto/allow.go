@@ -20,6 +20,7 @@ type AllowList struct {
 
 	mu   sync.RWMutex
 	taps map[uint32][]remoteKey
+	own  map[uint32][]remoteKey // see SetTaps
 }
 
 // A remoteKey is one line: a public key that may speak for a tap.
@@ -90,6 +91,9 @@ func (a *AllowList) parse(words [][]byte) error {
 
 // Reload is that of KeyFile.
 func (a *AllowList) Reload() error {
+	if a.path == "" {
+		return nil
+	}
 	fresh, err := LoadAllowList(a.path)
 	if err != nil {
 		return fmt.Errorf("%w; the list from before stays in force", err)
@@ -104,14 +108,20 @@ func (a *AllowList) Reload() error {
 func (a *AllowList) Has(tap uint32) bool {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
-	return a.taps[tap] != nil
+	return a.of(tap) != nil
 }
 
 // Len returns the number of taps.
 func (a *AllowList) Len() int {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
-	return len(a.taps)
+	n := len(a.taps)
+	for tap := range a.own {
+		if a.taps[tap] == nil {
+			n++
+		}
+	}
+	return n
 }
 
 // Check says whether a remote with that fingerprint may speak for a tap now:
@@ -124,7 +134,7 @@ func (a *AllowList) Check(tap uint32, print Fingerprint, now time.Time) error {
 func (a *AllowList) find(tap uint32, print Fingerprint, now time.Time) (ed25519.PublicKey, error) {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
-	for _, r := range a.taps[tap] {
+	for _, r := range a.of(tap) {
 		switch {
 		case fingerprint(r.key) != print:
 		case r.revoked:

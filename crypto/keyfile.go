@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -26,6 +27,7 @@ type KeyFile struct {
 
 	mu   sync.RWMutex
 	keys []datedKey
+	own  map[uint32]*KeyFile // of taps that have keys of their own, see SetTaps
 }
 
 // A datedKey is one key of a file.
@@ -133,7 +135,19 @@ func parseTapID(s string) (uint32, error) {
 // Reload reads the file again. If it cannot be used, the keys stay what they
 // were, and the error says so.
 func (k *KeyFile) Reload() error {
-	if k.path == "" {
+	k.mu.RLock()
+	own := slices.Collect(maps.Values(k.own))
+	k.mu.RUnlock()
+	var errs []error
+	for _, f := range own {
+		errs = append(errs, f.Reload())
+	}
+	return errors.Join(append(errs, k.reload())...)
+}
+
+// reload reads the file itself again.
+func (k *KeyFile) reload() error {
+	if k.path == "" || k.path == noPath {
 		return nil
 	}
 	fresh, err := LoadKeyFile(k.path)
@@ -182,22 +196,27 @@ func FromPassphrase(p string) (*KeyFile, error) {
 // IsMaster says whether k holds master keys.
 func (k *KeyFile) IsMaster() bool { return !k.isTap }
 
-// Tap returns the tap whose keys k holds; ok is false for master keys, and for
-// no KeyFile.
+// Tap returns the one tap whose keys k holds; ok is false for master keys, for
+// keys of several taps, and for no KeyFile.
 func (k *KeyFile) Tap() (id uint32, ok bool) {
-	if k == nil {
+	if k == nil || !k.isTap {
 		return 0, false
 	}
-	return k.tap, k.isTap
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	return k.tap, len(k.own) == 0
 }
 
 // Check says whether Find would find a key; it derives none.
 func (k *KeyFile) Check(tap uint32, id uint8, now time.Time) error {
-	if k.isTap && k.tap != tap {
-		return ErrWrong
-	}
 	k.mu.RLock()
 	defer k.mu.RUnlock()
+	if own := k.own[tap]; own != nil {
+		return own.Check(tap, id, now)
+	}
+	if k.isTap && k.tap != tap || k.path == noPath {
+		return ErrWrong
+	}
 	for i := range k.keys {
 		if d := &k.keys[i]; d.id == id {
 			if d.ended(now) {
@@ -250,11 +269,14 @@ func (k *KeyFile) TapKey(tap uint32) (Key, error) {
 // sender's clock decides when it begins. The errors are ErrWrong, ErrNoKey and
 // ErrExpired themselves.
 func (k *KeyFile) Find(tap uint32, id uint8, now time.Time) (Key, error) {
-	if k.isTap && k.tap != tap {
-		return Key{}, ErrWrong
-	}
 	k.mu.RLock()
 	defer k.mu.RUnlock()
+	if own := k.own[tap]; own != nil {
+		return own.Find(tap, id, now)
+	}
+	if k.isTap && k.tap != tap || k.path == noPath {
+		return Key{}, ErrWrong
+	}
 	for i := range k.keys {
 		switch d := &k.keys[i]; {
 		case d.id != id:
@@ -349,6 +371,9 @@ func (k *KeyFile) write(w io.Writer, comment, words string, now time.Time, of fu
 func (k *KeyFile) Wipe() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	for _, f := range k.own {
+		f.Wipe()
+	}
 	clear(k.keys)
 	k.keys = nil
 }

@@ -16,5 +16,8 @@ func (k *KeyFile) Lock() error {
 	for i := range k.keys {
 		err = errors.Join(err, lockPages(k.keys[i].key[:]))
 	}
+	for _, f := range k.own {
+		err = errors.Join(err, f.Lock())
+	}
 	return err
 }

@@ -77,6 +77,11 @@ programs that connect (PCAP over IP).`,
 				if err := cfg.Outputs.Check(); err != nil {
 					return usageError{err}
 				}
+				single, err := file.given.keys()
+				if err != nil {
+					return err
+				}
+				single.wipe()
 				printRoutes(c.OutOrStdout(), file.given, &cfg.Outputs)
 				return nil
 			}
@@ -86,27 +91,22 @@ programs that connect (PCAP over IP).`,
 			}
 			cfg.Workers, cfg.CPUs = plan.Workers, plan.CPUs
 			protect(logger)
-			var only bool
-			if cfg.Pairs, cfg.Allow, only, err = keys.load(); err != nil {
-				return err
-			}
 			if keys.passphrase != "" {
 				logger.Warn().Msg("a passphrase on the command line is seen by everybody who may run ps: use --key-file")
-			} else if clear && keys.file == "" && os.Getenv("NTAP_KEY_FILE") == "" && !only {
-				keys.passphrase = clearPassphrase
 			}
-			if only {
+			if err := loadCollectorKeys(&cfg, &keys, &file, clear); err != nil {
+				return err
+			}
+			if cfg.Pairs != nil {
 				defer cfg.Pairs.Wipe()
-			} else {
-				if cfg.Keys, err = loadKeys(keys.file, keys.passphrase); err != nil {
-					return err
-				}
+			}
+			if cfg.Keys != nil {
 				lockKeys(cfg.Keys, logger)
 				defer cfg.Keys.Wipe()
 			}
 			cfg.Reload = hangups(c.Context())
 			if file.path != "" {
-				cfg.Reroute = func() (collector.Outputs, error) { return routes.again(c, &file, logger) }
+				cfg.Reroute = func() (collector.Outputs, func(), error) { return routes.again(c, &file, &cfg) }
 			}
 			if cfg.AllowPlaintext = cfg.AllowPlaintext || clear; cfg.AllowPlaintext {
 				logger.Warn().Msg("datagrams in clear are taken: anybody can send them")

@@ -100,8 +100,8 @@ func (s *configFlag) environment(c *cobra.Command) error {
 	c.Flags().VisitAll(func(f *pflag.Flag) {
 		name := "NTAP_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
 		value := os.Getenv(name)
-		if f.Changed || value == "" || f.Value.Type() == "stringArray" || slices.Contains(notSettings, f.Name) && f.Name != "config" {
-			return
+		if f.Changed || value == "" || f.Value.Type() == "stringArray" || slices.Contains(notSettings, f.Name) && f.Name != "config" || f.Name == "key-file" {
+			return // of a key file loadKeys looks at it
 		}
 		if err := c.Flags().Set(f.Name, value); err != nil {
 			errs = append(errs, usagef("$%s: %w", name, err))
@@ -122,6 +122,9 @@ func (s *configFlag) load(c *cobra.Command) error {
 	}
 	r := &configReader{path: s.path}
 	for _, name := range f.sorted() {
+		if name == "key-file" && (os.Getenv("NTAP_KEY_FILE") != "" || c.Flags().Changed("passphrase")) {
+			continue // which win
+		}
 		if flag := c.Flags().Lookup(name); !flag.Changed {
 			if err := flag.Value.Set(f.settings[name].value); err != nil {
 				r.at(f.settings[name].line, "%s: %q: %v", name, clipText(f.settings[name].value), err)

@@ -64,6 +64,8 @@ func TestConfigErrors(t *testing.T) {
 			3: "tap 7 comes twice, first in line 2", 4: "want a tap ID", 5: "a tap without an id", 6: "want fields", 8: "is it name?"}},
 		{"taps:\n- id: 1\n  name: a\n- id: 2\n  name: a\n- {id: 3, name: 3d}", map[int]string{4: "the name a is that of tap 1 in line 2", 6: "begins with a letter"}},
 		{"taps: 7", map[int]string{1: "want a list"}},
+		{"taps:\n- id: 1\n  public-key: AAAA\n- id: 2\n  key-file: x\n  public-key: MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqo!", map[int]string{
+			3: "4 characters; want 44", 4: "a tap has one of them", 6: "the key is not base64"}},
 
 		{"outputs: x", map[int]string{1: "want a list"}},
 		{"outputs:\n- x\n- taps: 1\n- interface: a\n  write: b", map[int]string{2: "want an output, which begins with", 3: "want an output", 5: "an output is one thing: interface in line 4, or write"}},

@@ -14,6 +14,7 @@ import (
 
 	"github.com/ntap-project/ntap/batch"
 	"github.com/ntap-project/ntap/collector"
+	"github.com/ntap-project/ntap/crypto"
 	"github.com/ntap-project/ntap/proto"
 )
 
@@ -40,9 +41,11 @@ type setting struct {
 
 // A configTap is a tap that is known.
 type configTap struct {
-	id   uint32
-	name string
-	line int
+	id        uint32
+	name      string
+	keyFile   string // its own keys, in place of that which the master key gives it
+	publicKey string // of its remote, in public-key mode
+	line      int
 }
 
 // parseConfig reads the text of a configuration file: all of it, or all that is
@@ -101,9 +104,19 @@ func (f *configFile) tap(r *configReader, n *yaml.Node) {
 				r.fail(v, "taps: name %q: want a word that begins with a letter, without commas, blanks and =, and not all", t.name)
 			}
 		},
+		"key-file": func(v *yaml.Node) { t.keyFile = r.text(v, "taps: key-file") },
+		"public-key": func(v *yaml.Node) {
+			t.publicKey = r.text(v, "taps: public-key")
+			if _, err := crypto.ParsePublicKey(t.publicKey); err != nil && t.publicKey != "" {
+				r.fail(v, "taps: public-key: %v; want what ntap key identity printed last", err)
+			}
+		},
 	})
 	if n.Kind != yaml.MappingNode {
 		return
+	}
+	if t.keyFile != "" && t.publicKey != "" {
+		r.fail(n, "taps: a key-file and a public-key: a tap has one of them")
 	}
 	if id < 0 {
 		r.fail(n, "taps: a tap without an id: give it that of its remote (ntap remote --tap), as in id: 7")

@@ -64,25 +64,34 @@ func (k *collectorKeys) add(c *cobra.Command) {
 
 // load reads the files of public-key mode; none are nil. only says that there
 // is no key file besides.
-func (k *collectorKeys) load() (pairs *crypto.PairFile, allow *crypto.AllowList, only bool, err error) {
+//
+// taps says that single taps have public keys: then there may be no list.
+func (k *collectorKeys) load(taps bool) (pairs *crypto.PairFile, allow *crypto.AllowList, only bool, err error) {
 	if k.pair == "" && k.allow == "" {
 		return nil, nil, false, nil
 	}
-	if k.pair == "" || k.allow == "" {
+	if k.pair == "" || k.allow == "" && !taps {
 		return nil, nil, false, usagef("--key-pair and --allow go together")
 	}
 	if pairs, err = crypto.LoadPairFile(k.pair); err != nil {
 		return nil, nil, false, err
 	}
-	if allow, err = crypto.LoadAllowList(k.allow); err != nil {
-		return nil, nil, false, err
+	if k.allow != "" {
+		if allow, err = crypto.LoadAllowList(k.allow); err != nil {
+			return nil, nil, false, err
+		}
 	}
-	only = k.file == "" && k.passphrase == "" && os.Getenv("NTAP_KEY_FILE") == ""
-	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); only && dir != "" { // which may hold the pair and no key file
+	return pairs, allow, k.none(), nil
+}
+
+// none says that no key file is given, and no passphrase.
+func (k *collectorKeys) none() bool {
+	none := k.file == "" && k.passphrase == "" && os.Getenv("NTAP_KEY_FILE") == ""
+	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); none && dir != "" { // which may hold the pair and no key file
 		_, err := os.Stat(filepath.Join(dir, "ntap.key"))
-		only = errors.Is(err, fs.ErrNotExist)
+		none = errors.Is(err, fs.ErrNotExist)
 	}
-	return pairs, allow, only, nil
+	return none
 }
 
 // hangups returns a channel with a value for each SIGHUP until ctx is done.

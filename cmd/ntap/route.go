@@ -9,10 +9,10 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
 	"github.com/ntap-project/ntap/collector"
+	"github.com/ntap-project/ntap/crypto"
 	"github.com/ntap-project/ntap/proto"
 )
 
@@ -38,7 +38,7 @@ func (o *routeFlags) add(c *cobra.Command) {
 	f.BoolVar(&o.noTAP, "no-tap", false, "make no virtual interface")
 	f.BoolVar(&o.isolate, "isolate", true, "keep frames on virtual interfaces from this host's own network stack")
 	f.StringArrayVar(&o.balance, "balance", nil, `have outputs of one kind share the frames, both directions of a flow at the same one: "NAME OUTPUT OUTPUT", where OUTPUT is as in --select; may be given again`)
-	f.StringArrayVar(&o.taps, "tap", nil, `a tap that is known: "ID name=NAME", of which only ID has to be there; may be given again`)
+	f.StringArrayVar(&o.taps, "tap", nil, `a tap that is known: "ID name=NAME key-file=FILE", or public-key=KEY, of which only ID has to be there; may be given again`)
 	o.files.add(c)
 	o.vxlan.add(c)
 }
@@ -86,22 +86,38 @@ func (o *routeFlags) wanted(c *cobra.Command, file *configFile) (outs collector.
 	return outs, nil
 }
 
-// again returns the outputs that the flags and the file, read anew, want now.
-func (o *routeFlags) again(c *cobra.Command, flag *configFlag, log zerolog.Logger) (outs collector.Outputs, err error) {
+// again returns the outputs that the flags and the file, read anew, want now,
+// and what puts the keys of single taps in force.
+func (o *routeFlags) again(c *cobra.Command, flag *configFlag, cfg *collector.Config) (outs collector.Outputs, inForce func(), err error) {
 	file, err := flag.read(c)
 	if err != nil {
-		return outs, err
+		return outs, nil, err
 	}
 	if err := o.known(file); err != nil {
-		return outs, err
+		return outs, nil, err
 	}
 	if outs, err = o.wanted(c, file); err != nil {
-		return outs, err
+		return outs, nil, err
 	}
-	if names := flag.restart(c, file); len(names) > 0 {
-		log.Warn().Strs("settings", names).Msg("these changed in the configuration, and are in force when the collector is started anew")
+	if err := outs.Check(); err != nil {
+		return outs, nil, err
 	}
-	return outs, nil
+	keys, err := file.keys()
+	if err == nil {
+		err = keys.good(cfg)
+	}
+	if err != nil {
+		return outs, nil, err
+	}
+	return outs, func() {
+		if err := keys.use(cfg); err != nil {
+			cfg.Log.Error().Err(err).Msg("keys of single taps")
+		}
+		lockKeys(cfg.Keys, cfg.Log)
+		if names := flag.restart(c, file); len(names) > 0 {
+			cfg.Log.Warn().Strs("settings", names).Msg("these changed in the configuration, and are in force when the collector is started anew")
+		}
+	}, nil
 }
 
 // beside returns the outputs of the file with those of flags: where both have
@@ -175,12 +191,19 @@ func (o *routeFlags) known(file *configFile) error {
 				t.id = uint32(id)
 			case i > 0 && ok && value != "" && key == "name" && goodName(value):
 				t.name = value
+			case i > 0 && ok && value != "" && key == "key-file":
+				t.keyFile = value
+			case i > 0 && ok && value != "" && key == "public-key":
+				if _, err := crypto.ParsePublicKey(value); err != nil {
+					return usagef("--tap %q: public-key: %w; want what ntap key identity printed last", text, err)
+				}
+				t.publicKey = value
 			default:
-				return usagef("--tap %q: %q: want \"ID name=NAME\"; a name begins with a letter", text, word)
+				return usagef("--tap %q: %q: want \"ID name=NAME key-file=FILE\", or public-key=KEY; a name begins with a letter", text, word)
 			}
 		}
-		if len(words) == 0 {
-			return usagef("--tap \"\": want a tap ID")
+		if len(words) == 0 || t.keyFile != "" && t.publicKey != "" {
+			return usagef("--tap %q: want a tap ID, and at most one of key-file= and public-key=", text)
 		}
 		file.taps = slices.DeleteFunc(file.taps, func(x configTap) bool { return x.id == t.id })
 		if id, taken := file.named(t.name); taken && t.name != "" {

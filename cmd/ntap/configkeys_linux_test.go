@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ntap-project/ntap/internal/testnet"
+)
+
+// A collector without a master key takes the taps of its configuration, one by
+// the key file of that tap, one by the public key of its remote, and refuses a
+// tap that is not known there; until the file, read again, has it. A key file
+// of another tap is an error with its line, and the old ones stay in force.
+func TestConfigTapKeys(t *testing.T) {
+	dir, master, tap7 := keyFiles(t)
+	path := func(name string) string { return filepath.Join(dir, name) }
+	run := func(args ...string) string {
+		t.Helper()
+		status, out := try(t, args...)
+		if status != 0 {
+			t.Fatalf("%v: %s", args, out)
+		}
+		return out
+	}
+	run("key", "tap", "--id", "9", "--key-file", master, "--out", path("tap9.key"))
+	run("key", "pair", "--out", path("pair"))
+	public := run("key", "public", "--key-pair", path("pair"))
+	if err := os.WriteFile(path("public"), []byte(public), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	words := strings.Fields(run("key", "identity", "--id", "8", "--name", "paris", "--out", path("identity")))
+	write := func(more string) {
+		t.Helper()
+		text := fmt.Sprintf("port: 127.0.0.1:0\nstate: none\nkey-pair: %s\noutputs: [{write: %s}]\ntaps:\n- {id: 7, key-file: %s}\n- {id: 8, public-key: %q}\n%s",
+			path("pair"), path("out.pcapng"), tap7, words[len(words)-1], more)
+		if err := os.WriteFile(path("c.yaml"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("")
+	c := startLocal(t, "collector", "--config", path("c.yaml"))
+	addr := c.find(`collector started address=(\S+)`)
+	file := numbered(t, 100, 60, time.Microsecond)
+	send := func(keys ...string) {
+		t.Helper()
+		if out, err := exec.Command(ntapBinary, append([]string{"remote", "-r", file, "-c", addr}, keys...)...).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	hup := func(want string) {
+		t.Helper()
+		c.cmd.Process.Signal(syscall.SIGHUP)
+		c.find(want)
+	}
+	send("--key-file", tap7)
+	send("--collector-key", path("public"), "--identity", path("identity"))
+	send("--key-file", path("tap9.key")) // which nobody knows yet
+	write(fmt.Sprintf("- {id: 10, key-file: %s}\n- {id: 11, key-file: %s}", tap7, path("none")))
+	hup(`that from before stays in force`)
+	write(fmt.Sprintf("- {id: 9, key-file: %s}", path("tap9.key")))
+	hup(`the new configuration is in force`)
+	send("--key-file", path("tap9.key"))
+	out := c.stop()
+	if n := len(testnet.ReadCapture(t, path("out.pcapng"))); n != 300 {
+		t.Errorf("%d frames, want those of three taps", n)
+	}
+	for _, want := range []string{
+		`tap 7 "`, `tap 8 "`, `tap 9 "`, " of a tap without a key", "c.yaml:8: taps: tap 10: ", "is not the key file of tap 10; make that with: ntap key tap --id 10", "c.yaml:9: taps: tap 11: ", "no such file",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the collector does not say %q:\n%s", want, out)
+		}
+	}
+	for _, c := range []struct {
+		want string
+		args []string
+	}{
+		{"give --key-pair", []string{"--tap", "8 public-key=" + words[len(words)-1]}},
+		{"want \"ID name=NAME key-file=FILE\"", []string{"--tap", "x"}},
+		{"begins with a letter", []string{"--tap", "8 name=9"}},
+		{"at most one of", []string{"--tap", "8 key-file=x public-key=" + words[len(words)-1]}},
+		{"is not the key file of tap 8", []string{"--tap", "8 key-file=" + tap7}},
+		{"no key: give --key-file", []string{"--tap", "8 name=x"}},
+	} {
+		if status, out := try(t, append([]string{"collector", "-p", "127.0.0.1:0", "--state", "none", "--no-tap", "-w", path("x")}, c.args...)...); status != exitUsage || !strings.Contains(out, c.want) {
+			t.Errorf("%q: status %d, %s", c.args, status, out)
+		}
+	}
+}
