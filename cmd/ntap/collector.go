@@ -151,6 +151,7 @@ programs that connect (PCAP over IP).`,
 	place.add(c, "sockets that share the port, with a thread each")
 	routes.add(c)
 	file.add(c, notInFile...)
+	file.instead = [][]string{{"key-file", "passphrase"}}
 	f.StringVar(&check, "check-config", "", "read this configuration file, say all that is wrong with it, or what goes where, and end")
 	log.add(c)
 	return c

@@ -22,9 +22,17 @@ import (
 // A configFlag is the flag that names a configuration file. What flags say
 // wins over the environment, that over the file, and that over defaults.
 type configFlag struct {
-	path   string
-	except []string // flags that are not for the file
-	given  *configFile
+	path    string
+	except  []string   // flags that are not for the file
+	lists   bool       // those that may be given again are
+	instead [][]string // flags that say the same in other ways: one on the command line stands for all
+	given   *configFile
+}
+
+// A settable is a flag that a file may set.
+type settable struct {
+	list  bool                    // it may be given again
+	wrong func(word string) error // what is wrong with a value
 }
 
 // notSettings are flags that no file and no environment sets: secrets, and what
@@ -38,14 +46,31 @@ func (s *configFlag) add(c *cobra.Command, except ...string) {
 
 // settings returns the flags that the file may set, with what says what is
 // wrong with a value.
-func (s *configFlag) settings(c *cobra.Command) map[string]func(string) error {
-	known := make(map[string]func(string) error)
+func (s *configFlag) settings(c *cobra.Command) map[string]settable {
+	known := make(map[string]settable)
 	c.Flags().VisitAll(func(f *pflag.Flag) {
-		if f.Value.Type() != "stringArray" && !slices.Contains(s.except, f.Name) {
-			known[f.Name] = func(v string) error { return checkSetting(f, v) }
+		list := f.Value.Type() == "stringArray"
+		if (s.lists || !list) && !slices.Contains(s.except, f.Name) {
+			known[f.Name] = settable{list, func(v string) error { return checkSetting(f, v) }}
 		}
 	})
 	return known
+}
+
+// replaced says whether the command line says in another way what a flag says.
+// words says that it has a filter behind the flags.
+func (s *configFlag) replaced(c *cobra.Command, name string, words bool) bool {
+	for _, group := range s.instead {
+		if !slices.Contains(group, name) {
+			continue
+		}
+		for _, other := range group {
+			if c.Flags().Changed(other) || other == "filter" && words {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // checkSetting says what is wrong with a value for a flag, without setting it.
@@ -122,13 +147,14 @@ func (s *configFlag) load(c *cobra.Command) error {
 	}
 	r := &configReader{path: s.path}
 	for _, name := range f.sorted() {
-		if name == "key-file" && (os.Getenv("NTAP_KEY_FILE") != "" || c.Flags().Changed("passphrase")) {
-			continue // which win
+		if s.replaced(c, name, c.Flags().NArg() > 0) || name == "key-file" && os.Getenv("NTAP_KEY_FILE") != "" {
+			continue
 		}
-		if flag := c.Flags().Lookup(name); !flag.Changed {
-			if err := flag.Value.Set(f.settings[name].value); err != nil {
-				r.at(f.settings[name].line, "%s: %q: %v", name, clipText(f.settings[name].value), err)
-			}
+		flag, given := c.Flags().Lookup(name), f.settings[name]
+		if list, ok := flag.Value.(pflag.SliceValue); ok && !flag.Changed {
+			r.check(given.line, list.Replace(given.values))
+		} else if !flag.Changed {
+			r.check(given.line, flag.Value.Set(given.values[0]))
 		}
 	}
 	s.given = f
@@ -144,14 +170,14 @@ func (s *configFlag) read(c *cobra.Command) (*configFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	return parseConfig(s.path, text, s.settings(c))
+	return parseConfig(s.path, text, s.settings(c), !s.lists)
 }
 
 // restart returns the settings that are others in f than they were at the
 // start, for which the program has to be started anew.
 func (s *configFlag) restart(c *cobra.Command, f *configFile) (names []string) {
 	for _, name := range slices.Sorted(maps.Keys(s.settings(c))) {
-		if f.settings[name].value != s.given.settings[name].value && !c.Flags().Lookup(name).Changed {
+		if !slices.Equal(f.settings[name].values, s.given.settings[name].values) && !c.Flags().Lookup(name).Changed {
 			names = append(names, name)
 		}
 	}

@@ -35,8 +35,8 @@ type configFile struct {
 
 // A setting is what the file says in the place of a flag.
 type setting struct {
-	value string
-	line  int
+	values []string // one, or a list where the flag may be given again
+	line   int
 }
 
 // A configTap is a tap that is known.
@@ -49,9 +49,9 @@ type configTap struct {
 }
 
 // parseConfig reads the text of a configuration file: all of it, or all that is
-// wrong with it. flags are those that it may set, with what says what is wrong
-// with a value.
-func parseConfig(path string, text []byte, flags map[string]func(string) error) (*configFile, error) {
+// wrong with it. flags are those that it may set; routes says that it has taps and
+// outputs, too.
+func parseConfig(path string, text []byte, flags map[string]settable, routes bool) (*configFile, error) {
 	r := &configReader{path: path}
 	f := &configFile{path: path, settings: make(map[string]setting)}
 	root := r.parse(text)
@@ -59,20 +59,26 @@ func parseConfig(path string, text []byte, flags map[string]func(string) error) 
 		return f, r.err()
 	}
 	var taps, outputs *yaml.Node
-	known := map[string]field{
-		"taps":    func(v *yaml.Node) { taps = v },
-		"outputs": func(v *yaml.Node) { outputs = v },
+	known := map[string]field{}
+	if routes {
+		known["taps"], known["outputs"] = func(v *yaml.Node) { taps = v }, func(v *yaml.Node) { outputs = v }
 	}
-	for name, wrong := range flags {
+	for name, flag := range flags {
 		known[name] = func(v *yaml.Node) {
-			text := r.text(v, name)
-			if text == "" {
-				return
+			given := setting{line: v.Line}
+			one := func(v *yaml.Node) {
+				text := r.text(v, name)
+				if err := flag.wrong(text); text != "" && err != nil {
+					r.fail(v, "%s: %s: %v", name, kindOf(v), err)
+				}
+				given.values = append(given.values, text)
 			}
-			if err := wrong(text); err != nil {
-				r.fail(v, "%s: %s: %v", name, kindOf(v), err)
+			if flag.list && v.Kind == yaml.SequenceNode {
+				r.each(v, name, maxOutputs, one)
+			} else {
+				one(v)
 			}
-			f.settings[name] = setting{text, v.Line}
+			f.settings[name] = given
 		}
 	}
 	r.fields(root, "configuration", known)
@@ -278,7 +284,7 @@ func (o *outputReader) read(n *yaml.Node, all *collector.Outputs, group *yaml.No
 	if name == "" {
 		return
 	}
-	o.check(target, check)
+	o.check(target.Line, check)
 	if line := o.lines[kind.Value+name]; line != 0 {
 		o.fail(kind, "%s %s is given twice, first in line %d", what, name, line)
 	}
@@ -304,7 +310,7 @@ func (o *outputReader) selection(n *yaml.Node, what string, known map[string]fie
 			s.SnapLen = o.number(v, what+": snaplen", 0, proto.MaxFrame)
 		case "filter":
 			s.Filter = o.text(v, what+": filter")
-			o.check(v, collector.Selection{Filter: s.Filter}.Check())
+			o.check(v.Line, collector.Selection{Filter: s.Filter}.Check())
 		}
 	}
 	for _, name := range []string{"taps", "snaplen", "filter"} {
@@ -462,7 +468,7 @@ func (o *outputReader) balance(what, name string, by collector.Selection, n *yam
 	before := len(o.errs)
 	o.each(over, what+": over", collector.MaxBalanced, func(v *yaml.Node) { o.read(v, &b.Over, over) })
 	if len(o.errs) == before {
-		o.check(over, b.Check())
+		o.check(over.Line, b.Check())
 	}
 	return b
 }

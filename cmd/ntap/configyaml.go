@@ -40,11 +40,11 @@ func (r *configReader) at(line int, format string, args ...any) {
 	r.errs = append(r.errs, lineError{line, fmt.Sprintf(format, args...)})
 }
 
-// check notes err, if there is one, at n.
-func (r *configReader) check(n *yaml.Node, err error) {
+// check notes err, if there is one, at a line.
+func (r *configReader) check(line int, err error) {
 	if err != nil {
-		for line := range strings.Lines(err.Error()) {
-			r.fail(n, "%s", strings.TrimSpace(line))
+		for text := range strings.Lines(err.Error()) {
+			r.at(line, "%s", strings.TrimSpace(text))
 		}
 	}
 }

@@ -31,6 +31,7 @@ func newRemote() *cobra.Command {
 		collectors       []string
 		send             string
 		shape            shapeFlags
+		file             configFlag
 	)
 	c := &cobra.Command{
 		Use:   "remote (-i IFACE... | -r FILE) -c HOST:PORT --key-file FILE [flags] [FILTER EXPRESSION]",
@@ -41,8 +42,12 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
   ntap remote -i eth0 -i eth1 -c 192.0.2.9:5678 --key-file tap7.key not port 22
   ntap remote -i any -c 192.0.2.9:5678 --key-file tap7.key
   ntap remote --container web -i eth0 -c 192.0.2.9:5678 --key-file tap7.key
+  ntap remote --config /etc/ntap/remote.yaml
   ntap remote -r file.pcapng --pace max -c 192.0.2.9:5678 --key-file tap7.key`,
 		RunE: func(c *cobra.Command, args []string) (err error) {
+			if err := file.load(c); err != nil {
+				return err
+			}
 			logger := log.logger(c.ErrOrStderr())
 			elsewhere := cfg.NetNS+cfg.Container != ""
 			switch {
@@ -146,6 +151,12 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
 	f.DurationVar(&cfg.Retire, "retire", 2*time.Millisecond, "the longest that a frame waits in a block")
 	f.BoolVar(&cfg.Stats, "stats", false, "print the account every second")
 	keys.add(c)
+	file.add(c)
+	file.lists = true
+	file.instead = [][]string{
+		{"interface", "read"}, {"filter", "filter-file", "filter-bytecode"}, {"suite", "clear"}, {"netns", "container"},
+		{"key-file", "passphrase", "collector-key"},
+	}
 	place.add(c, "shards for each interface")
 	log.add(c)
 	return c
