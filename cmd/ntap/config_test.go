@@ -243,44 +243,6 @@ func TestConfigPrecedence(t *testing.T) {
 	}
 }
 
-// A remote's file sets flags by their names, lists among them, and what the
-// command line says in whichever way wins.
-func TestRemoteConfig(t *testing.T) {
-	dir, _, tap7 := keyFiles(t)
-	path := filepath.Join(dir, "r.yaml")
-	example := filepath.Join("..", "..", "docs", "remote.yaml")
-	bad := filepath.Join(dir, "bad.yaml")
-	if err := os.WriteFile(bad, []byte("outputs: []\ninterfaec: eth0\nmtu: x\nworkers: [1]\ninterface: [a, [b]]\nretire: 1h\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, []byte(fmt.Sprintf("key-file: %s\ncollector: 192.0.2.1:9\ninterface: [nosuch0, nosuch1]\nfilter: wrong words\n", tap7)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range []struct {
-		status int
-		want   []string
-		args   []string
-	}{
-		{exitUsage, []string{`bad.yaml:1: configuration: unknown field "outputs"`, "bad.yaml:2: configuration: unknown field \"interfaec\"; is it interface?", `bad.yaml:3: mtu: "x": want a number`,
-			"bad.yaml:4: workers: want one value, not a list", "bad.yaml:5: interface: want one value", `bad.yaml:6: retire: "1h": want a time from 1ms to 1m0s`}, []string{"--config", bad}},
-		{exitFailed, []string{"nosuch0"}, []string{"--config", path}},
-		{exitFailed, []string{"nosuch0"}, []string{"--config", path, "not", "port", "22"}},
-		{exitFailed, []string{"nosuch2"}, []string{"--config", path, "-f", "udp", "-i", "nosuch2"}},
-		{exitFailed, []string{"no such file"}, []string{"--config", path, "-r", filepath.Join(dir, "none"), "udp"}}, // -r in the place of interfaces
-		{exitFailed, []string{"tap7.key"}, []string{"--config", example}},
-	} {
-		if status, out := try(t, append([]string{"remote"}, c.args...)...); status != c.status {
-			t.Errorf("%q: status %d, want %d: %s", c.args, status, c.status, out)
-		} else {
-			for _, want := range c.want {
-				if !strings.Contains(out, want) {
-					t.Errorf("%q: want %q, got %s", c.args, want, out)
-				}
-			}
-		}
-	}
-}
-
 // Whatever the file holds, it is read, or refused with lines that it has.
 func FuzzConfig(f *testing.F) {
 	for _, file := range []string{filepath.Join("..", "..", "docs", "collector.yaml")} {
