@@ -10,7 +10,7 @@ ROUNDS   ?= 251
 SOAK     ?= 10m
 TOOLS    := ip:iproute2 tcpdump:tcpdump tshark:tshark ethtool:ethtool nft:nftables ping:iputils-ping ovs-vswitchd:openvswitch-switch setpriv:util-linux nsenter:util-linux unshare:util-linux mount:mount prlimit:util-linux openssl:openssl
 
-.PHONY: build generate demo test test-net test-arm64 test-avx512 check cross race fuzz bench bench-quick bench-tools bench-path soak bench-flood bench-crypto tools install-extcap install-dissector clean
+.PHONY: build generate demo test test-net test-arm64 test-avx512 check cross race fuzz bench bench-quick bench-tools bench-path report sizing soak bench-flood bench-crypto tools install-extcap install-dissector clean
 
 build: ## the binary, bin/ntap, and its links with nTap's names
 	$(GO) build -trimpath -o bin/ntap ./cmd/ntap
@@ -88,6 +88,13 @@ fuzz: ## every fuzzer for FUZZTIME
 
 bench: tools bench-tools ## everything, beside its peers, in under ten minutes: a results file (as root)
 	bin/bench
+	$(GO) run ./benchmarks/report
+
+report: ## the report and plots of a results file: RESULTS=FILE, or the newest of benchmarks/results
+	$(GO) run ./benchmarks/report $(RESULTS)
+
+sizing: ## SIZING.md, and the profile that ntap size has built in, of RESULTS=FILE or the newest
+	$(GO) run ./benchmarks/report -sizing $(RESULTS)
 
 bench-quick: tools bench-tools ## that make bench runs: a little of everything, no figures (as root)
 	bin/bench -quick

@@ -40,7 +40,8 @@ var mayImport = map[string][]string{
 	"benchmarks/flood":   {"proto"},
 	"benchmarks/gen":     {"internal/measure"},
 	"benchmarks/outcome": {"internal/measure", "perf/sizing"},
-	"benchmarks/bench":   {"benchmarks/outcome", "engine", "internal/measure"},
+	"benchmarks/bench":   {"benchmarks/outcome", "engine", "internal/measure", "perf/sizing"},
+	"benchmarks/report":  {"benchmarks/outcome", "internal/measure", "perf/sizing"},
 	"benchmarks/cycles":  {},
 	"benchmarks/sockets": {"ring", "benchmarks/cycles"},
 	"benchmarks/inject":  {"ring", "benchmarks/cycles"},
@@ -140,6 +141,31 @@ func TestGiouringIsBehindItsTag(t *testing.T) {
 	})
 	if n == 0 {
 		t.Error("nothing imports giouring: there is no second backend")
+	}
+}
+
+// The plots' library is for what makes reports: no program that people run has
+// it.
+func TestPlotsAreOfBenchmarks(t *testing.T) {
+	n := 0
+	goFiles(t, func(file string, text []byte) {
+		if !bytes.Contains(text, []byte(`"gonum.org/`)) || file == "imports_test.go" {
+			return
+		}
+		n++
+		if !strings.HasPrefix(file, "benchmarks/") {
+			t.Errorf("%s imports gonum, which is for benchmarks", file)
+		}
+	})
+	if n == 0 {
+		t.Error("nothing imports gonum: there are no plots")
+	}
+	for dir, allowed := range mayImport {
+		for _, one := range allowed {
+			if strings.HasPrefix(one, "benchmarks/") && !strings.HasPrefix(dir, "benchmarks/") {
+				t.Errorf("%s may import %s, and with it what is for benchmarks", dir, one)
+			}
+		}
 	}
 }
 

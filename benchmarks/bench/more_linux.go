@@ -5,12 +5,14 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/ntap-project/ntap/benchmarks/outcome"
 	"github.com/ntap-project/ntap/internal/measure"
+	"github.com/ntap-project/ntap/perf/sizing"
 )
 
 // stages measures each stage alone, and makes the profile of the sizing model.
@@ -33,6 +35,25 @@ func (b *bench) stages(ctx context.Context) error {
 	p := measure.ProfileOf(stages, checks)
 	p.Machine, p.Commit, p.Date = b.results.Machine.CPU, b.results.Commit, b.begun.UTC().Format(time.DateOnly)
 	b.results.Profile = p
+	return b.model(p)
+}
+
+// model makes the sizing model of a profile, and holds it against what it was
+// not made of.
+func (b *bench) model(p *sizing.Profile) error {
+	m, err := sizing.Fit(p)
+	if err != nil {
+		return err
+	}
+	for _, h := range m.Held(p.Checks) {
+		holds := math.Abs(h.Off()) <= sizing.Within
+		b.results.Model = append(b.results.Model, outcome.Held{Side: h.Stage, Suite: h.Suite, Frame: h.Frame, NS: h.NS, Model: h.Model, Holds: holds})
+		off := ""
+		if !holds {
+			off = fmt.Sprintf(": more than %.0f %%", 100*sizing.Within)
+		}
+		b.say("the sizing model of a %s at %s bytes is %+.0f %% off%s", h.Stage, h.Frame, 100*h.Off(), off)
+	}
 	return nil
 }
 

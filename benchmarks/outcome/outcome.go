@@ -58,6 +58,7 @@ type Parts struct {
 	Taps    []Taps    `json:"taps,omitempty"`
 	Scaling []Scaling `json:"scaling,omitempty"`
 	Outputs []Output  `json:"outputs,omitempty"`
+	Model   []Held    `json:"model,omitempty"`
 	Errors  []string  `json:"errors,omitempty"` // of parts that are missing for them
 }
 
@@ -187,6 +188,17 @@ type Output struct {
 	Rate   float64        `json:"rate"`
 	Own    measure.Spread `json:"own"` // ns a frame of the collector's process
 	Lost   int64          `json:"lost"`
+}
+
+// Held is a whole side, measured, beside what the sizing model says of it, which
+// was not fitted on that.
+type Held struct {
+	Side  string  `json:"side"`
+	Suite string  `json:"suite"`
+	Frame string  `json:"frame"`
+	NS    float64 `json:"ns"`    // a frame
+	Model float64 `json:"model"` // ns a frame
+	Holds bool    `json:"holds"` // within sizing.Within
 }
 
 // Taps is one collector with many taps.

@@ -10,9 +10,6 @@ import (
 	"testing"
 )
 
-// within is how far the model may be from what was measured.
-const within = 0.25
-
 // The profile that is built in, which make sizing makes of committed results,
 // makes a model, and that is held against whole sides that it was not fitted on.
 func TestDefaultHolds(t *testing.T) {
@@ -32,7 +29,7 @@ func TestDefaultHolds(t *testing.T) {
 	for _, h := range held {
 		seen[h.Stage]++
 		t.Logf("%s at %s bytes: measured %.0f ns, the model says %.0f: %+.0f %%", h.Stage, h.Frame, h.NS, h.Model, 100*h.Off())
-		if math.Abs(h.Off()) > within {
+		if math.Abs(h.Off()) > Within {
 			t.Errorf("%s at %s bytes: measured %.0f ns, the model says %.0f", h.Stage, h.Frame, h.NS, h.Model)
 		}
 		if slices.ContainsFunc(p.Points, func(q Point) bool { return q.Frame == h.Frame && q.Stage != VXLANMixed }) {

@@ -158,6 +158,9 @@ func (m *Model) Lines() []StageLine {
 	return all
 }
 
+// Within is how far the model may be off, as a part of what was measured.
+const Within = 0.25
+
 // A Held is a measured point beside what the model says of it.
 type Held struct {
 	Point

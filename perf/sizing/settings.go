@@ -4,12 +4,16 @@ package sizing
 
 import "fmt"
 
+// Backlog is how many frames may wait for a CPU that other ones hand frames to
+// (net.core.netdev_max_backlog): what comes in 0.1 s, 1,000 to 300,000.
+func (p *Plan) Backlog() int { return 1000 * max(1, min(300, int(p.Frames/10e3))) }
+
 // Settings returns the lines to paste on the host, for an interface. Lines that
 // begin with # say why.
 func (p *Plan) Settings(iface string) []string {
 	var s []string
 	add := func(format string, args ...any) { s = append(s, fmt.Sprintf(format, args...)) }
-	add("sysctl -w net.core.netdev_max_backlog=%d", 1000*max(1, min(300, int(p.Frames/10e3))))
+	add("sysctl -w net.core.netdev_max_backlog=%d", p.Backlog())
 	add("sysctl -w net.core.netdev_budget=600")
 	if p.Role == Remote {
 		add("sysctl -w net.core.wmem_max=%d", 4<<20)

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command report makes of a results file (benchmarks/outcome) what people read:
+// a Markdown report and plots beside it, or, with -sizing, SIZING.md and the
+// profile that ntap size has built in.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/ntap-project/ntap/benchmarks/outcome"
+)
+
+// Where things are, from the top of the repository.
+const (
+	resultsDir  = "benchmarks/results"
+	sizingFile  = "SIZING.md"
+	profileFile = "perf/sizing/default.json"
+)
+
+func main() {
+	if err := run(os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "report:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string, w io.Writer) error {
+	f := flag.NewFlagSet("report", flag.ContinueOnError)
+	sizing := f.Bool("sizing", false, "make SIZING.md and the profile that is built in, instead of the report")
+	top := f.String("C", ".", "top of the repository, where SIZING.md is")
+	f.Usage = func() {
+		fmt.Fprintf(f.Output(), "usage: report [-sizing] [FILE]\nFILE is a results file of make bench; without it, the newest of %s.\n", resultsDir)
+		f.PrintDefaults()
+	}
+	if err := f.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil
+		}
+		return err
+	}
+	if f.NArg() > 1 {
+		return fmt.Errorf("%q: one results file", f.Args())
+	}
+	path := f.Arg(0)
+	if path == "" {
+		var err error
+		if path, err = newest(filepath.Join(*top, resultsDir)); err != nil {
+			return err
+		}
+	}
+	r, err := outcome.Load(path)
+	if err != nil {
+		return fmt.Errorf("%w; make bench makes a results file", err)
+	}
+	var made []string
+	if *sizing {
+		made, err = writeSizing(r, path, *top)
+	} else {
+		made, err = writeReport(r, path)
+	}
+	for _, name := range made {
+		fmt.Fprintln(w, "written:", name)
+	}
+	return err
+}
+
+// newest returns the results file of a folder whose run began last. Those of
+// other versions are left out.
+func newest(dir string) (string, error) {
+	all, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	if err != nil {
+		return "", err
+	}
+	var path string
+	var last *outcome.Results
+	var wrong error
+	for _, one := range all {
+		r, err := outcome.Load(one)
+		if err != nil {
+			wrong = errors.Join(wrong, err)
+			continue
+		}
+		if last == nil || r.Begun.After(last.Begun) {
+			path, last = one, r
+		}
+	}
+	if last == nil {
+		return "", errors.Join(fmt.Errorf("%s has no results file; make bench makes one", dir), wrong)
+	}
+	return path, nil
+}
+
+// writeReport writes the report and the plots beside the results file.
+func writeReport(r *outcome.Results, path string) (made []string, err error) {
+	base := strings.TrimSuffix(path, filepath.Ext(path))
+	var shown []plotted
+	for _, p := range plots(r) {
+		for _, format := range []string{"svg", "png"} {
+			b, err := p.draw(format)
+			if err != nil {
+				return made, fmt.Errorf("plot of %s: %w", p.what, err)
+			}
+			name := base + "-" + p.name + "." + format
+			if err := outcome.WriteFile(name, b); err != nil {
+				return made, err
+			}
+			made = append(made, name)
+		}
+		shown = append(shown, plotted{p.what, filepath.Base(base) + "-" + p.name + ".svg"})
+	}
+	name := base + ".md"
+	if err := outcome.WriteFile(name, markdown(r, filepath.Base(path), shown)); err != nil {
+		return made, err
+	}
+	return append(made, name), nil
+}
+
+// writeSizing writes SIZING.md and the profile.
+func writeSizing(r *outcome.Results, path, top string) (made []string, err error) {
+	if r.Settings.Quick {
+		return nil, fmt.Errorf("%s is of make bench-quick, whose figures say nothing; make bench makes others", path)
+	}
+	text, profile, err := sizingOf(r, filepath.Base(path))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	for _, one := range []struct {
+		name string
+		b    []byte
+	}{{sizingFile, text}, {profileFile, profile}} {
+		name := filepath.Join(top, one.name)
+		if err := outcome.WriteFile(name, one.b); err != nil {
+			return made, err
+		}
+		made = append(made, name)
+	}
+	return made, nil
+}
