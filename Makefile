@@ -42,7 +42,7 @@ test: tools ## all tests
 test-net: tools ## all tests, and a test that would be skipped fails
 	CI=true $(GO) test -timeout 15m ./...
 
-test-arm64: ## crypto and proto as arm64 runs them, under qemu-user
+test-arm64: ## crypto, proto and the program as arm64 runs them, under qemu-user
 	internal/emulate/arm64.sh
 
 test-avx512: ## the AVX-512 kernel of crypto, on an emulated CPU where this one has none
