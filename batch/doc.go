@@ -62,6 +62,7 @@ type SenderStats struct {
 	NoRoom    perf.Counter // datagrams dropped because there was no room: a Fan that does not wait
 	Unsent    perf.Counter // datagrams given up
 	Resolved  perf.Counter // the host's name was looked up again, and its address used
+	Rebound   perf.Counter // times another local address was needed, since the one before was gone
 }
 
 // A ListenConfig says where datagrams come in.

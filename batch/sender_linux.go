@@ -145,7 +145,7 @@ func (s *Sender) connect(to netip.AddrPort) error {
 	if s.fd >= 0 {
 		unix.Close(s.fd)
 	}
-	s.fd, s.to, s.marked = fd, to, marked
+	s.fd, s.to, s.marked, s.most = fd, to, marked, maxSegments
 	size, err := s.wanted()
 	if err != nil {
 		return err
@@ -370,6 +370,11 @@ func (s *Sender) consider(left int) {
 	if left > 0 {
 		s.resized()
 	}
+	if s.to.IsValid() && s.unbound(left) {
+		if s.connect(s.to) == nil {
+			s.stats.Rebound.Add(1)
+		}
+	}
 	if to := s.trouble.consider(left); to != nil && s.moved(s.to, *to) {
 		if !to.IsValid() {
 			*to = s.to // its name is not known now; its address may still be good
@@ -391,6 +396,16 @@ func (s *Sender) Segmented() bool { return s.segmented }
 
 // Marked says that datagrams carry the mark of the configuration.
 func (s *Sender) Marked() bool { return s.marked }
+
+// Buffer returns the bytes of the socket's buffer, as they were asked for: the
+// kernel takes twice as many, for what it needs itself (socket(7)).
+func (s *Sender) Buffer() int {
+	n, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
+	if err != nil {
+		return 0
+	}
+	return n / 2
+}
 
 // Close closes the socket. What is queued is not sent.
 func (s *Sender) Close() error {

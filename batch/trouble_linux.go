@@ -14,9 +14,10 @@ import (
 
 // Chosen.
 const (
-	sendTries    = 64               // of one call: pending errors of earlier ones come first
-	bufferTries  = 6                // while the kernel has no buffers, at 100 µs, 200 µs, …
-	resolveAfter = 5 * time.Second  // of failure
+	sendTries    = 64              // of one call: pending errors of earlier ones come first
+	bufferTries  = 6               // while the kernel has no buffers, at 100 µs, 200 µs, …
+	resolveAfter = 5 * time.Second // of failure
+	rebindGap    = 100 * time.Millisecond
 	refusedAfter = 30 * time.Second // of refusal
 	refusedGap   = 5 * time.Second  // without one it is over: hosts tell at most about one a second
 )
@@ -31,6 +32,8 @@ type trouble struct {
 	refusing time.Time // since when the network says that nobody gets it,
 	refused  time.Time // and when it said so last
 	looking  bool
+	last     unix.Errno // of a call that failed
+	rebound  time.Time  // when a socket was last made for another local address
 	found    atomic.Pointer[netip.AddrPort]
 }
 
@@ -47,6 +50,7 @@ func (t *trouble) sent(n, bytes int) {
 
 // again says whether the call is worth repeating, after waiting if need be.
 func (t *trouble) again(e unix.Errno, try int) bool {
+	t.last = e
 	switch e {
 	case unix.EINTR:
 		return true
@@ -104,6 +108,27 @@ func (t *trouble) look() {
 		to = netip.AddrPort{}
 	}
 	t.found.Store(&to)
+}
+
+// unbound says that the local address of a connected socket seems to be gone,
+// for which the kernel says that there is no route, or EINVAL
+// (ip_route_output_key_hash_rcu, net/ipv4/route.c): another socket gets another.
+// It does so once each rebindGap.
+func (t *trouble) unbound(left int) bool {
+	switch t.last {
+	case unix.EINVAL, unix.EADDRNOTAVAIL, unix.ENETUNREACH:
+	default:
+		left = 0
+	}
+	if left == 0 {
+		return false
+	}
+	now := time.Now()
+	if now.Sub(t.rebound) < rebindGap {
+		return false
+	}
+	t.rebound = now
+	return true
 }
 
 // moved says whether a new socket is wanted towards to, which consider

@@ -102,6 +102,7 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 		}
 	}
 	t.paced(shards[0].out)
+	t.footing()
 	for i := len(shards[0].all) - 1; i >= 0; i-- {
 		l, text := shards[0].all[i], "remote started"
 		if i > 0 {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/ntap-project/ntap/batch"
 	"github.com/ntap-project/ntap/crypto"
 	"github.com/ntap-project/ntap/proto"
 )
@@ -194,5 +195,35 @@ func TestSharedFlowsAddUp(t *testing.T) {
 	}
 	if total != flows*4 {
 		t.Errorf("%d frames of %d", total, flows*4)
+	}
+}
+
+// When a collector's name stands for another address, the filter is made anew,
+// and leaves out what goes there.
+func TestFilterFollowsCollector(t *testing.T) {
+	tp, s, sinks := laneTap(t, 2, nil)
+	moved := s.all[1]
+	has := func(at string) bool {
+		for _, own := range tp.owns() {
+			if own.Collector.String() == at && own.Session == moved.to.session {
+				return true
+			}
+		}
+		return false
+	}
+	moved.locate()
+	if len(tp.relocated) != 0 || !has(sinks[1].LocalAddr().String()) || len(tp.owns()) != 2 {
+		t.Fatalf("at the start: %v", tp.owns())
+	}
+	out, err := batch.NewSender(batch.SenderConfig{To: sinks[0].LocalAddr().String(), MTU: 1500})
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved.out.Close()
+	moved.out = out // as if its name had been resolved anew
+	moved.locate()
+	moved.locate()
+	if len(tp.relocated) != 1 || !has(sinks[0].LocalAddr().String()) || has(sinks[1].LocalAddr().String()) {
+		t.Errorf("%d times told, %v", len(tp.relocated), tp.owns())
 	}
 }

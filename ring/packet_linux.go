@@ -302,6 +302,9 @@ func (r *Ring) Stats() (Stats, error) {
 	return r.stats, nil
 }
 
+// Offloads reports whether frames say what of them the kernel left unfinished.
+func (r *Ring) Offloads() bool { return r.block.vnet }
+
 // Interface returns what the ring captures on, as it was at Open.
 func (r *Ring) Interface() Interface { return r.iface }
 

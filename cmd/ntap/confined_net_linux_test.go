@@ -4,11 +4,20 @@ package main
 
 import (
 	"bytes"
+	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ntap-project/ntap/internal/testnet"
 )
@@ -82,4 +91,185 @@ func TestFromScratch(t *testing.T) {
 	if !strings.Contains(string(out), "capture") || strings.Contains(string(out), "panic") {
 		t.Errorf("doctor:\n%s", out)
 	}
+}
+
+// noUring is set for a process that is to become another program without
+// io_uring, as Docker's and containerd's seccomp profiles have it.
+const noUring = "NTAP_TEST_NO_URING"
+
+// becomeWithoutUring does that.
+func becomeWithoutUring(args []string) error {
+	runtime.LockOSThread()       // the filter is the thread's, and exec keeps it
+	filter := []unix.SockFilter{ // struct seccomp_data, linux/seccomp.h: the number comes first
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS},
+		{Code: unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K, Jf: 2, K: unix.SYS_IO_URING_SETUP},
+		{Code: unix.BPF_JMP | unix.BPF_JGT | unix.BPF_K, Jt: 1, K: unix.SYS_IO_URING_REGISTER},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	}
+	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&prog)), 0, 0); err != nil {
+		return err
+	}
+	os.Unsetenv(noUring)
+	return syscall.Exec(args[0], args, os.Environ())
+}
+
+// contained returns the command line of ntap as in an unprivileged container:
+// of the capabilities only those given, no io_uring.
+func contained(t *testing.T, capabilities string, args ...string) []string {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append([]string{"env", noUring + "=1", "setpriv", "--bounding-set=" + capabilities, "--inh-caps=" + capabilities, self, ntapBinary}, args...)
+}
+
+// In a container with CAP_NET_RAW and nothing else a remote captures, and all
+// that it does without is in the log: buffers beyond the limits, other
+// namespaces, io_uring. A collector there needs no right at all, but for a TAP.
+func TestUnprivilegedContainer(t *testing.T) {
+	testnet.RequireTool(t, "setpriv", "env")
+	w := newWorld(t)
+	file := filepath.Join(w.dir, "out.pcapng")
+	const raw, none = "-all,+net_raw", "-all"
+	collector := contained(t, none, "collector", "-p", "5678", "--key-file", w.key, "--state", "none", "--no-tap", "-w", file, "--receive-buffer", "1000000000")
+	c := w.start(w.collector, collector[0], collector[1:]...)
+	c.wait("collector started")
+	c.wait("the kernel limits the socket's buffer")
+	remote := func(more ...string) []string {
+		return contained(t, raw, append([]string{"remote", "-c", "10.99.0.2:5678", "--key-file", w.key, "--tap", "1"}, more...)...)
+	}
+	want := map[string]int{}
+	for _, i := range []string{"t0", "any", "t*"} {
+		r := w.start(w.sender, remote("-i", i)[0], remote("-i", i)[1:]...)
+		r.wait("remote started")
+		frame := marker("contained " + i)
+		w.inject(w.peer, "p0", frame)
+		want[string(frame)] = 1
+		c.until("the frame is written", func() bool { return fileHas(file, frame) })
+		text := r.stop()
+		limit, err := os.ReadFile("/proc/sys/net/core/wmem_max")
+		if n, _ := strconv.Atoi(strings.TrimSpace(string(limit))); err == nil && n < 4<<20 && !strings.Contains(text, "the kernel limits the socket's buffer") {
+			t.Errorf("net.core.wmem_max is %d, and nothing is said of it:\n%s", n, text)
+		}
+	}
+	text := c.stop()
+	got := map[string]int{}
+	for _, p := range testnet.ReadCapture(t, file) {
+		if bytes.Contains(p.Data, []byte("contained")) {
+			got[string(p.Data)]++
+		}
+	}
+	if !maps.Equal(got, want) || account(text, "frames lost") != 0 {
+		t.Errorf("%v, want %v\n%s", got, want, text)
+	}
+	for _, v := range []struct {
+		args []string
+		says string
+	}{
+		{remote("-i", "t0", "--io", "uring"), "io_uring"},
+		{remote("--netns", w.peer), "CAP_SYS_ADMIN"},
+		{contained(t, none, "remote", "-i", "t0", "-c", "10.99.0.2:5678", "--key-file", w.key, "--tap", "1"), "CAP_NET_RAW"},
+		{contained(t, raw, "collector", "-p", "5678", "--key-file", w.key, "--state", "none", "-i", "ntap0"), "CAP_NET_ADMIN"},
+	} {
+		out, err := exec.Command("ip", append([]string{"netns", "exec", w.sender}, v.args...)...).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), v.says) || strings.Contains(string(out), "panic") {
+			t.Errorf("%q: %v, want %q:\n%s", v.args, err, v.says, out)
+		}
+	}
+	out, _ := exec.Command("ip", append([]string{"netns", "exec", w.sender}, contained(t, raw, "doctor")...)...).CombinedOutput()
+	for _, line := range []string{`ok +capture`, `fail +virtual interfaces`, `warn +other namespaces`, `warn +io_uring`, `(ok|warn) +memory`} {
+		if !regexp.MustCompile(`(?m)^` + line).Match(out) {
+			t.Errorf("doctor has no line %q:\n%s", line, out)
+		}
+	}
+}
+
+// A tap leaves its interface as it found it, after kill -9 too: promiscuous mode
+// goes with the socket, offloads and queueing are never touched. It takes the
+// memory that it says, and no other place in the schedule than it was given.
+func TestTapDoesNoHarm(t *testing.T) {
+	testnet.RequireTool(t, "ethtool", "nice", "tc")
+	w := newWorld(t)
+	look := func() string {
+		return w.in(w.sender, "ip", "-d", "link", "show", "t0") + w.in(w.sender, "ip", "addr", "show", "t0") +
+			w.in(w.sender, "ethtool", "-k", "t0") + w.in(w.sender, "tc", "qdisc", "show", "dev", "t0") +
+			w.in(w.sender, "sh", "-c", "cat /proc/sys/net/ipv4/conf/t0/* /proc/sys/net/ipv6/conf/t0/* 2>/dev/null; true")
+	}
+	promiscuity := regexp.MustCompile(`promiscuity (\d+)`)
+	before := look()
+	for _, v := range []struct {
+		iface, want string // promiscuity while it runs: one of each ring
+		signal      os.Signal
+	}{{"t0", "2", unix.SIGINT}, {"t0", "2", unix.SIGKILL}, {"t[0-9]", "1", unix.SIGKILL}, {"any", "0", unix.SIGKILL}} {
+		r := w.start(w.sender, "nice", "-n", "7", ntapBinary, "remote", "-i", v.iface, "--ring", "8388608", "--workers", "2",
+			"-c", "10.99.0.2:5678", "--key-file", w.key, "--tap", "1")
+		r.wait("remote started")
+		during := look()
+		if got := promiscuity.FindStringSubmatch(during); got == nil || got[1] != v.want {
+			t.Errorf("%s: promiscuity %q while it runs, want %s", v.iface, got, v.want)
+		}
+		if was, is := promiscuity.ReplaceAllString(before, ""), promiscuity.ReplaceAllString(during, ""); strings.ReplaceAll(is, "PROMISC,", "") != was {
+			t.Errorf("%s: the interface is not as it was:\n%s\nbefore:\n%s", v.iface, is, was)
+		}
+		if stated, is := ringsStated(t, r.text()), ringsMapped(t, r.cmd.Process.Pid); stated != 2*8388608 || is != stated {
+			t.Errorf("%s: %d bytes of rings stated, %d mapped", v.iface, stated, is)
+		}
+		for _, task := range tasks(t, r.cmd.Process.Pid) {
+			if nice, policy := task[16], task[38]; nice != "7" || policy != "0" { // proc(5), stat, fields 19 and 41
+				t.Errorf("a thread has nice %s and policy %s", nice, policy)
+			}
+		}
+		r.cmd.Process.Signal(v.signal)
+		<-r.done
+		w.poll("all is as before", func() bool { return look() == before }) // sockets go a moment after the process
+	}
+}
+
+func ringsStated(t *testing.T, text string) int {
+	t.Helper()
+	m := regexp.MustCompile(`rings=(\d+)`).FindStringSubmatch(text)
+	if m == nil {
+		t.Fatalf("no word of memory:\n%s", text)
+	}
+	n, _ := strconv.Atoi(m[1])
+	return n
+}
+
+// ringsMapped adds up what a process has mapped of sockets.
+func ringsMapped(t *testing.T, pid int) (sum int) {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		var from, to int
+		if n, _ := fmt.Sscanf(line, "%x-%x", &from, &to); n == 2 && strings.Contains(line, "socket:[") {
+			sum += to - from
+		}
+	}
+	return sum
+}
+
+// tasks returns the fields of /proc/PID/task/*/stat from the third on.
+func tasks(t *testing.T, pid int) (out [][]string) {
+	t.Helper()
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue // it ended
+		}
+		out = append(out, strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:])))
+	}
+	if len(out) < 2 {
+		t.Fatalf("%d threads", len(out))
+	}
+	return out
 }

@@ -24,6 +24,7 @@ import (
 const (
 	capNetAdmin = 12
 	capNetRaw   = 13
+	capSysAdmin = 21
 )
 
 // wantBuffer is what a collector asks for by default, bytes.
@@ -31,11 +32,11 @@ const wantBuffer = 64 << 20
 
 // examine looks at everything. It changes nothing, and needs no rights.
 func examine() []finding {
-	all := []finding{rights("capture", capNetRaw, "CAP_NET_RAW"), rights("virtual interfaces", capNetAdmin, "CAP_NET_ADMIN"), tun(),
+	all := []finding{rights("capture", capNetRaw, "CAP_NET_RAW"), rights("virtual interfaces", capNetAdmin, "CAP_NET_ADMIN"), elsewhere(), tun(),
 		limit("receive buffers", "net.core.rmem_max"), limit("send buffers", "net.core.wmem_max")}
 	all = append(all, offload()...)
 	all = append(append(append(all, uring()...), cpu()), cpus()...)
-	all = append(all, clock(), portUnreachable())
+	all = append(all, memory(), clock(), portUnreachable())
 	return append(append(all, keyMemory()), interfaces()...)
 }
 
@@ -54,6 +55,17 @@ func rights(check string, bit int, name string) finding {
 		}
 	}
 	return finding{check, stateFail, name + " is missing", mend}
+}
+
+// elsewhere says whether other network namespaces can be entered.
+func elsewhere() finding {
+	f := rights("other namespaces", capSysAdmin, "CAP_SYS_ADMIN")
+	if f.State == stateOK {
+		f.Found += ": --netns and --container can be used"
+	} else {
+		f.State, f.Found, f.Mend = stateWarn, f.Found+": no --netns and --container", "run as root, or run ntap inside the namespace"
+	}
+	return f
 }
 
 func tun() finding {
@@ -134,6 +146,27 @@ func uring() []finding {
 		}
 	}
 	return out
+}
+
+// memory says what a remote takes, and whether there is that much.
+func memory() finding {
+	const perShard, check = 64, "memory" // MiB of ring by default
+	says := fmt.Sprintf("a remote takes %d MiB of ring for each shard of each interface (--ring), or of all interfaces together with -i any, when it starts, and no more with traffic", perShard)
+	text, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return finding{check, stateWarn, says + "; " + err.Error(), ""}
+	}
+	for line := range strings.Lines(string(text)) {
+		var kib int
+		if n, _ := fmt.Sscanf(line, "MemAvailable: %d kB", &kib); n == 1 {
+			f := finding{check, stateOK, fmt.Sprintf("%s; %d MiB are available", says, kib>>10), ""}
+			if kib>>10 < 4*perShard {
+				f.State, f.Mend = stateWarn, "take less: --ring 8388608"
+			}
+			return f
+		}
+	}
+	return finding{check, stateOK, says, ""}
 }
 
 func cpu() finding {

@@ -307,6 +307,10 @@ func fileHas(path string, b []byte) bool {
 var ntapBinary string
 
 func TestMain(m *testing.M) {
+	if os.Getenv(noUring) != "" {
+		fmt.Fprintln(os.Stderr, becomeWithoutUring(os.Args[1:]))
+		os.Exit(1)
+	}
 	dir, err := os.MkdirTemp("", "ntap-test")
 	if err == nil {
 		ntapBinary = filepath.Join(dir, "ntap")

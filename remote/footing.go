@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package remote
+
+import "fmt"
+
+// flightRoom is the memory of a lane's flight, bytes (batch.Sender).
+const flightRoom = 64 << 10
+
+// footing says what the remote takes of the host from here on, which traffic
+// does not change, and what it has to do without.
+func (t *tap) footing() {
+	rings, lanes, blind := 0, 0, ""
+	for _, c := range t.captures {
+		rings += c.count * c.cfg.Blocks * c.cfg.BlockSize
+		for _, r := range c.rings {
+			if !r.Offloads() {
+				blind = c.cfg.Interface
+			}
+		}
+	}
+	for _, s := range t.all {
+		lanes += len(s.all)
+	}
+	out := t.all[0].out
+	t.log.Info().Int("rings", rings).Int("flights", lanes*flightRoom).Int("socket_buffers", lanes*out.Buffer()).
+		Msg("memory for frames, in bytes: it does not grow with traffic")
+	if got := out.Buffer(); got < t.cfg.SendBuffer {
+		t.log.Warn().Int("bytes", got).Int("asked", t.cfg.SendBuffer).Str("mend", fmt.Sprintf("sysctl -w net.core.wmem_max=%d, or give CAP_NET_ADMIN", t.cfg.SendBuffer)).
+			Msg("the kernel limits the socket's buffer: bursts wait in the ring sooner")
+	}
+	if t.cfg.Mark != 0 && !out.Marked() {
+		t.log.Warn().Str("mend", "give CAP_NET_RAW or CAP_NET_ADMIN, or --mark 0").
+			Msg("what is sent has no mark: the tap knows its own datagrams by their content alone")
+	}
+	if blind != "" {
+		t.log.Warn().Str("interface", blind).Msg("the kernel does not say which checksums are unfinished and which frames were several on the wire (PACKET_VNET_HDR): they come out as they were captured")
+	}
+}
