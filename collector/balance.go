@@ -106,6 +106,8 @@ type balanceSink struct {
 	spread *places
 	sinks  []sink
 	given  [MaxBalanced]uint64 // frames, since settle
+	frames uint64              // since Flush
+	bytes  uint64              // of those
 	gone   []bool              // it failed, which was said
 	failed func(member int, err error)
 	counts SinkCounts
@@ -126,13 +128,16 @@ func (b *balanceSink) to(r *route, w *worker) {
 func (b *balanceSink) Write(o *Origin, r *proto.Record) {
 	i := b.spread[flowOf(r)>>(32-placeBits)]
 	b.given[i]++
-	b.counts.Delivered.Add(1)
-	b.counts.DeliveredBytes.Add(uint64(len(r.Data)))
+	b.frames++
+	b.bytes += uint64(len(r.Data))
 	b.sinks[i].Write(o, r)
 }
 
 // Flush flushes the outputs, see sink. It fails when all have.
 func (b *balanceSink) Flush() error {
+	b.counts.Delivered.Add(b.frames)
+	b.counts.DeliveredBytes.Add(b.bytes)
+	b.frames, b.bytes = 0, 0
 	var all []error
 	for i, s := range b.sinks {
 		if err := s.Flush(); err != nil {

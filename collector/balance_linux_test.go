@@ -180,3 +180,29 @@ func TestBalanceAllocates(t *testing.T) {
 }
 
 func containsText(err error, text string) bool { return strings.Contains(err.Error(), text) }
+
+// BenchmarkBalance is one frame of 100 bytes through a group: its hash, its
+// place and the call of its sink.
+func BenchmarkBalance(b *testing.B) {
+	var records []*proto.Record
+	for n := range 64 {
+		records = append(records, ethernet(udpFlow(n, n, 100, n%2 == 1)))
+	}
+	o := &Origin{Tap: 1}
+	var names []string
+	var members []sink
+	for n := range 8 {
+		names, members = append(names, fmt.Sprintf("TAP s%d", n)), append(members, &nullSink{})
+	}
+	for _, s := range []struct {
+		name string
+		to   sink
+	}{{"alone", members[0]}, {"of=8", &balanceSink{spread: spread(names), sinks: members}}} {
+		b.Run(s.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for n := 0; b.Loop(); n++ {
+				s.to.Write(o, records[n%64])
+			}
+		})
+	}
+}

@@ -354,6 +354,9 @@ func (o *outputs) openSoon(ctx context.Context, l *outlet) bool {
 // them.
 func (o *outputs) retry(ctx context.Context, now time.Time, all bool) {
 	before := o.now.Load()
+	if !slices.ContainsFunc(before.outlets(), func(l *outlet) bool { return l.wait != nil }) {
+		return
+	}
 	t := &table{taken: make(chan struct{})}
 	t.workers.Store(int32(max(o.sh.cfg.Workers, 1)))
 	opened := 0

@@ -53,6 +53,12 @@ func (f *TLSFiles) age() (at [3]time.Time) {
 	return at
 }
 
+// Check says what is wrong with the files.
+func (f *TLSFiles) Check() error {
+	_, err := f.load()
+	return err
+}
+
 // load reads the files.
 func (f *TLSFiles) load() (*tls.Config, error) {
 	if f.Cert == "" || f.Key == "" || f.ClientCA == "" {

@@ -74,7 +74,7 @@ programs that connect (PCAP over IP).`,
 				return err
 			}
 			if check != "" {
-				if err := cfg.Outputs.Check(); err != nil {
+				if err := checkOutputs(&cfg.Outputs); err != nil {
 					return usageError{err}
 				}
 				single, err := file.given.keys()

@@ -89,6 +89,7 @@ func TestConfigTapKeys(t *testing.T) {
 		{"at most one of", []string{"--tap", "8 key-file=x public-key=" + words[len(words)-1]}},
 		{"is not the key file of tap 8", []string{"--tap", "8 key-file=" + tap7}},
 		{"no key: give --key-file", []string{"--tap", "8 name=x"}},
+		{"pcap-over-ip 127.0.0.1:1: TLS: certificate", []string{"--pcap-over-ip", "1,tls", "--tls-cert", "none", "--tls-key", "none", "--tls-client-ca", "none", "--check-config", path("c.yaml")}},
 	} {
 		if status, out := try(t, append([]string{"collector", "-p", "127.0.0.1:0", "--state", "none", "--no-tap", "-w", path("x")}, c.args...)...); status != exitUsage || !strings.Contains(out, c.want) {
 			t.Errorf("%q: status %d, %s", c.args, status, out)

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -217,6 +218,24 @@ func (o *routeFlags) known(file *configFile) error {
 // goodName says whether a tap may be called so.
 func goodName(s string) bool {
 	return s != "" && s != "all" && (s[0] < '0' || s[0] > '9') && !strings.ContainsAny(s, ",=\" \t\r\n")
+}
+
+// checkOutputs says all that is wrong with outputs, certificates among it.
+func checkOutputs(outs *collector.Outputs) error {
+	errs := []error{outs.Check()}
+	serve := outs.Serve
+	for _, b := range outs.Balance {
+		serve = append(serve[:len(serve):len(serve)], b.Over.Serve...)
+	}
+	for _, s := range serve {
+		if s.TLS == nil {
+			continue
+		}
+		if err := s.TLS.Check(); err != nil {
+			errs = append(errs, fmt.Errorf("pcap-over-ip %s: %w", s.Addr, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // printRoutes writes what goes where.
