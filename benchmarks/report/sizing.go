@@ -210,7 +210,8 @@ It assumes that
 - what a frame takes does not depend on the rate. At low rates threads sleep and are woken, at high ones batches are larger: the tables are
   for cores that have work;
 - frames come in trains. VXLAN of frames of many sizes is taken as that of IMIX; real traffic may be worse or better;
-- no captured frame is larger than the wire's: GSO and GRO frames of 64 KB cost less for each byte. Beyond 1514 bytes lines go on straight;
+- no captured frame is larger than the wire's: GSO and GRO frames of 64 KB cost less for each byte. Beyond the longest frame that was
+  measured lines go on straight;
 - cores are alike, and as fast when all are busy as when one is. Two threads of a core (SMT) are no two cores: count cores;
 - flows are many, so that queues and shards share them evenly. One flow meets one queue, one shard, one worker: what one core carries is the most for it;
 - a worker meets all datagrams of a shard: a collector with many workers wants several times as many shards, of all remotes together;
@@ -286,6 +287,6 @@ func slopes(p *page, all []outcome.Scaling, cpus int) {
 	p.table([]string{"frame", "shards, workers", "highest frames a second", "times one", "own CPU a frame, ns", "times one"}, rows)
 	if cpus <= 2 {
 		p.say("With %d CPUs, source, shards and workers already take all there is with one of each: the rate cannot double, and what counts is the last column, the price of a frame where shards are several.", cpus)
-		p.say("What is near 1 there says that a second shard costs nothing beyond its own work.")
+		p.say("1 would say that a second shard costs nothing beyond its own work. At one rate for all, twice as many threads are also woken twice as often, and find half as much each time.")
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
+	"io"
 	"os"
 )
 
@@ -83,14 +83,29 @@ type Profile struct {
 	Checks  []Point `json:"checks,omitempty"` // and held against these: whole sides
 }
 
+// What can have been measured: beyond, a file was damaged.
+const (
+	mostBytes = 1 << 20
+	mostNS    = 1e9
+	mostFile  = 64 << 20 // bytes of a profile, or of a results file
+)
+
 // ErrSchema says that a profile is of another version.
 var ErrSchema = errors.New("another version of the profile")
 
 // Load reads a profile, or the one that a results file of make bench holds.
 func Load(path string) (*Profile, error) {
-	b, err := os.ReadFile(path)
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("profile: %w; ntap bench makes one", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, mostFile+1))
+	if err == nil && len(b) > mostFile {
+		err = fmt.Errorf("over %d MiB: that is no profile", mostFile>>20)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("profile %s: %w; ntap bench makes one", path, err)
 	}
 	p, err := Parse(b)
 	if err != nil {
@@ -119,7 +134,7 @@ func Parse(b []byte) (*Profile, error) {
 		return nil, fmt.Errorf("%w: it has %d, this program reads %d; make it anew: ntap bench", ErrSchema, p.Schema, Schema)
 	}
 	for _, q := range append(p.Points, p.Checks...) {
-		if !(q.Bytes > 0) || !(q.NS >= 0) || math.IsInf(q.Bytes, 0) || math.IsInf(q.NS, 0) || q.Stage == "" {
+		if !(q.Bytes > 0 && q.Bytes <= mostBytes) || !(q.NS >= 0 && q.NS <= mostNS) || q.Stage == "" {
 			return nil, fmt.Errorf("a point that nobody measured: stage %q, %v bytes, %v ns", q.Stage, q.Bytes, q.NS)
 		}
 	}

@@ -154,7 +154,8 @@ func TestLoad(t *testing.T) {
 			t.Errorf("cut at %d: taken", n)
 		}
 	}
-	for _, text := range []string{"", "[]", `{"schema":1,"points":[{"stage":"tap","bytes":-1,"ns":1}]}`, `{"schema":1,"points":[{"stage":"","bytes":1,"ns":1}]}`} {
+	for _, text := range []string{"", "[]", `{"schema":1,"points":[{"stage":"tap","bytes":-1,"ns":1}]}`, `{"schema":1,"points":[{"stage":"","bytes":1,"ns":1}]}`,
+		`{"schema":1,"points":[{"stage":"tap","bytes":64,"ns":1e300}]}`, `{"schema":1,"checks":[{"stage":"tap","bytes":1e300,"ns":1}]}`} {
 		if _, err := Load(write(text)); err == nil {
 			t.Errorf("%q is taken", text)
 		} else {
