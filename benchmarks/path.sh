@@ -8,6 +8,7 @@
 #
 # remote_ns and collector_ns are CPU (user and system) of the whole process for a frame delivered, in ns. busy_cores is all CPU of the
 # machine while the source ran, softirq included: cpus x time - idle. Flags for either side: REMOTE_FLAGS, COLLECTOR_FLAGS.
+# With OUTPUT, those flags in the place of the TAP: OUTPUT='--no-tap -w /data/x.pcapng --direct'. What was written is removed by you.
 # With COUNTERS=1: instructions and cycles of each process for a frame, in user and kernel mode, as perf(1) counts them.
 set -eu
 cd "$(dirname "$0")/.."
@@ -34,9 +35,9 @@ hz=$(getconf CLK_TCK)
 cpu() { awk -v hz="$hz" '{sub(/.*\) /, ""); printf "%d", ($12 + $13) * 1e9 / hz}' "/proc/$1/stat"; }
 idle() { awk '/^cpu /{print $5 + $6}' /proc/stat; }
 
-ip netns exec $C "$t/ntap" collector -p 5678 --key-file "$t/key" -i ntap0 --state none ${COLLECTOR_FLAGS:-} >"$t/c.log" 2>&1 &
+ip netns exec $C "$t/ntap" collector -p 5678 --key-file "$t/key" ${OUTPUT:--i ntap0} --state none ${COLLECTOR_FLAGS:-} >"$t/c.log" 2>&1 &
 c=$! pids="$c"
-for _ in $(seq 50); do ip -n $C link show ntap0 >/dev/null 2>&1 && break; sleep 0.1; done
+for _ in $(seq 50); do grep -q 'collector started' "$t/c.log" && break; sleep 0.1; done
 ip netns exec $S "$t/ntap" remote -i cap0 -c 10.99.0.2:5678 --key-file "$t/key" --tap 1 ${REMOTE_FLAGS:-} >"$t/r.log" 2>&1 &
 r=$! pids="$pids $r"
 sleep 1
@@ -57,13 +58,14 @@ if [ -n "$counters" ]; then
 	kill -INT $counters
 	wait $counters || true
 fi
-delivered=$(ip netns exec $C cat /sys/class/net/ntap0/statistics/rx_packets)
+[ -n "${OUTPUT:-}" ] || delivered=$(ip netns exec $C cat /sys/class/net/ntap0/statistics/rx_packets)
 kill -INT $r
 wait $r || { cat "$t/r.log"; exit 1; }
 sleep 0.3
 kill -INT $c
 wait $c || { cat "$t/c.log"; exit 1; }
 pids=""
+[ -z "${OUTPUT:-}" ] || delivered=$(sed -n 's/^ *\([0-9]*\) frames written to.*/\1/p' "$t/c.log")
 if [ -n "$counters" ]; then
 	for side in r c; do
 		awk -F, -v n="$delivered" -v f="$frame" -v s="$side" '/,/ {v[$3] = $1 / n} END {

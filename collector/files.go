@@ -25,7 +25,11 @@ type File struct {
 	// file; %Y %m %d %H %M %S %s the time, UTC, at which it begins. Files of a
 	// recording have .part behind their name until they are whole.
 	Path   string
-	Rotate Rotation  // when it goes on in a new file
+	Rotate Rotation // when it goes on in a new file
+	// Direct has files written past the page cache (O_DIRECT), which takes less
+	// CPU: what was given is in the file within 100 ms, and what the disk is too
+	// slow for is dropped, where else workers wait for the disk.
+	Direct bool
 	Select Selection // of frames
 }
 
@@ -44,6 +48,8 @@ func (c *File) check() (names namePattern, err error) {
 		return names, fmt.Errorf("%d files are to be kept: 1 or more, or 0 for all", r.Keep)
 	case r.Keep > 0 && r.Size == 0 && r.Every == 0:
 		return names, errors.New("a number of files is given, but neither a size nor a time after which one ends")
+	case c.Direct && c.Path == "-":
+		return names, errors.New("standard output cannot be written past the page cache: --direct is for files")
 	case r.rotates() && c.Path == "-":
 		return names, errors.New("standard output is one stream: it cannot go on in a new file")
 	}
@@ -51,6 +57,27 @@ func (c *File) check() (names namePattern, err error) {
 		names = names.numbered()
 	}
 	return names, nil
+}
+
+// lateCounts count frames that were delivered, and turned out later not to be:
+// those that a file past the page cache had no room for.
+type lateCounts struct {
+	mu     sync.Mutex
+	counts SinkCounts
+}
+
+func (l *lateCounts) add(frames, bytes uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.counts.Unsent.Add(frames)
+	l.counts.UnsentBytes.Add(bytes)
+}
+
+// join makes them part of an output's account, once.
+func (l *lateCounts) join(worker int, a *OutputAccount) {
+	if worker == 0 {
+		a.add(&l.counts)
+	}
 }
 
 func (r *Rotation) rotates() bool { return *r != Rotation{} }
@@ -61,13 +88,15 @@ func openFile(ctx context.Context, c File, stdout io.Writer, warn func(error)) (
 	if err != nil {
 		return out, fmt.Errorf("collector: %s: %w", c.Path, err)
 	}
-	cfg := pcapngConfig{Path: names.name(0, time.Time{}, 0), Name: c.Path, Stdout: stdout, SnapLen: c.Select.SnapLen, Warn: warn}
+	cfg := pcapngConfig{Path: names.name(0, time.Time{}, 0), Name: c.Path, Stdout: stdout, SnapLen: c.Select.SnapLen, Direct: c.Direct, Late: new(lateCounts), Warn: warn}
 	pipe, err := isPipe(cfg.Path, stdout)
 	switch {
 	case err != nil:
 		return out, fmt.Errorf("collector: %w", err)
 	case pipe && c.Rotate.rotates():
 		return out, fmt.Errorf("collector: %s is a pipe: it cannot go on in a new file", c.Path)
+	case pipe && c.Direct:
+		return out, fmt.Errorf("collector: %s is a pipe: it cannot be written past the page cache: --direct is for files", c.Path)
 	case pipe:
 		return out, openPipe(ctx, cfg, &out)
 	case names.plain() && !c.Rotate.rotates():
@@ -75,7 +104,10 @@ func openFile(ctx context.Context, c File, stdout io.Writer, warn func(error)) (
 		if err != nil {
 			return out, err
 		}
-		out.sink = func(int, *OutputAccount) (sink, error) { return f.sink(nil), nil }
+		out.sink = func(worker int, a *OutputAccount) (sink, error) {
+			cfg.Late.join(worker, a)
+			return f.sink(nil), nil
+		}
 		out.close = f.Close
 		return out, nil
 	}
@@ -280,7 +312,8 @@ func (s *recordingSet) close() error {
 	return err
 }
 
-func (s *recordingSet) sink(_ int, a *OutputAccount) (sink, error) {
+func (s *recordingSet) sink(worker int, a *OutputAccount) (sink, error) {
+	s.cfg.Late.join(worker, a)
 	if s.one != nil {
 		return s.one.sink(nil), nil
 	}

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -41,9 +40,11 @@ type pcapngConfig struct {
 	Name    string        // for messages; "": Path
 	Format  captureFormat // of Stdout; files are pcapng
 	Link    proto.LinkType
-	SnapLen int        // bytes that frames were cut at; 0: they were not
-	Chunk   int        // bytes in a worker's buffer that are written without waiting for Flush; 0: pcapngWrite
-	Files   *recording // makes files in the place of Path; nil: there is one
+	SnapLen int         // bytes that frames were cut at; 0: they were not
+	Chunk   int         // bytes in a worker's buffer that are written without waiting for Flush; 0: pcapngWrite
+	Direct  bool        // files are written past the page cache, and
+	Late    *lateCounts // counts what turns out later not to be in them
+	Files   *recording  // makes files in the place of Path; nil: there is one
 
 	// Warn is told when the output begins to refuse frames, and when it takes
 	// them again. Any worker may call it.
@@ -62,9 +63,11 @@ type pcapngFile struct {
 	name string
 
 	mu      sync.Mutex
-	out     io.Writer // nil: there is no file under way
-	file    *os.File  // nil: out is none
-	own     bool      // file is to be closed
+	out     io.Writer   // nil: there is no file under way
+	file    *os.File    // nil: out is none
+	own     bool        // file is to be closed
+	direct  *directFile // is out; nil: it is not
+	memory  directMemory
 	start   time.Time
 	section uint64 // counts files
 	table   pcapngTable
@@ -112,7 +115,9 @@ func newPcapngFile(cfg pcapngConfig) (*pcapngFile, error) {
 		if err != nil {
 			return nil, fmt.Errorf("collector: %w", err)
 		}
-		f.file, f.out, f.own = file, file, true
+		if err := f.take(file); err != nil {
+			return nil, fmt.Errorf("collector: %w", err)
+		}
 		f.begin("")
 	}
 	if err := f.settle(); err != nil {
@@ -145,12 +150,32 @@ func (f *pcapngFile) next(now time.Time) error {
 		r.failed = now
 		return err
 	}
-	f.file, f.out, f.own = file, file, true
+	if err := f.take(file); err != nil {
+		r.failed = now
+		r.part = ""
+		return errors.Join(err, os.Remove(file.Name()))
+	}
 	comment := fmt.Sprintf("file %d of the recording %s", r.number, r.names.text)
 	if r.last != "" {
 		comment += ", after " + filepath.Base(r.last)
 	}
 	f.begin(comment)
+	return nil
+}
+
+// take makes file the one that is written.
+func (f *pcapngFile) take(file *os.File) (err error) {
+	f.file, f.out, f.own, f.direct = file, file, true, nil
+	if f.cfg.Direct {
+		if f.memory.size = directBuffer; f.cfg.Files != nil && f.cfg.Files.names.has("t") {
+			f.memory.size = directSmall
+		}
+		if f.direct, err = f.memory.open(file); err != nil {
+			f.out = nil
+			return errors.Join(err, f.closeFile())
+		}
+		f.out = f.direct
+	}
 	return nil
 }
 
@@ -230,6 +255,7 @@ func (f *pcapngFile) sink(buf []byte) *pcapngSink {
 func (f *pcapngFile) Close() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	defer f.memory.close()
 	return f.end()
 }
 
@@ -240,6 +266,9 @@ func (f *pcapngFile) end() error {
 	}
 	if f.cfg.Format == formatPcapng {
 		f.head = f.table.statistics(f.head, f.start.UnixNano(), time.Now().UnixNano())
+	}
+	if f.direct != nil {
+		f.direct.drain()
 	}
 	var err error
 	if f.err == nil {
@@ -263,6 +292,16 @@ func (f *pcapngFile) end() error {
 		f.begun = 0
 	}
 	f.head, f.out = nil, nil
+	if f.direct != nil {
+		frames, bytes, e := f.direct.close()
+		if f.cfg.Late.add(frames, bytes); e != nil {
+			e = fmt.Errorf("collector: %s: %w: %d frames of its buffers were dropped", f.name, e, frames)
+			if f.warn(e); !isFull(e) {
+				err = errors.Join(err, e)
+			}
+		}
+		f.direct = nil
+	}
 	if f.cfg.Files != nil {
 		if e := f.cfg.Files.whole(); e != nil {
 			err = errors.Join(err, fmt.Errorf("collector: %w", e))
@@ -330,11 +369,7 @@ func (f *pcapngFile) settle() error {
 func (f *pcapngFile) put(b []byte) (int, error) {
 	n, err := f.out.Write(b)
 	f.size += int64(n)
-	var p *fs.PathError
-	switch {
-	case errors.As(err, &p):
-		err = os.NewSyscallError(p.Op, p.Err)
-	case n < len(b) && err == nil:
+	if err = fileError(err); n < len(b) && err == nil {
 		err = io.ErrShortWrite
 	}
 	return n, err
@@ -401,7 +436,7 @@ func (f *pcapngFile) crowded(err error, lost uint64) {
 		f.warn(fmt.Errorf("collector: %s: %w: frames are dropped until there is room", f.name, err))
 	}
 	f.lost += lost
-	if errors.Is(err, errSlow) {
+	if errors.Is(err, errSlow) || errors.Is(err, errSlowDisk) {
 		f.fullAt = time.Now()
 	}
 }
@@ -443,16 +478,4 @@ func (f *pcapngFile) account(s *pcapngSink, n int) (lost uint64) {
 		b = b[length:]
 	}
 	return lost
-}
-
-// isFull says that there is no room, or a bad sector: later writes may do
-// better.
-func isFull(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EIO) ||
-		errors.Is(err, syscall.EFBIG) || errors.Is(err, errSlow)
-}
-
-// isGone says that the other end of a pipe or socket was closed.
-func isGone(err error) bool {
-	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.ErrClosedPipe)
 }

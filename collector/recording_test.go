@@ -75,9 +75,11 @@ func listDir(t *testing.T, dir string) (names []string) {
 // file is larger than allowed, each is whole by itself, with the interfaces and
 // the statistics of its own frames, and no frame is lost, repeated or, within
 // its worker, out of order.
-func TestRecordingRotates(t *testing.T) {
+func TestRecordingRotates(t *testing.T) { testRecordingRotates(t, false) }
+
+func testRecordingRotates(t *testing.T, direct bool) {
 	dir := t.TempDir()
-	out, warned := openTestRecording(t, File{Path: filepath.Join(dir, "x.pcapng"), Rotate: Rotation{Size: minRotation}})
+	out, warned := openTestRecording(t, File{Path: filepath.Join(dir, "x.pcapng"), Rotate: Rotation{Size: minRotation}, Direct: direct})
 	const workers, frames = 3, 6000
 	account := new(OutputAccount)
 	var wg sync.WaitGroup

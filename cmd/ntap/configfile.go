@@ -258,7 +258,10 @@ func (o *outputReader) read(n *yaml.Node, all *collector.Outputs, group *yaml.No
 		t.Select = by
 		all.TAPs = append(all.TAPs, t)
 	case "write":
+		var direct bool
+		known["direct"] = func(v *yaml.Node) { direct = o.boolean(v, what+": direct") }
 		f := collector.File{Path: name, Rotate: o.rotation(what, n, known)}
+		f.Direct = direct
 		check = f.Check()
 		f.Select = by
 		all.Files = append(all.Files, f)

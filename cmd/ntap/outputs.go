@@ -22,6 +22,7 @@ type outputFlags struct {
 	size    string
 	every   int
 	keep    int
+	direct  bool
 	serve   []string
 	buffer  int
 	tls     collector.TLSFiles
@@ -34,6 +35,7 @@ func (o *outputFlags) add(c *cobra.Command) {
 	f.StringVarP(&o.size, "rotate-size", "C", "", "files of -w go on in a new one before they have more than this: millions of bytes, or with k, m or g KiB, MiB, GiB")
 	f.IntVarP(&o.every, "rotate-seconds", "G", 0, "files of -w go on in a new one at multiples of this many seconds")
 	f.IntVarP(&o.keep, "rotate-keep", "W", 0, "this many files are kept, for each recording: the oldest are removed; 0: all")
+	f.BoolVar(&o.direct, "direct", false, "write the files of -w past the page cache, which takes less CPU at high rates; what the disk is too slow for is dropped, and counted")
 	f.StringArrayVar(&o.serve, "pcap-over-ip", nil, "give frames to programs that connect to [HOST:]PORT by TCP; without HOST on 127.0.0.1. With ,pcap behind it as pcap where the client does not say, else pcapng; elsewhere than on loopback, and with ,tls, by TLS; may be given again")
 	f.IntVar(&o.buffer, "pcap-over-ip-buffer", 8<<20, "bytes that wait for a client that is slow: what does not fit it loses")
 	f.StringVar(&o.tls.Cert, "tls-cert", "", "certificate of this collector for --pcap-over-ip, and those between it and its CA; PEM")
@@ -49,7 +51,10 @@ func (o *outputFlags) set(cfg *collector.Outputs) error {
 		return err
 	}
 	for _, path := range o.write {
-		cfg.Files = append(cfg.Files, collector.File{Path: path, Rotate: roll})
+		cfg.Files = append(cfg.Files, collector.File{Path: path, Rotate: roll, Direct: o.direct})
+	}
+	if len(o.write) == 0 && o.direct {
+		return usagef("--direct is about files of -w FILE, and there is none")
 	}
 	if len(o.write) == 0 && roll != (collector.Rotation{}) {
 		return usagef("-C, -G and -W are about files of -w FILE, and there is none")
