@@ -25,7 +25,6 @@ func (*Sender) Slot() []byte                  { return nil }
 func (*Sender) Size() int                     { return 0 }
 func (*Sender) Queue(int)                     {}
 func (*Sender) Flush() error                  { return errors.ErrUnsupported }
-func (s *Sender) Device() string              { return "" }
 func (s *Sender) Stats() *SenderStats         { return &s.stats }
 func (*Sender) Collector() netip.AddrPort     { return netip.AddrPort{} }
 func (*Sender) Segmented() bool               { return false }
@@ -84,3 +83,6 @@ func (*Receiver) Close() error            { return nil }
 func (*Receiver) UseInbox(Inbox)          {}
 func (*Receiver) FD() int                 { return -1 }
 func (*Receiver) Drops() uint64           { return 0 }
+
+// Egress is Linux only.
+func Egress(netip.AddrPort) string { return "" }

@@ -134,10 +134,10 @@ func pacing(all []netlink.Qdisc) (fair, none bool) {
 	return kind == "fq", kind == "noqueue"
 }
 
-// Device returns the name of the device that datagrams to the collector go out by;
+// Egress returns the name of the device that datagrams to an address go out by;
 // empty: no route.
-func (s *Sender) Device() string {
-	name, _ := egress(s.to)
+func Egress(to netip.AddrPort) string {
+	name, _ := egress(to)
 	return name
 }
 

@@ -56,6 +56,8 @@ type ShardAccount struct {
 	Unsent      perf.Counter // datagrams that the kernel did not take
 	Refused     perf.Counter // answers that nobody listens at the collector's port
 	_           perf.Pad
+
+	Tunnel *TunnelAccount // nil: there is a collector; then Captured = KernelDrops + shed + Tunnel.Taken
 }
 
 // A CaptureAccount counts what a shard captured, whoever gets it.
@@ -153,11 +155,31 @@ func (a *Account) Interfaces() (out []InterfaceTotal) {
 	return out
 }
 
+// Tunnel adds up what became of frames without a collector; nil: there is one.
+func (a *Account) Tunnel() *TunnelAccount {
+	var sum *TunnelAccount
+	for _, s := range a.Shards {
+		if s.Tunnel != nil {
+			if sum == nil {
+				sum = new(TunnelAccount)
+			}
+			sum.add(s.Tunnel)
+		}
+	}
+	return sum
+}
+
 // Check returns an error if the account does not add up. It is meaningful once
 // Run has returned: before, frames are on their way.
 func (a *Account) Check() error {
 	for _, a := range append([]*Account{a}, a.Also...) {
 		for i, s := range a.Shards {
+			if s.Tunnel != nil {
+				if err := s.Tunnel.check(s.Captured.Load(), s.left()); err != nil {
+					return fmt.Errorf("remote: shard %d (%s): %w", i, s.Interface, err)
+				}
+				continue
+			}
 			in := s.Captured.Load()
 			out := s.left() + s.Elsewhere.Load() + s.Sealed.Load()
 			if in != out {
@@ -171,7 +193,11 @@ func (a *Account) Check() error {
 
 // Print writes the account in the manner of tcpdump.
 func (a *Account) Print(w io.Writer) {
-	fmt.Fprintf(w, "tap %d %q to %v, session %016x, %s\n", a.Tap, a.Name, a.Collector, a.Session, a.Suite)
+	if a.Tunnel() != nil {
+		fmt.Fprintf(w, "tap %d %q to VTEP %v, %s\n", a.Tap, a.Name, a.Collector, a.Suite)
+	} else {
+		fmt.Fprintf(w, "tap %d %q to %v, session %016x, %s\n", a.Tap, a.Name, a.Collector, a.Session, a.Suite)
+	}
 	for i, s := range a.Shards {
 		fmt.Fprintf(w, "%10d frames captured on %s by shard %d\n", s.Captured.Load(), s.Interface, i)
 	}
@@ -201,6 +227,10 @@ func (a *Account) Print(w io.Writer) {
 		if c.n > 0 {
 			fmt.Fprintf(w, "%10d %s\n", c.n, c.what)
 		}
+	}
+	if sum := a.Tunnel(); sum != nil {
+		sum.print(w)
+		return
 	}
 	a.printSent(w)
 	for _, b := range a.Also {

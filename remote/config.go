@@ -30,6 +30,7 @@ type Config struct {
 	NetNS      string   // the network namespace that Interfaces are in: a path, a name of ip-netns(8), a PID; "": the remote's own; or
 	Container  string   // that of this container, by ID or name
 
+	VXLAN     *VXLAN             // where frames go without a collector, in clear; then none of Collector to Identity, and no Suite
 	Collector string             // HOST:PORT
 	Others    []string           // further collectors, which get the same,
 	Share     bool               // or share the flows with the first

@@ -34,7 +34,7 @@ func checkIO(io string) error {
 // enter does what belongs to the shard's own thread, which calls it; end undoes
 // it there.
 func (s *shard) enter() (end func(), err error) {
-	if s.tap.cfg.IO != ioUring {
+	if s.tap.cfg.IO != ioUring || s.tunnel != nil {
 		return func() {}, nil
 	}
 	u, err := ring.SetupUring(batch.RingFlights)

@@ -3,6 +3,7 @@
 package remote
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -35,6 +36,9 @@ func (t *tap) openKeys() (err error) {
 func (t *tap) openShard(name string, member, of int) (*shard, error) {
 	s := &shard{member: member, rec: proto.Record{LinkType: proto.LinkTypeEthernet}}
 	counts := &CaptureAccount{Interface: name}
+	if t.cfg.VXLAN != nil {
+		return s, t.openTunnel(s, counts)
+	}
 	for i, d := range t.destinations {
 		l := &s.lane
 		if i > 0 {
@@ -61,6 +65,31 @@ func (t *tap) openShard(name string, member, of int) (*shard, error) {
 	s.begin()
 	t.all = append(t.all, s)
 	return s, nil
+}
+
+// openTunnel gives a shard a tunnel in place of lanes. All shards have the same
+// source ports.
+func (t *tap) openTunnel(s *shard, counts *CaptureAccount) (err error) {
+	var first uint16
+	if len(t.all) > 0 {
+		first, _ = t.all[0].tunnel.fan.Ports()
+	}
+	if s.tunnel, err = t.newTunnel(first); err != nil {
+		return err
+	}
+	t.closers = append(t.closers, func() { s.tunnel.fan.Close() })
+	s.lane.tap, s.lane.number = t, uint16(len(t.all))
+	s.account = &ShardAccount{CaptureAccount: counts, Tunnel: s.tunnel.account}
+	t.all = append(t.all, s)
+	return nil
+}
+
+// address returns where the shard's datagrams go, to the first collector or the VTEP.
+func (s *shard) address() netip.AddrPort {
+	if s.tunnel != nil {
+		return s.tunnel.fan.To()
+	}
+	return s.out.Collector()
 }
 
 // open opens everything that the shards need, on the calling goroutine: in its

@@ -17,6 +17,10 @@ import (
 // block goes back before the rest is. With several collectors a record is copied
 // for each that gets it (spread).
 func (s *shard) forward(b *ring.Block) error {
+	if s.tunnel != nil {
+		s.wrap(b)
+		return nil
+	}
 	s.begin()
 	if s.places != nil {
 		s.renew()
@@ -40,6 +44,26 @@ func (s *shard) forward(b *ring.Block) error {
 	}
 	b.Release()
 	return s.finish()
+}
+
+// wrap is forward where there is no collector:
+//
+//	ring ──Block──▶ frames ─[shape]─put──▶ header, frame ──Queue──▶ runs by flow ──send──▶ UDP, VXLAN in clear
+//
+// Nothing is copied, but for GSO frames, which are cut: the block goes back
+// once all is sent.
+func (s *shard) wrap(b *ring.Block) {
+	s.begin()
+	if s.places != nil {
+		s.renew()
+	}
+	for f, ok := b.Next(); ok; f, ok = b.Next() {
+		if r := s.record(f); s.shaper == nil || s.shaper.take(r) {
+			s.tunnel.put(r)
+		}
+	}
+	s.tunnel.flush()
+	b.Release()
 }
 
 // begin has every lane pack into its next datagram.

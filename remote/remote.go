@@ -82,35 +82,8 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 		return nil, err
 	}
 	account := t.account(shards)
-	// Who speaks comes before what it says, where the network keeps the order;
-	// and so does the time at which each shard says it: a collector that does
-	// not know the tap joins by that, and a capture file's data is of the past.
-	for i := 0; i < farewell && t.destinations[0].keyring.telling(time.Now()) != nil; i++ {
-		for _, l := range shards[0].all {
-			if err := shards[0].tolerate(l, l.tell()); err != nil {
-				return nil, err
-			}
-		}
-		time.Sleep(pause) // until the collector has done its part: that takes it less than a millisecond
-	}
-	if err := shards[0].announce(false); err != nil {
+	if err := t.hello(shards, account); err != nil {
 		return nil, err
-	}
-	for _, s := range shards {
-		if err := s.report(time.Now(), false); err != nil {
-			return nil, err
-		}
-	}
-	t.paced(shards[0].out)
-	t.footing()
-	for i := len(shards[0].all) - 1; i >= 0; i-- {
-		l, text := shards[0].all[i], "remote started"
-		if i > 0 {
-			text = "another collector"
-		}
-		t.log.Info().Uint32("tap", t.id).Str("name", t.cfg.Name).Str("session", fmt.Sprintf("%016x", l.to.session)).
-			Str("suite", account.Suite).Stringer("collector", l.out.Collector()).Int("shards", len(shards)).
-			Int("datagram", l.out.Size()).Bool("segmented", l.out.Segmented()).Msg(text)
 	}
 	if cfg.Started != nil {
 		cfg.Started(account)
@@ -119,6 +92,9 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 	var watchers sync.WaitGroup
 	watched, unwatch := context.WithCancel(ctx)
 	watchers.Go(func() {
+		if len(t.destinations) == 0 {
+			return
+		}
 		var all []*keyring
 		for _, d := range t.destinations {
 			all = append(all, d.keyring)
@@ -162,6 +138,49 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 	return account, errors.Join(err, account.Check())
 }
 
+// hello tells each collector, if there is one, who speaks, and the log.
+func (t *tap) hello(shards []*shard, account *Account) error {
+	if v := t.cfg.VXLAN; v != nil {
+		fan := shards[0].tunnel.fan
+		first, n := fan.Ports()
+		t.log.Info().Uint32("tap", t.id).Str("name", t.cfg.Name).Int("shards", len(shards)).Stringer("vtep", account.Collector).
+			Uint32("vni", v.VNI).Uint16("source_port", first).Int("source_ports", n).Int("mtu", fan.MTU()).Bool("segmented", fan.Segmented()).
+			Msg("remote started, without a collector")
+		return nil
+	}
+	// Who speaks comes before what it says, where the network keeps the order;
+	// and so does the time at which each shard says it: a collector that does
+	// not know the tap joins by that, and a capture file's data is of the past.
+	for i := 0; i < farewell && t.destinations[0].keyring.telling(time.Now()) != nil; i++ {
+		for _, l := range shards[0].all {
+			if err := shards[0].tolerate(l, l.tell()); err != nil {
+				return err
+			}
+		}
+		time.Sleep(pause) // until the collector has done its part: that takes it less than a millisecond
+	}
+	if err := shards[0].announce(false); err != nil {
+		return err
+	}
+	for _, s := range shards {
+		if err := s.report(time.Now(), false); err != nil {
+			return err
+		}
+	}
+	t.paced(shards[0].out)
+	t.footing()
+	for i := len(shards[0].all) - 1; i >= 0; i-- {
+		l, text := shards[0].all[i], "remote started"
+		if i > 0 {
+			text = "another collector"
+		}
+		t.log.Info().Uint32("tap", t.id).Str("name", t.cfg.Name).Str("session", fmt.Sprintf("%016x", l.to.session)).
+			Str("suite", account.Suite).Stringer("collector", l.out.Collector()).Int("shards", len(shards)).
+			Int("datagram", l.out.Size()).Bool("segmented", l.out.Segmented()).Msg(text)
+	}
+	return nil
+}
+
 func newTap(cfg Config) (*tap, error) {
 	switch {
 	case (cfg.Public == nil) != (cfg.Identity == nil):
@@ -170,7 +189,11 @@ func newTap(cfg Config) (*tap, error) {
 		return nil, errors.New("remote: a key file and public-key mode exclude each other")
 	case cfg.Public != nil && cfg.Suite == crypto.Plaintext:
 		return nil, errors.New("remote: plaintext has no keys: leave out the collector's public key, or choose another suite")
-	case cfg.Keys == nil && cfg.Public == nil:
+	case cfg.VXLAN != nil && cfg.Collector != "":
+		return nil, errors.New("remote: a collector and a VTEP exclude each other: with a collector, it sends VXLAN (collector --vxlan)")
+	case cfg.VXLAN != nil && (cfg.SendRate != 0 || cfg.Pad || cfg.IO == ioUring):
+		return nil, errors.New("remote: a rate, padding and io_uring are for what goes to a collector, not for VXLAN")
+	case cfg.Keys == nil && cfg.Public == nil && cfg.VXLAN == nil:
 		return nil, errors.New("remote: no key: give a key file (ntap key tap --id N --key-file MASTER makes one)")
 	case len(cfg.Interfaces) == 0 && cfg.File == "" && cfg.NetNS+cfg.Container == "":
 		return nil, errors.New("remote: nothing to capture: give an interface (-i) or a capture file (-r)")
@@ -241,6 +264,9 @@ func newTap(cfg Config) (*tap, error) {
 		relocated:  make(chan struct{}, 1),
 	}
 	names := append([]string{cfg.Collector}, cfg.Others...)
+	if cfg.VXLAN != nil {
+		names = nil
+	}
 	for i, name := range names {
 		// No two have the same session, hence none the same keys.
 		session := proto.NewSession(now.UnixNano(), binary.BigEndian.Uint16(random[:])+uint16(i))
@@ -255,6 +281,13 @@ func newTap(cfg Config) (*tap, error) {
 // account returns the account of the shards, with those towards further
 // collectors.
 func (t *tap) account(shards []*shard) *Account {
+	if t.cfg.VXLAN != nil {
+		a := &Account{tap: t, Tap: t.id, Name: t.cfg.Name, Suite: crypto.Plaintext.String(), Collector: shards[0].address()}
+		for _, s := range shards {
+			a.Shards = append(a.Shards, s.account)
+		}
+		return a
+	}
 	var all []*Account
 	for i, d := range t.destinations {
 		a := &Account{
@@ -302,6 +335,9 @@ func (t *tap) announce(d *destination, bye bool, size int) ([][]byte, error) {
 // more than once, since nobody can ask again.
 func (t *tap) goodbye(shards []*shard) error {
 	for i := range farewell {
+		if t.cfg.VXLAN != nil {
+			break // nobody to tell
+		}
 		if i > 0 {
 			time.Sleep(pause)
 		}
@@ -339,6 +375,11 @@ func (t *tap) printStats(a *Account) (stop func()) {
 				return
 			case now := <-tick.C:
 				n := a.Total()
+				if v := a.Tunnel(); v != nil {
+					fmt.Fprintf(t.cfg.Out, "%s %d captured %d kernel drops %d sent %d too long %d refused\n",
+						now.Format(time.TimeOnly), n.Captured, n.KernelDrops, v.Sent.Load(), v.TooLong.Load(), v.Refused.Load())
+					continue
+				}
 				fmt.Fprintf(t.cfg.Out, "%s %d captured %d kernel drops %d sealed %d datagrams %d sent %d unsent %d refused\n",
 					now.Format(time.TimeOnly), n.Captured, n.KernelDrops, n.Sealed, n.Datagrams, n.Sent, n.Unsent, n.Refused)
 			}

@@ -72,7 +72,14 @@ func (s *shard) turn(p *pacer) (wait time.Duration, err error) {
 		if s.shaper != nil && !s.shaper.take(&s.rec) {
 			continue
 		}
+		if s.tunnel != nil {
+			s.tunnel.copyIn(&s.rec)
+			continue
+		}
 		s.spread(&s.rec)
+	}
+	if s.tunnel != nil {
+		s.tunnel.flush()
 	}
 	if e := s.finish(); e != nil {
 		return 0, e

@@ -88,6 +88,10 @@ func (s *shard) tolerate(l *lane, err error) error {
 // address that a shard has for it.
 func (t *tap) owns() (out []ring.Own) {
 	known := map[string]bool{}
+	if len(t.all) > 0 && t.all[0].tunnel != nil {
+		v := t.all[0].tunnel
+		return []ring.Own{{Mark: t.cfg.Mark, Collector: v.fan.To(), Tap: t.id, VXLAN: v.own()}}
+	}
 	for _, s := range t.all {
 		for _, l := range s.all {
 			at := *l.address.Load()

@@ -8,6 +8,7 @@ import (
 	"hash/maphash"
 	"time"
 
+	"github.com/ntap-project/ntap/batch"
 	"github.com/ntap-project/ntap/proto"
 	"github.com/ntap-project/ntap/ring"
 )
@@ -93,9 +94,9 @@ func (t *tap) shapers() func(*CaptureAccount) *shaper {
 func (t *tap) shape(shards []*shard) error {
 	c := &t.cfg.Shape
 	if c.Breaker != (Breaker{}) {
-		device, speed := shards[0].out.Device(), uint64(0)
+		device, speed := batch.Egress(shards[0].address()), uint64(0)
 		if device == "" {
-			return fmt.Errorf("remote: --breaker: no route to %v, and so no network card to look at", shards[0].out.Collector())
+			return fmt.Errorf("remote: --breaker: no route to %v, and so no network card to look at", shards[0].address())
 		}
 		if i, err := ring.LookUp(device); err == nil {
 			speed = i.Speed

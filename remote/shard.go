@@ -29,6 +29,7 @@ type shard struct {
 	lane                       // to the first collector
 	more     []*lane           // to further ones
 	all      []*lane           // these together
+	tunnel   *tunnel           // in place of lanes; nil: there is a collector
 	capture  *capture          // nil: the source is a file
 	source   *fileReader       // nil: the source is a ring
 	read     bool              // rec was read from source and is not yet packed
@@ -130,6 +131,9 @@ func (s *shard) count() error {
 		a.Captured.Set(s.base.Packets + k.Packets)
 		a.KernelDrops.Set(s.base.Drops + k.Drops)
 		a.Freezes.Set(s.base.Freezes + k.Freezes)
+	}
+	if s.tunnel != nil {
+		s.tunnel.count()
 	}
 	var sealed uint64
 	for _, l := range s.all {

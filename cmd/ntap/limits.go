@@ -28,8 +28,11 @@ func checkRemote(cfg *remote.Config) error {
 	for _, c := range cfg.Others {
 		others = errors.Join(others, hostPort("-c", c))
 	}
+	if cfg.VXLAN == nil {
+		others = errors.Join(hostPort("-c", cfg.Collector), others)
+	}
 	return errors.Join(
-		hostPort("-c", cfg.Collector), others,
+		others,
 		ways(cfg.IO),
 		within("--snaplen", cfg.SnapLen, 0, proto.MaxFrame),
 		oneOf0("--mtu", cfg.MTU, 576, 65535),

@@ -169,7 +169,7 @@ func TestVXLANToOpenVSwitch(t *testing.T) {
 			c := o.startCollector("--no-tap", "--vxlan", v.at, "--vni", v.vni)
 			var wires [2]*wire
 			for i, iface := range []string{"t0", "t8"} {
-				wires[i] = o.tapped(iface, "p"+iface[1:], 7+i, "-c", "10.99.0.2:5678", "--key-file", o.key)
+				wires[i] = o.tapped(iface, "p"+iface[1:], fmt.Sprint(7+i), "-c", "10.99.0.2:5678", "--key-file", o.key)
 			}
 			// Open vSwitch reads v1 through a socket with the system's small
 			// buffer: no burst may be more than that.

@@ -32,9 +32,10 @@ func newRemote() *cobra.Command {
 		send             string
 		shape            shapeFlags
 		file             configFlag
+		vxlan            tunnelFlags
 	)
 	c := &cobra.Command{
-		Use:   "remote (-i IFACE... | -r FILE) -c HOST:PORT --key-file FILE [flags] [FILTER EXPRESSION]",
+		Use:   "remote (-i IFACE... | -r FILE) (-c HOST:PORT --key-file FILE | --to-vxlan HOST) [flags] [FILTER EXPRESSION]",
 		Short: "capture where the traffic is, encrypt it and send it one way to a collector",
 		Long: `Capture frames, encrypt them and send them one way over UDP to a collector.
 The words after the flags are a filter in the language of tcpdump: docs/FILTER.md.`,
@@ -43,7 +44,8 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
   ntap remote -i any -c 192.0.2.9:5678 --key-file tap7.key
   ntap remote --container web -i eth0 -c 192.0.2.9:5678 --key-file tap7.key
   ntap remote --config /etc/ntap/remote.yaml
-  ntap remote -r file.pcapng --pace max -c 192.0.2.9:5678 --key-file tap7.key`,
+  ntap remote -r file.pcapng --pace max -c 192.0.2.9:5678 --key-file tap7.key
+  ntap remote -i eth0 --to-vxlan ovs.example.org --vni 7      # no collector, in clear`,
 		RunE: func(c *cobra.Command, args []string) (err error) {
 			if err := file.load(c); err != nil {
 				return err
@@ -61,10 +63,14 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
 			if len(cfg.Interfaces) > 0 && cfg.File != "" {
 				return usagef("remote: -i and -r exclude each other")
 			}
-			if len(collectors) == 0 {
+			if cfg.VXLAN, cfg.Tap, err = vxlan.tunnel(c, tap); err != nil {
+				return err
+			}
+			if len(collectors) > 0 {
+				cfg.Collector, cfg.Others = collectors[0], collectors[1:]
+			} else if cfg.VXLAN == nil {
 				return usagef("remote: no collector: give -c HOST:PORT")
 			}
-			cfg.Collector, cfg.Others = collectors[0], collectors[1:]
 			switch send {
 			case "copy", "share":
 				cfg.Share = send == "share"
@@ -76,6 +82,9 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
 			}
 			if cfg.Pace, cfg.SendRate, err = choosePace(pace, cfg.File != ""); err != nil {
 				return err
+			}
+			if cfg.VXLAN != nil && cfg.SendRate != 0 {
+				return usagef("remote: a rate as --pace is for what goes to a collector, not for --to-vxlan")
 			}
 			if cfg.Suite, err = chooseSuite(suite, clear); err != nil {
 				return err
@@ -94,12 +103,15 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
 				keys.passphrase = clearPassphrase // nothing is sealed: any key will do
 			}
 			protect(logger)
-			if keys.public() {
+			switch {
+			case cfg.VXLAN != nil:
+				logger.Warn().Msg("what is captured is sent in clear: VXLAN has no encryption, and everybody on the way can read it")
+			case keys.public():
 				if cfg.Public, cfg.Identity, cfg.Tap, err = keys.load(tap); err != nil {
 					return err
 				}
 				defer cfg.Identity.Wipe()
-			} else {
+			default:
 				if cfg.Keys, err = loadKeys(keys.file, keys.passphrase); err != nil {
 					return err
 				}
@@ -116,7 +128,7 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
 			cfg.Filters = filters.again(c.Context(), logger)
 			cfg.Promiscuous = !noPromisc
 			cfg.Out, cfg.Log = c.ErrOrStderr(), logger
-			if cfg.Suite == crypto.Plaintext {
+			if cfg.Suite == crypto.Plaintext && cfg.VXLAN == nil {
 				logger.Warn().Msg("what is captured is sent in clear")
 			}
 			defer engine.Settle(max(plan.Workers*len(remote.Captures(cfg.Interfaces)), 1))()
@@ -158,6 +170,7 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
 		{"key-file", "passphrase", "collector-key"},
 	}
 	place.add(c, "shards for each interface")
+	vxlan.add(c)
 	log.add(c)
 	return c
 }

@@ -4,12 +4,14 @@ package main
 
 import (
 	"errors"
+	"math"
 
 	"github.com/spf13/cobra"
 
 	"github.com/ntap-project/ntap/batch"
 	"github.com/ntap-project/ntap/collector"
 	"github.com/ntap-project/ntap/proto"
+	"github.com/ntap-project/ntap/remote"
 )
 
 // A vxlanFlags are the collector's flags about VXLAN.
@@ -26,6 +28,64 @@ func (v *vxlanFlags) add(c *cobra.Command) {
 	f.StringVar(&v.oversize, "vxlan-oversize", "drop", "what becomes of frames that do not fit the path's MTU: drop, slice or fragment")
 	f.IntVar(&v.mtu, "vxlan-mtu", 0, "IP MTU of the path to the VTEPs; default: what the route says")
 	f.IntVar(&v.ports, "vxlan-ports", 16, "UDP source ports over which flows are spread")
+}
+
+// A tunnelFlags are the remote's flags about VXLAN.
+type tunnelFlags struct {
+	to, vni, oversize string
+	ports             int
+}
+
+func (v *tunnelFlags) add(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVar(&v.to, "to-vxlan", "", "send VXLAN to HOST[:PORT] without a collector, in clear, with no key")
+	f.StringVar(&v.vni, "vni", "tap", "VNI of that: tap (the tap ID) or a number")
+	f.StringVar(&v.oversize, "vxlan-oversize", "drop", "what becomes of frames that do not fit the path's MTU: drop, slice or fragment")
+	f.IntVar(&v.ports, "vxlan-ports", 16, "UDP source ports over which flows are spread")
+}
+
+// tunnel returns what the flags say for a tap ID, or nil if they say nothing.
+func (v *tunnelFlags) tunnel(c *cobra.Command, tap int64) (*remote.VXLAN, uint32, error) {
+	given := func(names ...string) string {
+		for _, name := range names {
+			if c.Flags().Changed(name) {
+				return name
+			}
+		}
+		return ""
+	}
+	if v.to == "" {
+		if name := given("vni", "vxlan-oversize", "vxlan-ports"); name != "" {
+			return nil, 0, usagef("--%s without --to-vxlan HOST: there is no VXLAN that it could be about", name)
+		}
+		return nil, 0, nil
+	}
+	if given("collector") != "" {
+		return nil, 0, usagef("-c and --to-vxlan exclude each other: with a collector, that one sends VXLAN (ntap collector --vxlan)")
+	}
+	if name := given("key-file", "passphrase", "collector-key", "identity", "clear", "suite", "pad"); name != "" {
+		return nil, 0, usagef("--%s and --to-vxlan exclude each other: VXLAN goes in clear, with no key", name)
+	}
+	if _, err := proto.VXLANAddress(v.to); err != nil {
+		return nil, 0, usageError{err}
+	}
+	if tap < 0 {
+		tap = 1
+	} else if tap > math.MaxUint32 {
+		return nil, 0, usagef("--tap %d: a tap ID is a number from 0 to %d", tap, uint32(math.MaxUint32))
+	}
+	out := &remote.VXLAN{To: v.to, Ports: v.ports}
+	vnis, err := collector.ParseVNI(v.vni)
+	if err == nil {
+		out.VNI, err = vnis.Of(uint32(tap))
+	}
+	if err != nil {
+		return nil, 0, usagef("--vni: %w", err)
+	}
+	if out.Oversize, err = proto.ParseOversize(v.oversize); err != nil {
+		return nil, 0, usagef("--vxlan-oversize %w", err)
+	}
+	return out, uint32(tap), within("--vxlan-ports", v.ports, 1, batch.MaxPorts)
 }
 
 // outputs returns what the flags say.

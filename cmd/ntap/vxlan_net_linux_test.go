@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -57,7 +58,13 @@ func (w *vtepWorld) jumbo() {
 // device makes a VXLAN device of the kernel's in the vtep.
 func (w *vtepWorld) device(name, local string, port, vni int) {
 	w.t.Helper()
-	w.in(w.vtep, "ip", "link", "add", name, "type", "vxlan", "id", fmt.Sprint(vni), "local", local, "dstport", fmt.Sprint(port), "dev", "v1", "nolearning")
+	w.deviceOn("v1", name, local, port, vni)
+}
+
+// deviceOn makes one whose datagrams come to another interface of the vtep.
+func (w *vtepWorld) deviceOn(under, name, local string, port, vni int) {
+	w.t.Helper()
+	w.in(w.vtep, "ip", "link", "add", name, "type", "vxlan", "id", fmt.Sprint(vni), "local", local, "dstport", fmt.Sprint(port), "dev", under, "nolearning")
 	w.in(w.vtep, "ip", "link", "set", name, "addrgenmode", "none")
 	w.in(w.vtep, "ethtool", "-K", name, "gro", "off")
 	w.in(w.vtep, "ip", "link", "set", name, "up")
@@ -66,18 +73,17 @@ func (w *vtepWorld) device(name, local string, port, vni int) {
 // a tapped interface of the sender, and the program that records it.
 type wire struct {
 	iface, peer string
-	tap         int
 	file        string
 	dump        *proc
 	remote      *proc
 }
 
 // tapped starts a remote on an interface, with a recording to compare with.
-func (w *vtepWorld) tapped(iface, peer string, tap int, args ...string) *wire {
+func (w *vtepWorld) tapped(iface, peer, tap string, args ...string) *wire {
 	w.t.Helper()
-	x := &wire{iface: iface, peer: peer, tap: tap, file: filepath.Join(w.dir, iface+".pcap")}
+	x := &wire{iface: iface, peer: peer, file: filepath.Join(w.dir, iface+".pcap")}
 	x.dump = w.startTcpdump(w.sender, iface, x.file)
-	x.remote = w.start(w.sender, ntapBinary, append([]string{"remote", "-i", iface, "--tap", fmt.Sprint(tap)}, args...)...)
+	x.remote = w.start(w.sender, ntapBinary, append([]string{"remote", "-i", iface, "--tap", tap}, args...)...)
 	x.remote.wait("remote started")
 	return x
 }
@@ -107,36 +113,33 @@ func (w *vtepWorld) traffic(x *wire, between func()) {
 }
 
 // compare wants the frames of the wire, from marker to marker, byte for byte
-// in a recording of all that came out; each direction of a flow in order, if so
-// wanted: two packet sockets on one interface may see what comes and what goes
-// in different orders, if that was at the same time on two CPUs.
+// in a recording of all that came out; each direction of each flow in order, if
+// so wanted. Between directions there is none: they pass different CPUs.
 func (w *vtepWorld) compare(x *wire, got string, inOrder bool, kinds ...string) {
 	w.t.Helper()
-	type way struct {
+	type direction struct {
 		flow uint32
-		from [6]byte // the source's address
+		from [6]byte
 	}
-	of := func(f []byte) way { return way{proto.FlowHash(f), [6]byte(f[6:12])} }
-	seen, flows := map[string]int{}, map[way][][]byte{}
+	of := func(frame []byte) direction { return direction{proto.FlowHash(frame), [6]byte(frame[6:])} }
+	seen, left, begun := map[string]int{}, map[direction][][]byte{}, map[direction]bool{}
 	for _, p := range testnet.ReadCapture(w.t, got) {
-		h := of(p.Data)
-		flows[h] = append(flows[h], p.Data)
+		left[of(p.Data)] = append(left[of(p.Data)], p.Data)
 	}
-	begun := map[way]bool{}
 	for i, p := range between(w.t, x.file) {
 		seen[etherKind(p.Data)]++
-		h := of(p.Data)
-		at := slices.IndexFunc(flows[h], func(f []byte) bool { return bytes.Equal(f, p.Data) })
-		if at < 0 || inOrder && at > 0 && begun[h] {
+		d := of(p.Data)
+		at := slices.IndexFunc(left[d], func(f []byte) bool { return bytes.Equal(f, p.Data) })
+		if at < 0 || inOrder && at > 0 && begun[d] {
 			w.t.Fatalf("%s: frame %d, %d bytes %x, is number %d of what is left of its flow in %s; %s",
 				x.iface, i, len(p.Data), head(p.Data), at, filepath.Base(got), w.where())
 		}
 		if inOrder {
-			flows[h] = flows[h][at+1:] // before it came what was before the marker
+			left[d] = left[d][at+1:] // before it came what was before the marker
 		} else {
-			flows[h] = slices.Delete(flows[h], at, at+1)
+			left[d] = slices.Delete(left[d], at, at+1)
 		}
-		begun[h] = true
+		begun[d] = true
 	}
 	for _, k := range kinds {
 		if seen[k] == 0 {
@@ -174,10 +177,12 @@ func packetsFrom(file string, begin []byte) (n int) {
 // where tells how many packets came how far, so that a lost one is told from
 // one that was never sent.
 func (w *vtepWorld) where() string {
-	return fmt.Sprintf("v0 sent %d packets and dropped %d; v1 received %d and dropped %d; VXLAN devices:\n%s",
-		w.counter(w.collector, "v0", "tx_packets"), w.counter(w.collector, "v0", "tx_dropped"),
-		w.counter(w.vtep, "v1", "rx_packets"), w.counter(w.vtep, "v1", "rx_dropped"),
-		w.in(w.vtep, "ip", "-s", "link", "show", "type", "vxlan"))
+	text := ""
+	for _, ns := range []string{w.collector, w.vtep} {
+		out, _ := exec.Command("ip", "-n", ns, "-s", "link", "show").CombinedOutput()
+		text += ns + ":\n" + string(out)
+	}
+	return text
 }
 
 // outer is what a VXLAN datagram says on the wire.
@@ -266,7 +271,7 @@ func TestVXLANToTheKernel(t *testing.T) {
 			c := w.startCollector("--no-tap", "--vxlan", v.at, "--vxlan", second, "--vni", v.vni)
 			wires := [2]*wire{}
 			for i, iface := range []string{"t0", "t8"} {
-				wires[i] = w.tapped(iface, "p"+iface[1:], 7+i, "-c", "10.99.0.2:5678", "--key-file", w.key)
+				wires[i] = w.tapped(iface, "p"+iface[1:], fmt.Sprint(7+i), "-c", "10.99.0.2:5678", "--key-file", w.key)
 			}
 			for _, x := range wires {
 				w.traffic(x, func() {})
@@ -335,7 +340,7 @@ func TestVXLANOversize(t *testing.T) {
 			file, outerFile := filepath.Join(w.dir, "vx7.pcap"), filepath.Join(w.dir, "outer.pcap")
 			dump, outside := w.startTcpdump(w.vtep, "vx7", file), w.startTcpdump(w.vtep, "v1", outerFile)
 			c := w.startCollector("--no-tap", "--vxlan", v.at, "--vxlan-oversize", v.how)
-			x := w.tapped("t0", "p0", 7, "-c", "10.99.0.2:5678", "--key-file", w.key)
+			x := w.tapped("t0", "p0", "7", "-c", "10.99.0.2:5678", "--key-file", w.key)
 			w.inject(w.peer, "p0", marker("begin"))
 			w.inject(w.peer, "p0", mixedFrames()...)
 			w.inject(w.peer, "p0", marker("end"))
