@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"os"
@@ -85,6 +86,18 @@ func TestSensors(t *testing.T) {
 	})
 	for _, d := range dumps {
 		d.stop() // which an interface that goes would end with an error
+	}
+	// An output of which more changed than what it gets is made anew, and no other.
+	text, err := os.ReadFile(path("c.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path("c.yaml"), bytes.Replace(text, []byte("interface: s0"), []byte("interface: s0\n    isolate: false"), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	hup(3)
+	if was, is := strings.Fields(before), strings.Fields(indexes()); is[0] == was[0] || is[1] != was[1] {
+		t.Errorf("s0 was to be made anew, and s1 not: the interfaces were %q, and are %q", was, is)
 	}
 	out := c.stop()
 	if n := account(out, "frames written to TAP s2"); n != third || n == 0 {
