@@ -316,7 +316,7 @@ func (s *survey) wire(ctx context.Context) error {
 	}
 	per := s.per[frame].Sealed / datagramSize
 	s.receiveNS = s.each(s.plain, &read, RoleStages) * float64(read.Offered.Frames) / float64(max(units, 1))
-	s.kernelNS = (s.each(s.plain, &read, RoleFlights) - s.each(s.sink, &into, RoleFlights)) / per
+	s.kernelNS = (read.each(RoleFlights) - into.each(RoleFlights)) / per // both are woken as often
 	for _, f := range s.cfg.Frames {
 		n := s.per[f].Sealed / datagramSize
 		s.note(&s.stages, sizing.Send, "", f, s.sendNS*n)
@@ -347,7 +347,7 @@ func (s *survey) captures(ctx context.Context) error {
 			return fmt.Errorf("frames of %s: nothing was captured of %d", frame, with.Offered.Frames)
 		}
 		s.note(&s.stages, StageCapture, "", frame, s.each(s.ringed, &with, RoleStages))
-		s.note(&s.stages, sizing.KernelCapture, "", frame, s.each(s.ringed, &with, RoleSource)-s.each(s.alone, &without, RoleSource))
+		s.note(&s.stages, sizing.KernelCapture, "", frame, with.each(RoleSource)-without.each(RoleSource)) // both are woken as often
 	}
 	return nil
 }

@@ -94,6 +94,11 @@ func (s *survey) trial(ctx context.Context, r *Rig, o Offer) (t Trial, units uin
 	return t, c.Units, errors.Join(err, <-got)
 }
 
+// each returns what a party took a frame, ns, all in all.
+func (t *Trial) each(party string) float64 {
+	return t.Parties[party].NS / float64(max(t.Offered.Frames, 1))
+}
+
 // wireFrame is the frame that datagrams are made of where they alone matter: one
 // that fills them.
 func (s *survey) wireFrame() string {
