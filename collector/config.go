@@ -124,6 +124,8 @@ func (c *Balance) Check() error {
 // A TAP is an output that is a virtual Ethernet interface, or one for each tap.
 type TAP struct {
 	Name    string // of the interface, or a pattern with %t for the tap ID
-	Isolate bool   // the host's own stack never sees its frames
+	Isolate bool   // the host's own stack never sees its frames, but for those of a bridge's port
+	Persist bool   // the interface outlives the collector, and the next one goes on with it
+	NetNS   string // network namespace it is in: a name of ip-netns(8), a PID or a file; "": the collector's
 	Select  Selection
 }

@@ -177,16 +177,23 @@ func (t TAP) spec() (*spec, error) {
 		return nil, fmt.Errorf("TAP %s: %w", t.Name, err)
 	}
 	t.Select = Selection{}
+	name := "TAP " + t.Name
+	if t.NetNS != "" {
+		name += " in " + t.NetNS
+	}
 	return &spec{
-		name: "TAP " + t.Name, how: t, takes: &takes, twice: "each output needs an interface of its own",
+		name: name, how: t, takes: &takes, twice: "each output needs an interface of its own",
 		open: func(o *outputs) (output, error) {
 			cfg := &o.sh.cfg
-			set, err := newTapSet(tapConfig{Name: t.Name, Workers: cfg.Workers, Isolate: t.Isolate, Warn: o.warn})
+			set, err := newTapSet(tapConfig{
+				Name: t.Name, Workers: cfg.Workers, Isolate: t.Isolate, Persist: t.Persist, NetNS: t.NetNS, Warn: o.warn,
+			})
 			if err != nil {
 				return output{}, err
 			}
 			return output{
 				close: set.Close,
+				tick:  set.tick,
 				sink:  func(worker int, _ *OutputAccount) (sink, error) { return newTapSink(set, worker, cfg.IO) },
 			}, nil
 		},

@@ -8,22 +8,18 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-)
 
-// tapMTU is what the kernel allows a TAP: MAX_MTU less an Ethernet header
-// (tun_net_init, drivers/net/tun.c), bytes. Frames written to a TAP are not
-// held against its MTU; but programs that read there size their buffers by it,
-// and a captured GSO frame has up to 64 KiB.
-const tapMTU = 65535 - 14
+	"github.com/ntap-project/ntap/proto"
+)
 
 // A tapDevice is one TAP device. Frames written to a queue appear as received
 // by the device; what the host sends to it is dropped.
@@ -33,6 +29,8 @@ type tapDevice struct {
 	queues  []int   // descriptors, one for each worker
 	old     [][]int // of each worker, of devices that were deleted, until it closes them
 	isolate io.Closer
+	mtu     int       // bytes, as far as we know
+	port    bool      // of a bridge, and therefore not isolated
 	tried   time.Time // to make it anew
 	failed  bool      // to do so; said before
 }
@@ -43,15 +41,19 @@ const tapAgainAfter = time.Second
 // A tapSet holds the collector's TAP devices: one for all taps, or one for
 // each, made when its first frame comes.
 //
-// They live in the network namespace of the thread that called newTapSet.
+// They live in the network namespace that the configuration names, or else in
+// that of the thread that called newTapSet.
 // Sinks are closed before their set: an io_uring holds on to the queues.
 type tapSet struct {
-	cfg   tapConfig
-	netns int // descriptor of the namespace; -1 if not known
+	cfg tapConfig
 
-	mu   sync.Mutex // held while a device is made, not for frames
-	one  *tapDevice // if there is one for all
-	taps map[uint32]*tapDevice
+	mu     sync.Mutex // held while a device is made, not for frames
+	place  place
+	looked time.Time  // where devices are
+	one    *tapDevice // if there is one for all
+	taps   map[uint32]*tapDevice
+
+	aliens atomic.Bool // frames came that no Ethernet carries; said
 }
 
 // newTapSet makes the device, or checks the pattern that devices are to be
@@ -63,8 +65,8 @@ func newTapSet(cfg tapConfig) (*tapSet, error) {
 		return nil, err
 	}
 	s := &tapSet{cfg: cfg, taps: map[uint32]*tapDevice{}}
-	if s.netns, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
-		s.netns = -1 // no /proc: there can be no other namespace to mistake it for
+	if s.place, err = findPlace(cfg.NetNS); err != nil {
+		return nil, err
 	}
 	if s.perTap() {
 		if err := probeTun(); err != nil {
@@ -73,7 +75,7 @@ func newTapSet(cfg tapConfig) (*tapSet, error) {
 		}
 		return s, nil
 	}
-	if s.one, err = s.create(name); err != nil {
+	if err = s.place.inside(func() (err error) { s.one, err = s.create(name); return }); err != nil {
 		s.Close()
 		return nil, err
 	}
@@ -94,7 +96,7 @@ func (s *tapSet) queue(tap uint32, worker int) (int, string, error) {
 		if d, known = s.taps[tap]; !known {
 			name, err := tapName(s.cfg.Name, tap)
 			if err == nil {
-				err = s.inside(func() (err error) { d, err = s.create(name); return })
+				err = s.place.inside(func() (err error) { d, err = s.create(name); return })
 			}
 			if err != nil {
 				d = nil
@@ -129,7 +131,7 @@ func (s *tapSet) again(tap uint32, worker, old int) (fd int, made bool, err erro
 		}
 		d.tried = time.Now()
 		var fresh *tapDevice
-		if err := s.inside(func() (err error) { fresh, err = s.create(d.name); return }); err != nil {
+		if err := s.place.inside(func() (err error) { fresh, err = s.create(d.name); return }); err != nil {
 			if !d.failed {
 				s.cfg.warn(fmt.Errorf("%w; it was deleted, and its frames are refused until it can be made anew", err))
 			}
@@ -146,6 +148,7 @@ func (s *tapSet) again(tap uint32, worker, old int) (fd int, made bool, err erro
 			d.old[w] = append(d.old[w], fd)
 		}
 		d.queues, d.link, d.isolate, d.failed, made = fresh.queues, fresh.link, fresh.isolate, false, true
+		d.mtu, d.port = fresh.mtu, fresh.port
 		s.cfg.warn(fmt.Errorf("collector: TAP %s: the interface was deleted, and is made anew", d.name))
 	}
 	for _, fd := range d.old[worker] {
@@ -171,11 +174,18 @@ func (s *tapSet) refused(name string, err error) {
 
 func (s *tapSet) warn(err error) { s.cfg.warn(err) }
 
+// alien warns once that a TAP cannot carry frames of a kind.
+func (s *tapSet) alien(link proto.LinkType) {
+	if !s.aliens.Load() && !s.aliens.Swap(true) {
+		s.cfg.warn(notEthernet("TAP "+s.cfg.Name, link))
+	}
+}
+
 // Close removes the devices.
 func (s *tapSet) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	err := s.inside(func() (err error) {
+	err := s.place.inside(func() (err error) {
 		if s.one != nil {
 			err = s.one.close()
 			s.one = nil
@@ -188,44 +198,21 @@ func (s *tapSet) Close() error {
 		}
 		return err
 	})
-	if s.netns >= 0 {
-		err = errors.Join(err, unix.Close(s.netns))
-		s.netns = -1
-	}
-	return err
-}
-
-// inside calls do in the set's network namespace: on this thread if it is
-// there, or else on one that is moved there and ends with it.
-func (s *tapSet) inside(do func() error) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	var here, there unix.Stat_t
-	if s.netns < 0 || unix.Fstat(s.netns, &there) != nil || unix.Stat("/proc/thread-self/ns/net", &here) != nil ||
-		here.Ino == there.Ino && here.Dev == there.Dev {
-		return do()
-	}
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // kept: a thread in another namespace is not used again
-		if err := unix.Setns(s.netns, unix.CLONE_NEWNET); err != nil {
-			done <- os.NewSyscallError("setns", err)
-			return
-		}
-		done <- do()
-	}()
-	return <-done
+	return errors.Join(err, s.place.close())
 }
 
 // create makes the device called name with a queue for every worker, makes it
 // passive and brings it up.
 func (s *tapSet) create(name string) (d *tapDevice, err error) {
 	flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI)
-	if s.cfg.Workers > 1 {
+	if s.cfg.Workers > 1 || s.cfg.Persist { // which next time may be for more workers
 		flags |= unix.IFF_MULTI_QUEUE
 	}
 	exclusive := uint16(unix.IFF_TUN_EXCL)
 	if old, err := netlink.LinkByName(name); err == nil {
+		if t, is := old.(*netlink.Tuntap); is && s.cfg.Workers == 1 { // either kind will do
+			flags = flags&^unix.IFF_MULTI_QUEUE | uint16(t.Flags&netlink.TUNTAP_MULTI_QUEUE)
+		}
 		if err := usable(old, flags); err != nil {
 			return nil, fmt.Errorf("collector: TAP %s: %w", name, err)
 		}
@@ -258,15 +245,17 @@ func (s *tapSet) create(name string) (d *tapDevice, err error) {
 			s.cfg.warn(fmt.Errorf("collector: TAP %s: no alias, by which a remote on this host leaves it out: %w", name, err))
 		}
 	}
-	if s.cfg.Isolate {
-		// Before it is up, so that nothing slips past.
-		if d.isolate, err = isolate(d.link); err != nil {
-			s.cfg.warn(fmt.Errorf("collector: TAP %s: this host's own network stack sees the captured frames: %w", name, err))
-			d.isolate = nil
-		}
+	d.mtu, d.port = d.link.Attrs().MTU, d.link.Attrs().MasterIndex != 0
+	if s.cfg.Isolate && !d.port { // before it is up, so that nothing slips past
+		d.isolate = s.isolated(d)
 	}
 	if err := netlink.LinkSetUp(d.link); err != nil {
 		return d, fmt.Errorf("netlink: set up: %w", err)
+	}
+	if s.cfg.Persist {
+		if err := unix.IoctlSetInt(d.queues[0], unix.TUNSETPERSIST, 1); err != nil {
+			return d, fmt.Errorf("it would not outlive the collector: %w", os.NewSyscallError("ioctl TUNSETPERSIST", err))
+		}
 	}
 	return d, nil
 }
@@ -288,14 +277,6 @@ func (d *tapDevice) passive(warn func(error)) error {
 	}
 	if err := netlink.LinkSetARPOff(d.link); err != nil {
 		return fmt.Errorf("netlink: IFF_NOARP: %w", err)
-	}
-	for _, mtu := range []int{tapMTU, 65521 - 4, 9216, 9000} {
-		if err = netlink.LinkSetMTU(d.link, mtu); err == nil {
-			break
-		}
-	}
-	if err != nil {
-		warn(fmt.Errorf("collector: TAP %s: MTU %d: %w", d.name, tapMTU, err))
 	}
 	// What is sent to the device all the same is dropped there and then,
 	// instead of filling queues that nobody reads.

@@ -125,12 +125,11 @@ func TestTapNameTaken(t *testing.T) {
 	openTaps(t, tapConfig{Name: "ours2", Workers: 2})
 	pid := "process " + func() string { s, _ := os.Readlink("/proc/self"); return s }()
 	for name, want := range map[string]string{
-		"veth9":  "interface of another kind (veth)",
-		"tun9":   "TUN device",
-		"multi9": "without multi_queue",
-		"ours9":  pid,
-		"ours2":  pid,
-		"lo":     "interface of another kind",
+		"veth9": "interface of another kind (veth)",
+		"tun9":  "TUN device",
+		"ours9": pid,
+		"ours2": pid,
+		"lo":    "interface of another kind",
 	} {
 		s, err := newTapSet(tapConfig{Name: name})
 		if err == nil {
@@ -142,12 +141,19 @@ func TestTapNameTaken(t *testing.T) {
 			t.Errorf("%s: %v\nwant %q in it", name, err, want)
 		}
 	}
-	// One that was made for us is used, and stays.
-	s := openTaps(t, tapConfig{Name: "idle9", Isolate: true})
-	if err := s.Close(); err != nil {
-		t.Error(err)
+	if s, err := newTapSet(tapConfig{Name: "idle9", Workers: 2}); err == nil || !strings.Contains(err.Error(), "with multi_queue, for more than one worker") {
+		s.Close()
+		t.Errorf("one queue for two workers: %v", err)
 	}
-	linkIndex(t, "idle9")
+	// One that was made for us is used, and stays.
+	for name, workers := range map[string]int{"idle9": 1, "multi9": 2} {
+		for ; workers > 0; workers-- {
+			if err := openTaps(t, tapConfig{Name: name, Workers: workers, Isolate: true}).Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		linkIndex(t, name)
+	}
 }
 
 func TestTapGoneAfterClose(t *testing.T) {
@@ -215,7 +221,7 @@ func TestTapIsPassive(t *testing.T) {
 		if a.Statistics.TxPackets+a.Statistics.TxDropped != 0 {
 			t.Errorf("tx %d, tx dropped %d; want none", a.Statistics.TxPackets, a.Statistics.TxDropped)
 		}
-		if a.MTU != tapMTU || a.RawFlags&unix.IFF_NOARP == 0 || a.RawFlags&unix.IFF_UP == 0 || a.Promisc != 0 {
+		if a.MTU != 1500 || a.RawFlags&unix.IFF_NOARP == 0 || a.RawFlags&unix.IFF_UP == 0 || a.Promisc != 0 {
 			t.Errorf("mtu %d, flags %x", a.MTU, a.RawFlags)
 		}
 		if list, err := netlink.AddrList(l, netlink.FAMILY_ALL); err != nil || len(list) != 0 {

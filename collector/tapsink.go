@@ -29,6 +29,8 @@ type tapConfig struct {
 	Name    string // of the device; with %t, which stands for the tap ID: one device per tap
 	Workers int    // queues per device
 	Isolate bool   // keep the frames from the host's own network stack
+	Persist bool   // devices stay when the set is closed
+	NetNS   string // namespace of the devices, see TAP
 
 	// Warn is told of what goes wrong and is not fatal: on setting up, and
 	// when a device begins to refuse frames. Any worker may call it.
@@ -83,6 +85,7 @@ type tapQueue struct {
 	flags  uint8         // ring.SQEFixedFile if target is an index
 	tap    uint32        // whose device it is, if each has one
 	name   string        // of the device
+	mtu    int           // of the device, or what it may have: as the worker knows it
 	failed syscall.Errno // of the last frame; 0: it was taken
 }
 
@@ -109,6 +112,8 @@ type tapSink struct {
 	last *tapQueue // and where they go; nil: nowhere
 	seen bool      // both are valid
 	taps map[uint32]*tapQueue
+
+	raw []byte // frames that were given a header, until they are written
 
 	_      perf.Pad
 	counts SinkCounts
@@ -206,6 +211,7 @@ func (s *tapSink) rewrite(q *tapQueue, frame []byte) syscall.Errno {
 	if s.uring == nil {
 		nonblock(fd)
 	}
+	q.mtu = 0
 	if q.fd = fd; q.flags&ring.SQEFixedFile == 0 || s.uring.RegisterFilesUpdate(uint32(q.target), []int32{int32(fd)}) != nil {
 		q.target, q.flags = fd, 0
 	}
@@ -225,9 +231,11 @@ func (s *tapSink) turn(tap uint32) {
 
 // Write queues a record's frame, see sink.
 func (s *tapSink) Write(o *Origin, r *proto.Record) {
+	frame := r.Data
 	if r.LinkType != proto.LinkTypeEthernet {
-		s.counts.NotEthernet.Add(1)
-		return
+		if frame = s.framed(r); frame == nil {
+			return
+		}
 	}
 	if !s.seen || s.tap != o.Tap && s.devs.perTap() {
 		s.turn(o.Tap)
@@ -237,18 +245,57 @@ func (s *tapSink) Write(o *Origin, r *proto.Record) {
 		s.counts.Refused.Add(1)
 		return
 	}
+	if len(frame) > q.mtu+proto.EtherLen { // or it has VLAN tags
+		if need := proto.EtherPayload(frame); need > q.mtu {
+			q.mtu = s.devs.raise(o.Tap, need)
+		}
+	}
 	if s.uring == nil {
-		s.account(q, r.Data, writeFrame(q.fd, r.Data))
+		s.account(q, frame, writeFrame(q.fd, frame))
 		return
 	}
 	e := s.uring.GetSQE()
-	e.PrepWrite(q.target, r.Data)
+	e.PrepWrite(q.target, frame)
 	e.Flags = q.flags
 	e.UserData = uint64(s.n)
-	s.frames[s.n], s.queues[s.n] = r.Data, q
+	s.frames[s.n], s.queues[s.n] = frame, q
 	if s.n++; s.n == tapBatch {
 		s.submit()
 	}
+}
+
+// tapRaw is the room for frames that get a header, bytes, for each worker that
+// has any. Chosen: a batch of full frames, and any single one.
+const tapRaw = 256 << 10
+
+// framed returns the frame of a record that has no Ethernet header with one
+// before it: a copy, good until submit. nil: no Ethernet carries it, which is
+// counted.
+func (s *tapSink) framed(r *proto.Record) []byte {
+	head := r.EtherHeader()
+	n := len(head) + len(r.Data)
+	if head == nil || n > tapRaw {
+		s.counts.NotEthernet.Add(1)
+		s.devs.alien(r.LinkType)
+		return nil
+	}
+	if s.raw == nil {
+		s.raw = make([]byte, 0, tapRaw)
+	}
+	if s.uring == nil || s.n == 0 {
+		s.raw = s.raw[:0] // all that is in there was written
+	} else if len(s.raw)+n > tapRaw {
+		s.submit()
+		s.raw = s.raw[:0]
+	}
+	at := len(s.raw)
+	s.raw = append(append(s.raw, head...), r.Data...)
+	return s.raw[at:]
+}
+
+// notEthernet says, for a log, that an output cannot carry frames of a kind.
+func notEthernet(name string, link proto.LinkType) error {
+	return fmt.Errorf("collector: %s: frames of link type %d fit no Ethernet, and are left out here, counted; files and PCAP over IP (pcapng) have them", name, link)
 }
 
 // Flush writes what is queued, see sink.

@@ -117,10 +117,12 @@ func TestTapSinkCountsEveryRefusal(t *testing.T) {
 			raw := ethernet(numbered(60, 0))
 			raw.LinkType = proto.LinkTypeRaw
 			s.Write(&Origin{}, raw)
-			check("short frames", 7, 15, 1)
-			if len(warnings) != 0 {
-				t.Errorf("short frames: warnings %q", warnings)
+			s.Write(&Origin{}, raw)
+			check("short frames", 7, 15, 2)
+			if len(warnings) != 1 || !strings.Contains(warnings[0], "TAP short0: frames of link type 101 fit no Ethernet") {
+				t.Errorf("short frames: warnings %q, want one, of the packet that is none of IP", warnings)
 			}
+			warnings = nil
 			send := func(n int) {
 				for i := range n {
 					s.Write(&Origin{}, ethernet(numbered(100, i)))
@@ -134,7 +136,7 @@ func TestTapSinkCountsEveryRefusal(t *testing.T) {
 				t.Fatal(err)
 			}
 			send(130)
-			check("down", 7, 145, 1)
+			check("down", 7, 145, 2)
 			if len(warnings) != 1 || !strings.Contains(warnings[0], "ip link set short0 up") {
 				t.Errorf("down: warnings %q, want one with the cure", warnings)
 			}
@@ -142,12 +144,12 @@ func TestTapSinkCountsEveryRefusal(t *testing.T) {
 				t.Fatal(err)
 			}
 			send(130)
-			check("up again", 137, 145, 1)
+			check("up again", 137, 145, 2)
 			if err := netlink.LinkDel(l); err != nil {
 				t.Fatal(err)
 			}
 			send(130)
-			check("deleted, and made anew", 267, 145, 1)
+			check("deleted, and made anew", 267, 145, 2)
 			if len(warnings) != 2 || !strings.Contains(warnings[1], "deleted") || c.Remade.Load() != 1 {
 				t.Errorf("deleted: %d times made anew, warnings %q, want two", c.Remade.Load(), warnings)
 			}
@@ -210,7 +212,7 @@ func TestTapDeletedIsMadeAnew(t *testing.T) {
 						}
 					}
 				}
-				if l, err := netlink.LinkByName("anew0"); err != nil || l.Attrs().RawFlags&unix.IFF_NOARP == 0 || l.Attrs().MTU != tapMTU {
+				if l, err := netlink.LinkByName("anew0"); err != nil || l.Attrs().RawFlags&unix.IFF_NOARP == 0 || l.Attrs().MTU != 1500 {
 					t.Errorf("the new one is not passive: %v", err)
 				}
 				// The name is taken meanwhile; and a second attempt has to wait.

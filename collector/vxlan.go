@@ -122,6 +122,7 @@ type vxlanSet struct {
 	fans   []*batch.Fan
 	warn   func(error)
 	warned atomic.Int64 // MTU that a warning was about last
+	aliens atomic.Bool  // frames came that no Ethernet carries; said
 }
 
 // newVXLANSet opens the sockets of an output, on the calling goroutine: in its

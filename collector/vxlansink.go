@@ -59,6 +59,9 @@ func (s *vxlanSink) Write(o *Origin, r *proto.Record) {
 	switch over := len(head) + len(frame) - s.fan.Room(); {
 	case head == nil:
 		s.counts.NotEthernet.Add(1)
+		if !s.set.aliens.Load() && !s.set.aliens.Swap(true) {
+			s.set.warn(notEthernet(s.set.name(), r.LinkType))
+		}
 		return
 	case len(head)+len(frame) < proto.VXLANHeaderLen+proto.EtherLen:
 		s.refused++

@@ -207,8 +207,8 @@ func TestVXLANSinkCounts(t *testing.T) {
 		t.Errorf("delivered %d, too long %d, no VNI %d, refused %d, not Ethernet %d",
 			c.Delivered.Load(), c.TooLong.Load(), c.NoVNI.Load(), c.Refused.Load(), c.NotEthernet.Load())
 	}
-	if w := *warnings; len(w) != 2 || !strings.Contains(w[0], "1465 bytes does not fit the path's MTU of 1500, which leaves 1464: such frames are dropped; raise the MTU to 1501") ||
-		!strings.Contains(w[1], "tap 9 has no VNI") {
+	if w := *warnings; len(w) != 3 || !strings.Contains(w[0], "1465 bytes does not fit the path's MTU of 1500, which leaves 1464: such frames are dropped; raise the MTU to 1501") ||
+		!strings.Contains(w[1], "tap 9 has no VNI") || !strings.Contains(w[2], "link type 127 fit no Ethernet") {
 		t.Errorf("warnings %q", w)
 	}
 	var b strings.Builder

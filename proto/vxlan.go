@@ -81,24 +81,51 @@ func NewVXLANHeads(vni uint32) *VXLANHeads {
 // Of returns what stands before r.Data, and its flow's hash; nil: it is neither
 // Ethernet nor raw IP, and no VXLAN can carry it.
 func (h *VXLANHeads) Of(r *Record) (head []byte, flow uint32) {
-	kind := 0
-	switch r.LinkType {
-	case LinkTypeEthernet:
+	if r.LinkType == LinkTypeEthernet {
 		return h.ethernet, FlowHash(r.Data)
-	case LinkTypeRaw:
-		kind = version(r.Data, 0)
-	case linkTypeIPv4:
-		kind = etherIPv4
-	case linkTypeIPv6:
-		kind = etherIPv6
 	}
-	switch kind {
+	switch r.ipVersion() {
 	case etherIPv4:
 		return h.ipv4, FlowHashIP(r.Data)
 	case etherIPv6:
 		return h.ipv6, FlowHashIP(r.Data)
 	}
 	return nil, 0
+}
+
+// ipVersion returns the EtherType of a packet that has no link-layer header; 0:
+// it is not one of IP.
+func (r *Record) ipVersion() int {
+	switch r.LinkType {
+	case LinkTypeRaw:
+		return version(r.Data, 0)
+	case linkTypeIPv4:
+		return etherIPv4
+	case linkTypeIPv6:
+		return etherIPv6
+	}
+	return 0
+}
+
+var rawIPv4, rawIPv6 = binary.BigEndian.AppendUint16(rawMACs[:], etherIPv4), binary.BigEndian.AppendUint16(rawMACs[:], etherIPv6)
+
+// EtherHeader returns the Ethernet header that stands before r.Data where only
+// Ethernet is carried, if r is a packet of IP that has none; nil: it is not.
+func (r *Record) EtherHeader() []byte {
+	switch r.ipVersion() {
+	case etherIPv4:
+		return rawIPv4
+	case etherIPv6:
+		return rawIPv6
+	}
+	return nil
+}
+
+// EtherPayload returns how long an Ethernet frame is without its header and
+// VLAN tags, bytes: what an MTU is about.
+func EtherPayload(frame []byte) int {
+	at, _ := etherType(frame, 0)
+	return len(frame) - at
 }
 
 // VXLANAddress returns HOST:PORT for HOST[:PORT]: without a port it is 4789. An

@@ -253,6 +253,8 @@ func (o *outputReader) read(n *yaml.Node, all *collector.Outputs, group *yaml.No
 	case "interface":
 		t := collector.TAP{Name: name, Isolate: true}
 		known["isolate"] = func(v *yaml.Node) { t.Isolate = o.boolean(v, what+": isolate") }
+		known["persist"] = func(v *yaml.Node) { t.Persist = o.boolean(v, what+": persist") }
+		known["netns"] = func(v *yaml.Node) { t.NetNS = o.text(v, what+": netns") }
 		o.fields(n, what, known)
 		check = t.Check()
 		t.Select = by

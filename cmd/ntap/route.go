@@ -20,16 +20,17 @@ import (
 // A routeFlags are the collector's flags about taps and outputs, which a
 // configuration file has as lists.
 type routeFlags struct {
-	interfaces     []string
-	noTAP, isolate bool
-	vxlan          vxlanFlags
-	files          outputFlags
-	balance, taps  []string
+	interfaces              []string
+	noTAP, isolate, persist bool
+	netns                   string
+	vxlan                   vxlanFlags
+	files                   outputFlags
+	balance, taps           []string
 }
 
 // notInFile are the flags about outputs, which the file has with each output.
 var notInFile = []string{
-	"interface", "no-tap", "isolate", "vni", "vxlan-oversize", "vxlan-mtu", "vxlan-ports",
+	"interface", "no-tap", "isolate", "persist", "netns", "vni", "vxlan-oversize", "vxlan-mtu", "vxlan-ports",
 	"rotate-size", "rotate-seconds", "rotate-keep", "direct", "pcap-over-ip-buffer", "tls-cert", "tls-key", "tls-client-ca",
 }
 
@@ -38,6 +39,8 @@ func (o *routeFlags) add(c *cobra.Command) {
 	f.StringArrayVarP(&o.interfaces, "interface", "i", []string{"ntap0"}, "virtual interface to make; %t in it is the tap ID: one for each tap; may be given again")
 	f.BoolVar(&o.noTAP, "no-tap", false, "make no virtual interface")
 	f.BoolVar(&o.isolate, "isolate", true, "keep frames on virtual interfaces from this host's own network stack")
+	f.BoolVar(&o.persist, "persist", false, "virtual interfaces outlive the collector, and the next one goes on with them: programs hold them open meanwhile. ip link del NAME removes one")
+	f.StringVar(&o.netns, "netns", "", "network namespace that virtual interfaces are in: a name of ip netns, the PID of a process (as of a container) or a file")
 	f.StringArrayVar(&o.balance, "balance", nil, `have outputs of one kind share the frames, both directions of a flow at the same one: "NAME OUTPUT OUTPUT", where OUTPUT is as in --select; may be given again`)
 	f.StringArrayVar(&o.taps, "tap", nil, `a tap that is known: "ID name=NAME key-file=FILE", or public-key=KEY, of which only ID has to be there; may be given again`)
 	o.files.add(c)
@@ -51,7 +54,7 @@ func (o *routeFlags) wanted(c *cobra.Command, file *configFile) (outs collector.
 	}
 	if !o.noTAP && (c.Flags().Changed("interface") || !file.given) {
 		for _, name := range o.interfaces {
-			outs.TAPs = append(outs.TAPs, collector.TAP{Name: name, Isolate: o.isolate})
+			outs.TAPs = append(outs.TAPs, collector.TAP{Name: name, Isolate: o.isolate, Persist: o.persist, NetNS: o.netns})
 		}
 	}
 	if outs.VXLAN, err = o.vxlan.outputs(c); err != nil {
@@ -68,15 +71,9 @@ func (o *routeFlags) wanted(c *cobra.Command, file *configFile) (outs collector.
 		outs.TAPs = nil
 		outs.Balance = slices.DeleteFunc(outs.Balance, func(b collector.Balance) bool { return len(b.Over.TAPs) > 0 })
 	}
-	if c.Flags().Changed("isolate") {
-		for i := range outs.TAPs {
-			outs.TAPs[i].Isolate = o.isolate
-		}
-		for _, b := range outs.Balance {
-			for i := range b.Over.TAPs {
-				b.Over.TAPs[i].Isolate = o.isolate
-			}
-		}
+	o.likeFlags(c, outs.TAPs)
+	for _, b := range outs.Balance {
+		o.likeFlags(c, b.Over.TAPs)
 	}
 	if err := o.files.choose(&outs, file); err != nil {
 		return outs, err
@@ -85,6 +82,21 @@ func (o *routeFlags) wanted(c *cobra.Command, file *configFile) (outs collector.
 		return outs, usagef("collector: --no-tap without -w, --vxlan or --pcap-over-ip, and no outputs in a configuration file: there is nowhere to give frames to")
 	}
 	return outs, nil
+}
+
+// likeFlags gives interfaces, also those of the file, what the flags say.
+func (o *routeFlags) likeFlags(c *cobra.Command, taps []collector.TAP) {
+	for i := range taps {
+		if c.Flags().Changed("isolate") {
+			taps[i].Isolate = o.isolate
+		}
+		if c.Flags().Changed("persist") {
+			taps[i].Persist = o.persist
+		}
+		if c.Flags().Changed("netns") {
+			taps[i].NetNS = o.netns
+		}
+	}
 }
 
 // again returns the outputs that the flags and the file, read anew, want now,
