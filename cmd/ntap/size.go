@@ -81,7 +81,8 @@ func (s *sizeFlags) ask() (a sizing.Ask, err error) {
 
 // size answers.
 func (s *sizeFlags) size(ask sizing.Ask) (string, error) {
-	profile, from := sizing.Default(), "built in; ntap bench makes one of this host"
+	profile := sizing.Default()
+	from := fmt.Sprintf("built in, of %s, commit %.12s; ntap bench makes one of this host", profile.Date, profile.Commit)
 	if s.profile != "" {
 		var err error
 		if profile, err = sizing.Load(s.profile); err != nil {
