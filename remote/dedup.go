@@ -27,6 +27,7 @@ const (
 	placeBits  = 6       // room for nine years of ns beside it
 	seenTries  = 4       // to note a frame while others note theirs
 	seenRate   = 4e6     // frames a second for which there is room
+	seenBytes  = 64      // of a bucket
 	leastSeen  = 1 << 13 // buckets: 512 KiB
 	mostSeen   = 1 << 20 // 64 MiB
 )

@@ -22,8 +22,12 @@ func (t *tap) footing() {
 	for _, s := range t.all {
 		lanes += len(s.all)
 	}
+	seen := 0
+	if shaper := t.all[0].shaper; shaper != nil && shaper.seen != nil {
+		seen = len(shaper.seen.buckets) * seenBytes
+	}
 	out := t.all[0].out
-	t.log.Info().Int("rings", rings).Int("flights", lanes*flightRoom).Int("socket_buffers", lanes*out.Buffer()).
+	t.log.Info().Int("rings", rings).Int("flights", lanes*flightRoom).Int("dedup", seen).Int("socket_buffers", lanes*out.Buffer()).
 		Msg("memory for frames, in bytes: it does not grow with traffic")
 	if got := out.Buffer(); got < t.cfg.SendBuffer {
 		t.log.Warn().Int("bytes", got).Int("asked", t.cfg.SendBuffer).Str("mend", fmt.Sprintf("sysctl -w net.core.wmem_max=%d, or give CAP_NET_ADMIN", t.cfg.SendBuffer)).

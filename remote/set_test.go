@@ -101,3 +101,19 @@ func TestPatterns(t *testing.T) {
 		}
 	}
 }
+
+// A frame of an interface that went before anybody could look has a place of
+// its own, once.
+func TestUnknownInterfaceHasAPlace(t *testing.T) {
+	tp := &tap{log: zerolog.Nop()}
+	s, err := newSet(tp, []string{"any"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		at := s.learn(77, proto.LinkTypeRaw)
+		if got, ok := s.table.Load().find(77); !ok || got != at || len(tp.interfaces) != 1 || tp.interfaces[at] != (proto.Interface{Name: "if77", LinkType: proto.LinkTypeRaw}) {
+			t.Errorf("place %d, found %d, %v; %+v", at, got, ok, tp.interfaces)
+		}
+	}
+}

@@ -26,6 +26,7 @@ type Links struct {
 	device int // for what ioctl tells
 	buf    []byte
 	seq    uint32
+	before map[int]Interface // of the last list
 }
 
 // OpenLinks opens the sockets. They need no rights.
@@ -99,6 +100,19 @@ func (l *Links) List() (all []Interface, err error) {
 		if all, whole, err = l.dump(); err != nil || whole {
 			break
 		}
+	}
+	// The driver is asked for the speed when there is reason to: each question
+	// holds a lock that all changes of interfaces need.
+	before := l.before
+	l.before = make(map[int]Interface, len(all))
+	for n := range all {
+		i := &all[n]
+		if was, ok := before[i.Index]; ok && was.Name == i.Name && was.Up == i.Up {
+			i.Speed = was.Speed
+		} else {
+			i.Speed = speed(l.device, i.Name)
+		}
+		l.before[i.Index] = *i
 	}
 	return all, err
 }
@@ -180,7 +194,6 @@ func (l *Links) parse(m *syscall.NetlinkMessage) (out Interface, ok bool) {
 			}
 		}
 	}
-	out.Speed = speed(l.device, out.Name)
 	return out, out.Name != ""
 }
 

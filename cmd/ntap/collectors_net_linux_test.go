@@ -54,13 +54,14 @@ func flowsIn(t *testing.T, file string) map[string]int {
 
 // Two collectors get a copy each, while two others are dead: one does not
 // answer to ARP, the other's name is not known. Nothing is lost for it, and the
-// account holds towards each of the four.
+// account holds towards each of the four. What goes to any of them is not
+// captured, though here nothing marks it.
 func TestCollectorsGetCopies(t *testing.T) {
 	w := newWorld(t)
 	one, two := filepath.Join(w.dir, "one.pcapng"), filepath.Join(w.dir, "two.pcapng")
 	c := w.startCollector("--no-tap", "-w", one)
 	d := w.another("5679", two)
-	r := w.startRemote("-i", "t0", "-c", "10.99.0.77:5678", "-c", "10.99.0.2:5679", "-c", "ntap-test.invalid:5678")
+	r := w.startRemote("-i", "any", "--mark", "0", "-c", "10.99.0.77:5678", "-c", "10.99.0.2:5679", "-c", "ntap-test.invalid:5678")
 	frames := flowFrames(1000)
 	for at := 0; at < len(frames); at += 200 { // in several blocks
 		w.inject(w.peer, "p0", frames[at:at+200]...)
@@ -78,6 +79,11 @@ func TestCollectorsGetCopies(t *testing.T) {
 		text := p.stop()
 		if got := flowsIn(t, file); !maps.Equal(got, want) {
 			t.Errorf("%s: %d different frames of %d", file, len(got), len(want))
+		}
+		if own := byInterface(t, file, func(p *testnet.Packet) bool {
+			return len(p.Data) > 42 && p.Data[12] == 8 && p.Data[23] == 17 && binary.BigEndian.Uint16(p.Data[36:])/2 == 5678/2 // 5678 and 5679
+		}); len(own) > 0 {
+			t.Errorf("%s: the tap's own datagrams were captured: %v", file, own)
 		}
 		if account(text, "frames lost") != 0 || account(text, "frames captured by the remote") != account(rText, "frames captured on") {
 			t.Errorf("%s:\n%s", file, text)
