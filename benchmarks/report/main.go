@@ -68,6 +68,11 @@ func run(args []string, w io.Writer) error {
 	for _, name := range made {
 		fmt.Fprintln(w, "written:", name)
 	}
+	for _, h := range r.Model {
+		if *sizing && !h.Holds {
+			fmt.Fprintf(w, "the model of a %s at %s bytes says %.0f ns, measured were %.0f: too far off, and the test of perf/sizing fails; measure anew\n", h.Side, h.Frame, h.Model, h.NS)
+		}
+	}
 	return err
 }
 

@@ -166,8 +166,9 @@ func TestSizing(t *testing.T) {
 	r.Settings.Quick = false
 	path := save(t, r)
 	top := t.TempDir()
-	if err := run([]string{"-sizing", "-C", top, path}, io.Discard); err != nil {
-		t.Fatal(err)
+	var said bytes.Buffer
+	if err := run([]string{"-sizing", "-C", top, path}, &said); err != nil || !strings.Contains(said.String(), "a collector at 700 bytes says 3000 ns") {
+		t.Fatal(err, said.String())
 	}
 	text, err := os.ReadFile(filepath.Join(top, sizingFile))
 	if err != nil {
