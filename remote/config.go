@@ -42,6 +42,7 @@ type Config struct {
 	Name      string             // of the tap; default: the host's name
 	Suite     crypto.Suite       // what the datagrams are sealed with
 
+	Hardware    bool          // timestamps of the network card, of interfaces that are named
 	SnapLen     int           // captured bytes of each frame; 0: all
 	Shape       Shape         // which frames are sent, and how much of them
 	Pad         bool          // datagrams are filled to full size

@@ -224,6 +224,7 @@ func (t *tap) ringsOf(name string) *capture {
 			Retire:      t.cfg.Retire,
 			SnapLen:     t.cfg.SnapLen,
 			Promiscuous: t.cfg.Promiscuous,
+			Hardware:    t.cfg.Hardware,
 			Immediate:   t.cfg.LowLatency,
 			Spin:        t.cfg.LowLatency,
 		},

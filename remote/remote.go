@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -203,6 +204,8 @@ func newTap(cfg Config) (*tap, error) {
 		return nil, errors.New("remote: a network namespace and a container exclude each other: a container means its namespace")
 	case cfg.File != "" && cfg.NetNS+cfg.Container != "":
 		return nil, errors.New("remote: a capture file (-r) is in no network namespace, nor in a container: leave out --netns and --container")
+	case cfg.Hardware && (cfg.File != "" || slices.ContainsFunc(cfg.Interfaces, isPattern) || len(cfg.Interfaces) == 0):
+		return nil, errors.New("remote: timestamps of the network card are for interfaces that are named: no capture file, no any, no pattern")
 	case cfg.SnapLen < 0 || cfg.SnapLen > proto.MaxFrame:
 		return nil, fmt.Errorf("remote: snap length %d: 1 to %d bytes, or 0 for whole frames", cfg.SnapLen, proto.MaxFrame)
 	case cfg.Workers < 0 || max(cfg.Workers, 1)*max(len(cfg.Interfaces), 1) > maxShards:
@@ -325,8 +328,11 @@ func (t *tap) announce(d *destination, bye bool, size int) ([][]byte, error) {
 		Now:        time.Now().UnixNano(),
 		Pad:        t.cfg.Pad,
 	}
-	if t.cfg.File != "" {
+	switch {
+	case t.cfg.File != "":
 		a.Clock = "capture file"
+	case t.cfg.Hardware:
+		a.Clock = "network card"
 	}
 	return a.Split(d.revision, size)
 }

@@ -34,9 +34,10 @@ type Ring struct {
 	stats  Stats
 	taken  uint64 // frames in the blocks taken so far
 	events [1]unix.PollFd
-	quiet  time.Time // when Quiesce was called; zero: it was not
-	down   bool      // no frames since the interface went down
-	gone   time.Time // when the interface was seen to be gone; zero: it is there
+	quiet  time.Time            // when Quiesce was called; zero: it was not
+	stamps *unix.HwTstampConfig // of the card, before they were changed; nil: they were not
+	down   bool                 // no frames since the interface went down
+	gone   time.Time            // when the interface was seen to be gone; zero: it is there
 
 	mu sync.Mutex // for what other goroutines may call: Swap, Promiscuous
 }
@@ -67,6 +68,11 @@ func (r *Ring) setUp() error {
 	}
 	if err := unix.Bind(r.fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: r.iface.Index}); err != nil {
 		return r.fail("bind", err)
+	}
+	if r.cfg.Hardware && !r.cfg.All {
+		if err := r.stampByHardware(); err != nil {
+			return err
+		}
 	}
 	if r.cfg.Promiscuous && !r.cfg.All {
 		return r.promiscuous(r.iface.Index)
@@ -323,6 +329,7 @@ func (r *Ring) Close() error {
 	if r.copied != nil {
 		err = errors.Join(err, unix.Munmap(r.copied))
 	}
+	r.unstamp()
 	err = errors.Join(err, unix.Close(r.fd))
 	r.fd, r.mem, r.copied, r.block = -1, nil, nil, Block{}
 	return err

@@ -28,6 +28,7 @@ type Config struct {
 	Promiscuous bool
 	Immediate   bool                 // frames are given one by one, at once, instead of in blocks: Retire is for Quiesce alone
 	Spin        bool                 // Take does not wait in the kernel: a CPU of its own
+	Hardware    bool                 // timestamps of the network card, not of the kernel; not with All
 	Filter      []bpf.RawInstruction // classic BPF; nil: everything
 }
 

@@ -36,7 +36,7 @@ func examine() []finding {
 		limit("receive buffers", "net.core.rmem_max"), limit("send buffers", "net.core.wmem_max")}
 	all = append(all, offload()...)
 	all = append(append(append(all, uring()...), cpu()), cpus()...)
-	all = append(all, memory(), clock(), portUnreachable())
+	all = append(all, memory(), clock(), timestamps(), portUnreachable())
 	return append(append(all, keyMemory()), interfaces()...)
 }
 
@@ -216,6 +216,27 @@ func cpus() []finding {
 			nic.Queues, node, engine.FormatCPUs(nic.IRQs), plan), ""})
 	}
 	return out
+}
+
+// timestamps says which cards have a clock that ntap can use.
+func timestamps() finding {
+	f := finding{"timestamps", stateOK, "the kernel's, ns, when it takes a frame from the card", ""}
+	all, err := net.Interfaces()
+	if err != nil {
+		return f
+	}
+	var with []string
+	for _, i := range all[:min(len(all), 64)] {
+		if ring.HardwareTimestamps(i.Name) == nil {
+			with = append(with, i.Name)
+		}
+	}
+	if len(with) == 0 {
+		f.Found += "; no card here has timestamps of its own for all frames"
+	} else {
+		f.Found += "; cards with their own (--timestamp hw): " + strings.Join(with, ", ")
+	}
+	return f
 }
 
 // silence keeps a host from answering datagrams to closed ports, by both

@@ -31,6 +31,7 @@ func newRemote() *cobra.Command {
 		collectors       []string
 		send             string
 		shape            shapeFlags
+		stamps           string
 		file             configFlag
 		vxlan            tunnelFlags
 	)
@@ -88,6 +89,12 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
 			}
 			if cfg.Suite, err = chooseSuite(suite, clear); err != nil {
 				return err
+			}
+			switch stamps {
+			case "kernel", "hw":
+				cfg.Hardware = stamps == "hw"
+			default:
+				return usagef("remote: --timestamp %q: kernel or hw", stamps)
 			}
 			if cfg.Shape, err = shape.read(); err != nil {
 				return err
@@ -152,6 +159,7 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
 	f.Int64Var(&tap, "tap", -1, "tap ID; default: that of the key file, or 1")
 	f.StringVar(&cfg.Name, "name", "", "name of the tap; default: the host's")
 	filters.add(c)
+	f.StringVar(&stamps, "timestamp", "kernel", "whose clock says when a frame came: kernel, or hw, the network card's")
 	f.IntVarP(&cfg.SnapLen, "snaplen", "s", 0, "bytes of each frame to capture; 0: all")
 	shape.add(c)
 	f.BoolVar(&cfg.Pad, "pad", false, "fill every datagram to full size, so that sizes tell nothing; takes bytes on the way")
