@@ -234,7 +234,7 @@ func (a *Account) Print(w io.Writer) {
 	}
 	a.printSent(w)
 	for _, b := range a.Also {
-		fmt.Fprintf(w, "the same to %v, session %016x\n", b.Collector, b.Session)
+		fmt.Fprintf(w, "and to %v, session %016x\n", b.Collector, b.Session)
 		b.printSent(w)
 	}
 }

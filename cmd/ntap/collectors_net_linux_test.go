@@ -93,7 +93,7 @@ func TestCollectorsGetCopies(t *testing.T) {
 	if n := account(rText, "frames,"); n != 4*captured || captured < len(frames) {
 		t.Errorf("%d captured, %d sealed for four collectors:\n%s", captured, n, rText)
 	}
-	if strings.Count(rText, "the same to ") != 3 || account(rText, "not taken by the kernel") == 0 {
+	if strings.Count(rText, "\nand to ") != 3 || account(rText, "not taken by the kernel") == 0 {
 		t.Errorf("the account of the dead ones:\n%s", rText)
 	}
 }

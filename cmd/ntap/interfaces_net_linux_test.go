@@ -68,6 +68,7 @@ func byInterface(t *testing.T, file string, want func(p *testnet.Packet) bool) m
 func TestAnyInterface(t *testing.T) {
 	for _, workers := range []string{"1", "2"} {
 		t.Run(workers+" workers", func(t *testing.T) {
+			testnet.RequireTool(t, "tshark")
 			w := newWorld(t)
 			file := filepath.Join(w.dir, "out.pcapng")
 			c := w.startCollector("--no-tap", "-w", file)
@@ -93,6 +94,14 @@ func TestAnyInterface(t *testing.T) {
 			got, want := byInterface(t, file, marked), map[string]int{"t0/1": 3, "lo/1": 3, "tun7/101": 4, "up0/1": 1}
 			if !maps.Equal(got, want) {
 				t.Errorf("frames by interface and link type: %v, want %v\n%s", got, want, rText)
+			}
+			names := strings.Fields(withoutRootWarning(w.must("tshark", "-r", file, "-Y", `frame contains "ntap test"`, "-T", "fields", "-e", "frame.interface_name")))
+			judged := map[string]int{}
+			for _, name := range names {
+				judged[name]++
+			}
+			if want := map[string]int{"t0": 3, "lo": 3, "tun7": 4, "up0": 2}; !maps.Equal(judged, want) { // with the end
+				t.Errorf("tshark sees frames of %v, want %v", judged, want)
 			}
 			if out := byInterface(t, file, func(p *testnet.Packet) bool {
 				return len(p.Data) > 42 && p.Data[12] == 8 && p.Data[23] == 17 && binary.BigEndian.Uint16(p.Data[36:]) == 5678
