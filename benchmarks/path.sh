@@ -9,6 +9,7 @@
 # remote_ns and collector_ns are CPU (user and system) of the whole process for a frame delivered, in ns. busy_cores is all CPU of the
 # machine while the source ran, softirq included: cpus x time - idle. Flags for either side: REMOTE_FLAGS, COLLECTOR_FLAGS.
 # With OUTPUT, those flags in the place of the TAP: OUTPUT='--no-tap -w /data/x.pcapng --direct'. What was written is removed by you.
+# With PROFILE=DIR: what perf(1) records of each process, in DIR/remote-FRAME.data and DIR/collector-FRAME.data, and the functions that take most.
 # With COUNTERS=1: instructions and cycles of each process for a frame, in user and kernel mode, as perf(1) counts them.
 set -eu
 cd "$(dirname "$0")/.."
@@ -49,6 +50,13 @@ if [ -n "${COUNTERS:-}" ]; then
 	done
 	sleep 0.4
 fi
+if [ -n "${PROFILE:-}" ]; then
+	mkdir -p "$PROFILE"
+	perf record -q -F 3999 -p $r -o "$PROFILE/remote-$frame.data" -- sleep "$secs" &
+	profiles="$!"
+	perf record -q -F 3999 -p $c -o "$PROFILE/collector-$frame.data" -- sleep "$secs" &
+	profiles="$profiles $!"
+fi
 cr0=$(cpu $r) cc0=$(cpu $c) i0=$(idle) t0=$(date +%s%N)
 ip netns exec $S "$t/gen" -dev cap0 -size "$frame" -rate "$pps" -for "${secs}s" -cpu 0 >"$t/g"
 i1=$(idle) t1=$(date +%s%N)
@@ -57,6 +65,13 @@ cr1=$(cpu $r) cc1=$(cpu $c)
 if [ -n "$counters" ]; then
 	kill -INT $counters
 	wait $counters || true
+fi
+if [ -n "${PROFILE:-}" ]; then
+	wait $profiles || true
+	for side in remote collector; do
+		echo "profile of the $side, $frame bytes:"
+		perf report -i "$PROFILE/$side-$frame.data" --stdio --sort symbol --percent-limit "${LIMIT:-1.5}" 2>/dev/null | sed -n '/^ *[0-9.]*%/p'
+	done
 fi
 [ -n "${OUTPUT:-}" ] || delivered=$(ip netns exec $C cat /sys/class/net/ntap0/statistics/rx_packets)
 kill -INT $r

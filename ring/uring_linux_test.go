@@ -255,6 +255,29 @@ func TestUringErrorsCanBeToldApart(t *testing.T) {
 	}
 }
 
+// Each way to be refused has its remedy: what the sysctl denies is not put down
+// to a seccomp filter, and memory to neither.
+func TestUringRefusal(t *testing.T) {
+	for _, v := range []struct {
+		err      error
+		disabled string // kernel.io_uring_disabled; "": a kernel without it
+		want     string
+		not      string
+	}{
+		{unix.EPERM, "2", "kernel.io_uring_disabled = 2", "seccomp"},
+		{unix.EPERM, "1", "sysctl -w kernel.io_uring_disabled=0", "seccomp"},
+		{unix.EPERM, "0", "seccomp", "sysctl"},
+		{unix.EPERM, "", "seccomp", "sysctl"},
+		{os.NewSyscallError("io_uring_setup", unix.ENOSYS), "0", "CONFIG_IO_URING", "sysctl"},
+		{os.NewSyscallError("io_uring_setup", unix.ENOMEM), "0", "LimitMEMLOCK", "seccomp"},
+		{errors.New("Linux 5.10: too old"), "0", "Linux 5.10: too old", "seccomp"},
+	} {
+		if got := uringRefusal(v.err, v.disabled); !strings.Contains(got, v.want) || strings.Contains(got, v.not) {
+			t.Errorf("%v with %q: %q; want %q in it, not %q", v.err, v.disabled, got, v.want, v.not)
+		}
+	}
+}
+
 func TestUringBelongsToItsThread(t *testing.T) {
 	u := openUring(t, 1)
 	if u.setup&setupSingleIssuer == 0 {

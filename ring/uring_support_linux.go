@@ -87,17 +87,20 @@ func kernelRelease() string {
 
 // UringRefusal says what err of SetupUring or NewInbox means and what mends it.
 func UringRefusal(err error) string {
+	disabled, _ := os.ReadFile("/proc/sys/kernel/io_uring_disabled") // Linux 6.6
+	return uringRefusal(err, strings.TrimSpace(string(disabled)))
+}
+
+// uringRefusal is UringRefusal, with the value of kernel.io_uring_disabled.
+func uringRefusal(err error, disabled string) string {
 	switch {
 	case errors.Is(err, unix.ENOSYS):
 		return "io_uring is not in this kernel (CONFIG_IO_URING), or a seccomp filter hides it"
 	case errors.Is(err, unix.EPERM):
-		text := "io_uring is denied by a seccomp filter, as Docker and containerd 2.0 have by default; allow io_uring_setup, io_uring_enter and io_uring_register"
-		if b, e := os.ReadFile("/proc/sys/kernel/io_uring_disabled"); e == nil {
-			if v := strings.TrimSpace(string(b)); v != "0" {
-				text = "io_uring is denied by the sysctl kernel.io_uring_disabled = " + v + "; allow it with: sysctl -w kernel.io_uring_disabled=0"
-			}
+		if disabled != "" && disabled != "0" {
+			return "io_uring is denied by the sysctl kernel.io_uring_disabled = " + disabled + "; allow it with: sysctl -w kernel.io_uring_disabled=0"
 		}
-		return text
+		return "io_uring is denied by a seccomp filter, as Docker and containerd 2.0 have by default; allow io_uring_setup, io_uring_enter and io_uring_register"
 	case errors.Is(err, unix.ENOMEM):
 		return "io_uring: no memory within RLIMIT_MEMLOCK; raise it: ulimit -l, or LimitMEMLOCK= in the unit"
 	}

@@ -113,13 +113,17 @@ func scale(size int) error {
 
 // submit writes frames by io_uring, to registered file 0.
 func submit(u *ring.Uring, frames [][]byte) error {
-	for i, f := range frames {
+	return submitEach(u, len(frames), func(s *ring.SQE, i int) { s.PrepWrite(0, frames[i]) })
+}
+
+// submitEach submits n writes to registered file 0, which prep fills in.
+func submitEach(u *ring.Uring, n int, prep func(s *ring.SQE, i int)) error {
+	for i := range n {
 		s := u.GetSQE()
-		s.PrepWrite(0, f)
+		prep(s, i)
 		s.Flags = ring.SQEFixedFile
-		if i%uringBatch == uringBatch-1 || i == len(frames)-1 {
-			n := uint32(u.Pending())
-			if _, err := u.SubmitAndWait(n); err != nil {
+		if i%uringBatch == uringBatch-1 || i == n-1 {
+			if _, err := u.SubmitAndWait(uint32(u.Pending())); err != nil {
 				return err
 			}
 			for range u.CQReady() {

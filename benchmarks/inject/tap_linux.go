@@ -96,6 +96,8 @@ func taps() []*way {
 	uring("TAP with NAPI, GRO off, io_uring", "tap6", unix.IFF_NAPI, false, noGRO("tap6"))
 	plain("TAP with NAPI_FRAGS, write(2)", "tap7", unix.IFF_NAPI|unix.IFF_NAPI_FRAGS, true, noGRO("tap7"))
 
+	out = append(out, pieces("TAP, io_uring, two pieces copied together", "tap10", true), pieces("TAP, io_uring, two pieces by WRITEV", "tap11", false))
+
 	// With a virtio_net_hdr before each frame: 10 bytes that say nothing.
 	var hdr [10]byte
 	var iov [2]unix.Iovec
@@ -116,4 +118,48 @@ func taps() []*way {
 		close: func() { unix.Close(fds["vnet"]) },
 	})
 	return out
+}
+
+// pieces returns the ways to write frames that lie in two pieces, as records do
+// that a datagram's end has cut: put together first, or as two vectors.
+func pieces(name, device string, together bool) *way {
+	var fd int
+	var u *ring.Uring
+	mem := make([]byte, batch*2048)
+	var parts [batch][2]unix.Iovec
+	joined := make([][]byte, batch)
+	return &way{name: name, device: device,
+		open: func() (err error) {
+			if fd, err = tap(device, 0, false); err != nil {
+				return err
+			}
+			if u, err = ring.SetupUring(uringBatch); err != nil {
+				return err
+			}
+			return u.RegisterFiles([]int32{int32(fd)})
+		},
+		write: func(frames [][]byte) error {
+			if together {
+				at := 0
+				for i, f := range frames {
+					joined[i] = mem[at : at+len(f)]
+					half := len(f) / 2
+					copy(joined[i], f[:half])
+					copy(joined[i][half:], f[half:])
+					at += len(f)
+				}
+				return submit(u, joined[:len(frames)])
+			}
+			return submitEach(u, len(frames), func(s *ring.SQE, i int) {
+				f := frames[i]
+				half := len(f) / 2
+				v := &parts[i]
+				v[0].Base, v[1].Base = &f[0], &f[half]
+				v[0].SetLen(half)
+				v[1].SetLen(len(f) - half)
+				s.PrepWritev(0, v[:])
+			})
+		},
+		close: func() { u.Close(); unix.Close(fd) },
+	}
 }
