@@ -55,8 +55,9 @@ type outlet struct {
 // A waiting says why an output is not open yet. Only the goroutine that opens
 // outputs looks at it.
 type waiting struct {
-	why   error
-	again time.Time // when it is tried again
+	why    error
+	again  time.Time // when it is tried again
+	trying bool      // it is being tried
 }
 
 // sink returns the worker's end. The worker's own thread calls it.

@@ -18,6 +18,7 @@ import (
 const (
 	openAgain = 2 * time.Second        // between attempts to open an output that could not be opened
 	askReader = 100 * time.Millisecond // the same of a FIFO that has no reader yet
+	openSoon  = time.Second            // the longest that new outputs wait for one that takes its time to open
 )
 
 // outputs are the places where a collector's frames go. Which they are may
@@ -33,8 +34,16 @@ type outputs struct {
 	account *Account
 	now     atomic.Pointer[table]
 
+	opened chan attempt
+
 	mu      sync.Mutex // of what follows; not held for frames
 	leaving []*outlet  // not in the table any more, and not closed yet
+}
+
+// An attempt to open an output is over.
+type attempt struct {
+	of   *outlet // which waits
+	next *outlet // that takes its place, if it is open
 }
 
 // A table is the outputs in force. It is never changed: another one replaces
@@ -73,7 +82,7 @@ func (t *table) outlets() (all []*outlet) {
 // now is tried again while the collector runs, if there are others; which is
 // said.
 func openOutputs(ctx context.Context, sh *shared, a *Account) (*outputs, error) {
-	o := &outputs{sh: sh, ctx: ctx, account: a}
+	o := &outputs{sh: sh, ctx: ctx, account: a, opened: make(chan attempt)}
 	specs, err := sh.cfg.specs(&sh.cfg)
 	if err != nil {
 		return nil, err
@@ -113,42 +122,6 @@ func openOutputs(ctx context.Context, sh *shared, a *Account) (*outputs, error) 
 // warn is told of what goes wrong with an output and is not fatal.
 func (o *outputs) warn(err error) { o.sh.log.Warn().Err(err).Msg("output") }
 
-// unopened says that an output is not there yet.
-func (o *outputs) unopened(l *outlet) {
-	if errors.Is(l.wait.why, errNoReader) {
-		o.sh.log.Warn().Err(l.wait.why).Msg("output: waiting for its reader; until then its frames are refused")
-		return
-	}
-	o.sh.log.Error().Err(l.wait.why).Msgf("output: not opened; its frames are refused, and it is tried again every %v", openAgain)
-}
-
-// open opens an output that is in no table yet. wait says that it may wait for
-// the reader of a FIFO.
-func (o *outputs) open(l *outlet, wait bool) {
-	from := outputs{sh: o.sh, ctx: o.ctx}
-	if !wait {
-		ctx, stop := context.WithCancel(o.ctx)
-		stop()
-		from.ctx = ctx
-	}
-	out, err := l.spec.open(&from)
-	if err != nil {
-		l.wait = &waiting{err, time.Now().Add(openAgain)}
-		if errors.Is(err, errNoReader) {
-			l.wait.again = time.Now().Add(askReader)
-		}
-		return
-	}
-	if l.spec.merges && o.sh.cfg.Merge > 0 {
-		out = merged(out, &o.sh.cfg)
-	}
-	l.output, l.wait = out, nil
-	if out.name != "" && out.name != l.account.of.Name {
-		o.account.forget(l.account.of)
-		l.account = o.account.output(out.name, l.each).part()
-	}
-}
-
 // outlet returns what is in force for a spec: that of the table before, if it
 // is the same, or else one that is to be opened.
 func (o *outputs) outlet(s *spec, old []*outlet) *outlet {
@@ -181,10 +154,16 @@ func (s *spec) same(other *spec, snap int) bool {
 // grows says that a snap length is longer than another.
 func grows(from, to int) bool { return from != 0 && (to == 0 || to > from) }
 
-// table returns the table for specs, with the outlets of before.
-func (o *outputs) table(specs []*spec, before *table) *table {
+// empty returns a table without routes.
+func (o *outputs) empty() *table {
 	t := &table{taken: make(chan struct{})}
 	t.workers.Store(int32(max(o.sh.cfg.Workers, 1)))
+	return t
+}
+
+// table returns the table for specs, with the outlets of before.
+func (o *outputs) table(specs []*spec, before *table) *table {
+	t := o.empty()
 	var old []*outlet
 	if before != nil {
 		old = before.outlets()
@@ -237,8 +216,10 @@ func (o *outputs) run(ctx context.Context) {
 			if o.sh.cfg.Reroute != nil {
 				o.reroute(ctx)
 			}
+		case a := <-o.opened:
+			o.settle(ctx, a)
 		case now := <-tick.C:
-			o.retry(ctx, now, false)
+			o.retry(ctx, now)
 		}
 	}
 }
@@ -279,22 +260,29 @@ func (o *outputs) reroute(ctx context.Context) {
 	for _, l := range parted(before, t) {
 		leaving[l.spec.name] = true
 	}
+	var fresh []*outlet
 	for _, l := range t.outlets() {
 		if l.wait == nil {
 			kept++
 		} else if !leaving[l.spec.name] {
-			if !o.openSoon(ctx, l) {
-				return
-			}
+			fresh = append(fresh, l)
 		}
 	}
-	if !o.publish(ctx, t) {
+	if !o.openAll(ctx, fresh, o.adopt) || !o.publish(ctx, t) {
 		return
 	}
 	if inForce != nil {
 		inForce()
 	}
-	o.retry(ctx, time.Now(), true)
+	var late []*outlet // which have what others had until now
+	for _, l := range t.outlets() {
+		if l.wait != nil && !l.wait.trying && l.wait.why == errNotYet {
+			late = append(late, l)
+		}
+	}
+	if !o.openAll(ctx, late, func(a attempt) { o.settle(ctx, a) }) {
+		return
+	}
 	o.account.reloads.Add(1)
 	o.sh.log.Info().Int("outputs", len(t.outlets())).Int("unchanged", kept).Int("ended", len(leaving)).Msg("the new configuration is in force")
 }
@@ -327,66 +315,6 @@ func parted(from, in *table) (gone []*outlet) {
 		}
 	}
 	return gone
-}
-
-// openSoon opens an output, and says what is wrong if it cannot. It does not
-// outlast ctx, which it returns false for.
-func (o *outputs) openSoon(ctx context.Context, l *outlet) bool {
-	before := l.wait.why
-	fresh := &outlet{spec: l.spec, account: l.account, snap: l.snap}
-	if _, ok := await(ctx, func() error {
-		if o.open(fresh, false); ctx.Err() != nil && fresh.output.close != nil {
-			_ = fresh.output.close() // nobody waits for it any more
-		}
-		return nil
-	}); !ok {
-		return false
-	}
-	l.account, l.output, l.wait = fresh.account, fresh.output, fresh.wait
-	if l.wait != nil && before.Error() != l.wait.why.Error() {
-		o.unopened(l)
-	}
-	return true
-}
-
-// retry tries again to open outputs that could not be opened: those whose time
-// it is, or all. Those that are open now take the place of what stood in for
-// them.
-func (o *outputs) retry(ctx context.Context, now time.Time, all bool) {
-	before := o.now.Load()
-	if !slices.ContainsFunc(before.outlets(), func(l *outlet) bool { return l.wait != nil }) {
-		return
-	}
-	t := &table{taken: make(chan struct{})}
-	t.workers.Store(int32(max(o.sh.cfg.Workers, 1)))
-	opened := 0
-	for _, r := range before.routes {
-		fresh := *r
-		fresh.outs = make([]*outlet, len(r.outs))
-		for i, l := range r.outs {
-			fresh.outs[i] = l
-			if l.wait == nil || !(all && l.wait.why == errNotYet) && now.Before(l.wait.again) {
-				continue
-			}
-			next := &outlet{spec: l.spec, account: l.account.of.part(), snap: l.snap, wait: &waiting{why: l.wait.why}}
-			if !o.openSoon(ctx, next) {
-				return
-			}
-			if next.wait != nil {
-				*l.wait = *next.wait
-				next.account.fold()
-				continue
-			}
-			fresh.outs[i] = next
-			if opened++; !all {
-				o.sh.log.Info().Str("output", l.spec.name).Msg("output: opened now")
-			}
-		}
-		t.routes = append(t.routes, &fresh)
-	}
-	if opened > 0 {
-		o.publish(ctx, t)
-	}
 }
 
 // publish has every worker take up a table, and closes what is not in it any
