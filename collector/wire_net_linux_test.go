@@ -122,7 +122,9 @@ func sendUnfinished(iface string, r *proto.Record) error {
 // TestCutsWhatARingCaptured sends GSO frames into a VXLAN device, so that they
 // leave the veth below in a tunnel: once with all that a network card could do,
 // so that they cross whole and the ring says what they were, and once without,
-// so that the kernel cuts them. Cut here, the first must be the second.
+// so that the kernel cuts them. Cut here, the first must be the second. (A
+// virtio_net_hdr does not speak of tunnels: it says what the inner frame is, and
+// where its checksum is, which is all that cutting needs.)
 func TestCutsWhatARingCaptured(t *testing.T) {
 	a, b := testnet.Veth(t)
 	testnet.Run(t, "ip addr add 10.1.0.1/24 dev "+a)
