@@ -40,7 +40,7 @@ var mayImport = map[string][]string{
 	"benchmarks/flood":   {"proto"},
 	"benchmarks/gen":     {"internal/measure"},
 	"benchmarks/outcome": {"internal/measure", "perf/sizing"},
-	"benchmarks/bench":   {"benchmarks/outcome", "engine", "internal/measure", "perf/sizing"},
+	"benchmarks/bench":   {"benchmarks/outcome", "engine", "internal/measure", "remote", "perf/sizing"},
 	"benchmarks/report":  {"benchmarks/outcome", "internal/measure", "perf/sizing"},
 	"benchmarks/cycles":  {},
 	"benchmarks/sockets": {"ring", "benchmarks/cycles"},

@@ -45,6 +45,7 @@ var sections = []struct {
 	{"latency", (*bench).latency},
 	{"stages", (*bench).stages},
 	{"outputs", (*bench).outputs},
+	{"options", (*bench).options},
 	{"taps", (*bench).taps},
 	{"scaling", (*bench).scaling},
 }

@@ -13,6 +13,8 @@ import (
 	"github.com/ntap-project/ntap/benchmarks/outcome"
 	"github.com/ntap-project/ntap/internal/measure"
 	"github.com/ntap-project/ntap/perf/sizing"
+	"io"
+	"net"
 )
 
 // stages measures each stage alone, and makes the profile of the sizing model.
@@ -86,6 +88,7 @@ func (b *bench) outputs(ctx context.Context) error {
 		{name: "vxlan", cfg: measure.CollectorConfig{VXLAN: []string{measure.AddrV.String()}}},
 		{name: "pcapng", cfg: measure.CollectorConfig{Write: filepath.Join(dir, "out.pcapng")}},
 		{name: "pcapng to /dev/null", cfg: measure.CollectorConfig{Write: "/dev/null"}},
+		{name: "pcap over IP, one client", cfg: measure.CollectorConfig{Serve: "127.0.0.1:57012"}},
 	}
 	for i := range kinds {
 		k := &kinds[i]
@@ -99,8 +102,16 @@ func (b *bench) outputs(ctx context.Context) error {
 				return err
 			}
 		}
+		if err := k.rig.B.Up("lo"); err != nil {
+			return err
+		}
 		if err := k.rig.Collector(ctx, k.cfg); err != nil {
 			return fmt.Errorf("%s: %w", k.name, err)
+		}
+		if k.cfg.Serve != "" {
+			if err := client(k.rig, k.cfg.Serve); err != nil {
+				return fmt.Errorf("%s: %w", k.name, err)
+			}
 		}
 		if err := k.rig.Flights(ctx, measure.Traffic{Frame: "300"}, 1, "", b.Source); err != nil {
 			return fmt.Errorf("%s: %w", k.name, err)
@@ -130,6 +141,20 @@ func (b *bench) outputs(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// client reads what a collector serves until the rig is closed.
+func client(r *measure.Rig, addr string) error {
+	var c net.Conn
+	err := r.B.Do(func() (err error) {
+		c, err = net.DialTimeout("tcp", addr, 5*time.Second)
+		return err
+	})
+	if err == nil {
+		r.AtClose(func() { c.Close() })
+		go io.Copy(io.Discard, c) // until it is closed
+	}
+	return err
 }
 
 // taps measures one collector with many taps.

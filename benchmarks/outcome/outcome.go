@@ -59,6 +59,7 @@ type Parts struct {
 	Scaling []Scaling `json:"scaling,omitempty"`
 	Outputs []Output  `json:"outputs,omitempty"`
 	Model   []Held    `json:"model,omitempty"`
+	Options []Option  `json:"options,omitempty"`
 	Errors  []string  `json:"errors,omitempty"` // of parts that are missing for them
 }
 
@@ -178,6 +179,15 @@ type Latency struct {
 	Least  int64        `json:"least"`
 	Most   int64        `json:"most"`
 	Points [][2]float64 `json:"points"` // the distribution: percent, ns
+}
+
+// An Option is what a remote takes with an option.
+type Option struct {
+	Option string         `json:"option"` // as it is given; "": none
+	Frame  string         `json:"frame"`
+	Rate   float64        `json:"rate"`
+	Own    measure.Spread `json:"own"`  // ns a frame of the remote's process
+	More   measure.Spread `json:"more"` // ns a frame of all that takes part, beyond what it is without, in the same round
 }
 
 // An Output is what a collector takes with it.

@@ -206,6 +206,18 @@ func (p *page) more(r *outcome.Results) {
 	}
 	p.table([]string{"output", "frame", "frames a second", "ns a frame", "lost"}, rows)
 	rows = nil
+	for _, o := range r.Options {
+		name := o.Option
+		if name == "" {
+			name = "none"
+		}
+		rows = append(rows, []string{name, o.Frame, count(o.Rate), o.Own.String(), o.More.String()})
+	}
+	if len(rows) > 0 {
+		p.say("\n## Options of a remote\n\nMore is of all that takes part, the kernel's part of the capture too, beyond what it is without the option in the same round. What is small is lost in the spread.")
+	}
+	p.table([]string{"option", "frame", "frames a second", "remote, ns a frame", "more, ns a frame"}, rows)
+	rows = nil
 	for _, h := range r.Model {
 		holds := "yes"
 		if !h.Holds {

@@ -225,7 +225,7 @@ func (r *Rig) Remote(ctx context.Context, cfg RemoteConfig, env ...string) (err 
 // Collector starts a collector on B, with a TAP unless cfg says otherwise.
 func (r *Rig) Collector(ctx context.Context, cfg CollectorConfig, env ...string) (err error) {
 	cfg.Listen, cfg.KeyFile = fmt.Sprintf(":%d", Port), r.KeyFile
-	if len(cfg.VXLAN) == 0 && cfg.Write == "" {
+	if len(cfg.VXLAN) == 0 && cfg.Write+cfg.Serve == "" {
 		cfg.TAP = TAPDevice
 	}
 	if r.collector, err = r.start(ctx, r.B, RoleCollector, "start", cfg, env...); err != nil {

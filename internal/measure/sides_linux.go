@@ -102,6 +102,9 @@ type RemoteConfig struct {
 	Retire    time.Duration `json:"retire,omitempty"`
 	BlockSize int           `json:"block,omitempty"`
 	Low       bool          `json:"low,omitempty"` // --low-latency
+	Pad       bool          `json:"pad,omitempty"`
+	Filter    string        `json:"filter,omitempty"`
+	Shape     remote.Shape  `json:"shape,omitzero"`
 }
 
 // A SideAccount is the account of either side so far. Frames, unless said.
@@ -204,6 +207,7 @@ func remoteRole() role {
 			_, err := remote.Run(ctx, remote.Config{
 				Interfaces: []string{cfg.Interface}, Collector: cfg.Collector, Keys: keys, Tap: cfg.Tap, Suite: suite, IO: cfg.IO,
 				Workers: plan.Workers, CPUs: plan.CPUs, Retire: cfg.Retire, BlockSize: cfg.BlockSize, LowLatency: cfg.Low,
+				Pad: cfg.Pad, Filter: remote.Filter{Text: cfg.Filter}, Shape: cfg.Shape,
 				Promiscuous: true, Mark: 0x3074, // as cmd/ntap/remote.go has them
 				Log:     zerolog.New(os.Stderr).Level(zerolog.WarnLevel),
 				Started: func(a *remote.Account) { started <- a },
@@ -239,6 +243,7 @@ type CollectorConfig struct {
 	CPUs    string   `json:"cpus,omitempty"`
 	IO      string   `json:"io,omitempty"`
 	Write   string   `json:"write,omitempty"` // a pcapng file, instead of the TAP
+	Serve   string   `json:"serve,omitempty"` // HOST:PORT of PCAP over IP, instead of the TAP
 	Low     bool     `json:"low,omitempty"`   // --low-latency
 }
 
@@ -268,6 +273,9 @@ func collectorRole() role {
 				tap.Select.Taps = collector.TapSet{{First: 1<<32 - 1, Last: 1<<32 - 1}} // which no tap has
 			}
 			c.TAPs = []collector.TAP{tap}
+		}
+		if cfg.Serve != "" {
+			c.Serve = []collector.Serve{{Addr: cfg.Serve}}
 		}
 		for _, to := range cfg.VXLAN {
 			c.VXLAN = append(c.VXLAN, collector.VXLAN{To: to})
