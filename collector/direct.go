@@ -14,7 +14,7 @@ import (
 	"github.com/ntap-project/ntap/proto"
 )
 
-// Chosen. benchmarks/README.md, "pcapng to disk", has the curve.
+// Chosen. benchmarks/README.md, "pcapng to disk", has figures.
 const (
 	directBuffer  = 2 << 20                // bytes in one write
 	directSmall   = 512 << 10              // the same where there is a recording for each tap
