@@ -42,7 +42,9 @@ type rerouted struct {
 
 func reroute(t *testing.T, keys *crypto.KeyFile, outs Outputs) *rerouted {
 	t.Helper()
-	t.Cleanup(func() { goleak.VerifyNone(t) })
+	if t.Name() != "TestRerouteSlowName" { // which looks itself
+		t.Cleanup(func() { goleak.VerifyNone(t) })
+	}
 	ctx, stop := context.WithCancel(t.Context())
 	r := &rerouted{t: t, reload: make(chan struct{}), stop: stop, result: make(chan error, 1), log: new(warnings)}
 	ready := make(chan struct{})
@@ -379,5 +381,45 @@ func TestOutputsFailAlone(t *testing.T) {
 		if s := r.sum(name); s.Refused == 0 || (s.Delivered == 0) != all {
 			t.Errorf("%s: %+v", name, s)
 		}
+	}
+}
+
+// A host whose name takes long to look up holds up neither the other outputs of
+// a new configuration, nor the next one, nor the end.
+func TestRerouteSlowName(t *testing.T) {
+	asked, end := make(chan struct{}, 1000), make(chan struct{})
+	old := net.DefaultResolver
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		asked <- struct{}{}
+		<-end
+		return nil, errors.New("no answer")
+	}}
+	keys, dir := testKeys(t), t.TempDir()
+	files := func(names ...string) (o Outputs) {
+		for _, name := range names {
+			o.Files = append(o.Files, File{Path: filepath.Join(dir, name)})
+		}
+		return o
+	}
+	t.Cleanup(func() { goleak.VerifyNone(t) }) // after what follows
+	t.Cleanup(func() { net.DefaultResolver = old; close(end) })
+	r := reroute(t, keys, files("a"))
+	f := flowing(t, keys, 1, r.addr)
+	slow := files("a", "b")
+	slow.VXLAN = []VXLAN{{To: "slow.example.org"}}
+	r.to(slow, nil)
+	<-asked
+	r.to(files("a", "b", "c"), nil)
+	r.until("frames are in the new files", func() bool { return r.sum("/b").Delivered > 50 && r.sum("/c").Delivered > 50 })
+	all := f.end()
+	r.until("all frames came", func() bool { return r.unpacked() == all })
+	begun := time.Now()
+	r.end()
+	if d := time.Since(begun); d > 10*time.Second {
+		t.Errorf("the end took %v", d)
+	}
+	inOrder(t, "a", testnet.ReadCapture(t, filepath.Join(dir, "a")), f.sent)
+	if s := r.sum("slow.example.org:4789"); s.Delivered != 0 || s.Refused == 0 {
+		t.Errorf("%+v", s)
 	}
 }

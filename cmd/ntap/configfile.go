@@ -22,6 +22,7 @@ import (
 const (
 	maxTaps    = 65536 // as many as the state file has
 	maxOutputs = 256
+	maxClients = 4096
 )
 
 // A configFile is what a collector's configuration file says.
@@ -439,7 +440,7 @@ func (o *outputReader) serve(what, addr string, n *yaml.Node, known map[string]f
 			o.fail(v, "%s: format: pcap or pcapng, not %s", what, kindOf(v))
 		}
 	}
-	known["clients"] = func(v *yaml.Node) { s.Clients = o.number(v, what+": clients", 1, 4096) }
+	known["clients"] = func(v *yaml.Node) { s.Clients = o.number(v, what+": clients", 1, maxClients) }
 	known["buffer"] = func(v *yaml.Node) { s.Queue = o.number(v, what+": buffer", 1<<20, maxMemory) }
 	known["tls"] = func(v *yaml.Node) {
 		s.TLS = new(collector.TLSFiles)

@@ -25,6 +25,7 @@ type outputFlags struct {
 	direct  bool
 	serve   []string
 	buffer  int
+	clients int
 	tls     collector.TLSFiles
 	selects []string
 }
@@ -38,6 +39,7 @@ func (o *outputFlags) add(c *cobra.Command) {
 	f.BoolVar(&o.direct, "direct", false, "write the files of -w past the page cache, which takes less CPU at high rates; what the disk is too slow for is dropped, and counted")
 	f.StringArrayVar(&o.serve, "pcap-over-ip", nil, "give frames to programs that connect to [HOST:]PORT by TCP; without HOST on 127.0.0.1. With ,pcap behind it as pcap where the client does not say, else pcapng; elsewhere than on loopback, and with ,tls, by TLS; may be given again")
 	f.IntVar(&o.buffer, "pcap-over-ip-buffer", 8<<20, "bytes that wait for a client that is slow: what does not fit it loses")
+	f.IntVar(&o.clients, "pcap-over-ip-clients", 64, "programs that may be connected to it at once")
 	f.StringVar(&o.tls.Cert, "tls-cert", "", "certificate of this collector for --pcap-over-ip, and those between it and its CA; PEM")
 	f.StringVar(&o.tls.Key, "tls-key", "", "its private key; PEM")
 	f.StringVar(&o.tls.ClientCA, "tls-client-ca", "", "CA that issues the certificates of clients; PEM")
@@ -134,12 +136,12 @@ func (o *outputFlags) servers(cfg *collector.Outputs) error {
 	if len(o.serve) == 0 {
 		return nil
 	}
-	if err := within("--pcap-over-ip-buffer", o.buffer, 1<<20, maxMemory); err != nil {
+	if err := errors.Join(within("--pcap-over-ip-buffer", o.buffer, 1<<20, maxMemory), within("--pcap-over-ip-clients", o.clients, 1, maxClients)); err != nil {
 		return err
 	}
 	for _, text := range o.serve {
 		addr, words, _ := strings.Cut(text, ",")
-		c := collector.Serve{Queue: o.buffer}
+		c := collector.Serve{Queue: o.buffer, Clients: o.clients}
 		secure := false
 		for word := range strings.SplitSeq(words, ",") {
 			switch word {
