@@ -190,7 +190,7 @@ func sizingModel(p *page, m *sizing.Model) {
 	p.say("- *kernel capture*, *kernel receive*: what the sender's CPU takes more when a ring, or a socket that is read, is at the other end.")
 	p.say("- *capture*: a whole remote less pack, seal and send. *order*: a whole collector without an output, less receive and open. *tap*, *vxlan*: what it takes more with")
 	p.say("  that output. *vxlan, mixed*: with IMIX, since frames of different sizes do not go together in one send.")
-	p.say("- What it takes to wake a thread is left out: a trickle of frames shows how much that is. A busy core is woken little.")
+	p.say("- What it takes to wake a collector is left out: a trickle of frames shows how much that is, and a busy core is woken little. A remote is measured at rates at which it is a small part.")
 	p.say("\nMemory: a ring bridges 0.1 s of its shard's share of the rate, a socket's buffer 0.05 s, in powers of two and not below the defaults of 64 MiB.")
 	p.say("\nHeld against whole sides at sizes at which it was not fitted; more than %.0f %% off fails a test (`go test ./perf/sizing`):", 100*sizing.Within)
 	rows = nil

@@ -396,7 +396,7 @@ func (s *survey) remotes(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		ns := s.each(s.remote, &t, RoleRemote)
+		ns := t.each(RoleRemote) // at such a rate waking is a small part, and less than it is known to
 		if frame == mix || slices.Contains(s.cfg.Checks, frame) {
 			s.note(&s.checks, string(sizing.Remote), s.fastest(), frame, ns)
 		}
