@@ -47,8 +47,8 @@ var ownTargets = []struct {
 	party, frame, measured string // measured: the nearest size that is
 	plain, vaes            float64
 }{
-	{remote, "60", "64", 35, 35}, {remote, "300", "300", 110, 110}, {remote, "1300", "1300", 450, 300},
-	{collector, "60", "64", 270, 270}, {collector, "300", "300", 350, 350}, {collector, "1300", "1300", 750, 550},
+	{remote, "60", "60", 35, 35}, {remote, "300", "300", 110, 110}, {remote, "1300", "1300", 450, 300},
+	{collector, "60", "60", 270, 270}, {collector, "300", "300", 350, 350}, {collector, "1300", "1300", 750, 550},
 }
 
 // Targets of latency, ns: p99 by default at light load, p50 with --low-latency.
