@@ -30,7 +30,7 @@ func TestDoctorLooksAtEverything(t *testing.T) {
 		}
 	}
 	for _, check := range []string{"capture", "virtual interfaces", "/dev/net/tun", "receive buffers", "send buffers", "UDP_SEGMENT", "UDP_GRO",
-		"io_uring", "CPU", "CPUs", "clock", "one way", "key memory", "interface lo"} {
+		"io_uring", "CPU", "CPUs", "clock", "one way", "key memory", "timestamps", "interface lo"} {
 		if byCheck[check].State == "" {
 			t.Errorf("not looked at: %s", check)
 		}
