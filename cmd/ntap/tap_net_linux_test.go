@@ -22,13 +22,18 @@ import (
 // collector that has just started may not know the tap's session yet.
 func (w *world) injectUntil(text, file string) {
 	w.t.Helper()
+	w.injectFrameUntil(text, file, marker(text))
+}
+
+func (w *world) injectFrameUntil(text, file string, frame []byte) {
+	w.t.Helper()
 	last := time.Time{}
 	w.poll("the marker "+text+" in "+filepath.Base(file), func() bool {
 		if time.Since(last) > 200*time.Millisecond {
-			w.inject(w.peer, "p0", marker(text))
+			w.inject(w.peer, "p0", frame)
 			last = time.Now()
 		}
-		return fileHas(file, marker(text))
+		return fileHas(file, frame)
 	})
 }
 
@@ -199,6 +204,10 @@ func TestTapAsAPortOfOpenVSwitch(t *testing.T) {
 	c.stop()
 	c = o.startCollector("-i", "ntap0", "--persist", "--netns", o.vtep)
 	o.injectUntil("ready", file)
+	// Open vSwitch reads frames up to the MTU that it knows the port by, and
+	// learns of a greater one a moment after it was set: frames of that moment
+	// it loses.
+	o.injectFrameUntil("large", file, append(marker("large"), make([]byte, 9000-60)...))
 	o.inject(o.peer, "p0", marker("begin"))
 	for _, f := range mixedFrames() {
 		o.inject(o.peer, "p0", f)
