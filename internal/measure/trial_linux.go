@@ -71,7 +71,7 @@ func (r *Rig) Trial(ctx context.Context, o Offer) (t Trial, err error) {
 		t.Parties[p.name] = u
 		t.Ours += u.NS
 	}
-	t.Ours += r.use(0, after.softirq.Since(before.softirq)).NS
+	t.Ours += r.use(after.softirqd-before.softirqd, after.softirq.Since(before.softirq)).NS
 	t.Machine = r.use(after.clock.BusySince(before.clock), after.machine.Since(before.machine))
 	t.Steal = after.clock.Steal - before.clock.Steal
 	t.Remote, t.Collector = after.remote.since(before.remote), after.collector.since(before.collector)
@@ -146,6 +146,7 @@ type glance struct {
 	times             []ProcessTime
 	counts            []Reading
 	softirq, machine  Reading
+	softirqd          time.Duration // of ksoftirqd
 	clock             MachineTime
 	remote, collector SideAccount
 }
@@ -168,6 +169,11 @@ func (r *Rig) look(ctx context.Context) (g glance, err error) {
 		g.counts = append(g.counts, p.counter.Read())
 	}
 	g.softirq, g.machine = r.softirq.Read(), r.machine.Read()
+	for _, tid := range r.ksoftirqd {
+		if pt, err := ReadProcessTime(tid); err == nil {
+			g.softirqd += pt.CPU
+		}
+	}
 	g.clock, err = ReadMachineTime()
 	return g, err
 }
