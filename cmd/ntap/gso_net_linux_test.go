@@ -54,6 +54,35 @@ func TestOffloadsComeOutAsTheWireSawThem(t *testing.T) {
 	}
 }
 
+// With --keep-gso the frames stay whole, longer than the wire had them, and all
+// bytes are there.
+func TestKeepGSO(t *testing.T) {
+	testnet.RequireTool(t, "tshark")
+	w := newWorld(t)
+	file := filepath.Join(w.dir, "out.pcapng")
+	c := w.startCollector("--no-tap", "-w", file, "--keep-gso")
+	r := w.startRemote("-i", "t0", "--ring", "268435456")
+	const size = 4 << 20
+	w.transfer("10.98.0.1", size)
+	r.stop()
+	text := c.stop()
+	if account(text, "frames lost") != 0 {
+		t.Fatalf("frames were lost:\n%s", text)
+	}
+	long, bytes := 0, 0
+	for _, p := range testnet.ReadCapture(t, file) {
+		if len(p.Data) > 1514 {
+			long++
+		}
+		if len(p.Data) > 66 {
+			bytes += len(p.Data) - 66 // Ethernet, IPv4, TCP with timestamps
+		}
+	}
+	if long == 0 || bytes < size {
+		t.Errorf("%d frames are longer than the MTU, %d bytes of %d\n%s", long, bytes, size, text)
+	}
+}
+
 func withoutRootWarning(s string) string {
 	var lines []string
 	for _, l := range strings.Split(strings.TrimSpace(s), "\n") {
