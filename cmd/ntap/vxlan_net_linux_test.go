@@ -127,7 +127,11 @@ func (w *vtepWorld) compare(x *wire, got string, inOrder bool, kinds ...string) 
 		left[of(p.Data)] = append(left[of(p.Data)], p.Data)
 	}
 	for i, p := range between(w.t, x.file) {
-		seen[etherKind(p.Data)]++
+		kind := etherKind(p.Data)
+		seen[kind]++
+		// The host's own TCP acknowledges on either CPU: two packet sockets then
+		// have two orders of one direction.
+		inOrder := inOrder && kind != "TCP"
 		d := of(p.Data)
 		at := slices.IndexFunc(left[d], func(f []byte) bool { return bytes.Equal(f, p.Data) })
 		if at < 0 || inOrder && at > 0 && begun[d] {
