@@ -62,7 +62,7 @@ type Rig struct {
 	collector *Child // nil: none
 	machine   *Counter
 	softirq   *Counter
-	ksoftirqd []int // the kernel's threads
+	ksoftirqd []int                  // the kernel's threads
 	arrived   func() (uint64, error) // frames that came out so far; nil: nobody counts them
 	ends      []func()
 }
