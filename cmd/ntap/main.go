@@ -63,19 +63,35 @@ func run(args []string) int {
 	return exitFailed
 }
 
-// signals returns a context that the first SIGINT or SIGTERM ends; a second
-// one ends the program at once.
+// Chosen: signals so close together are one wish. timeout(1) signals a program
+// and then its whole group, and so do some supervisors; nobody presses Ctrl-C
+// twice as fast and means the second.
+const oneWish = time.Second
+
+// signals returns a context that the first SIGINT or SIGTERM ends; one that
+// comes later than oneWish after it ends the program at once.
 func signals() (context.Context, func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	c := make(chan os.Signal, 2)
 	signal.Notify(c, syscall.SIGINT, syscall.SIGTERM)
-	go func() {
-		<-c
-		cancel()
-		<-c
-		os.Exit(exitFailed)
-	}()
+	go endOn(c, func() <-chan time.Time { return time.After(oneWish) }, cancel, func() { os.Exit(exitFailed) })
 	return ctx, func() { signal.Stop(c); cancel() }
+}
+
+// endOn calls end at the first signal and atOnce at the first that comes after
+// what pause then returns has fired.
+func endOn(c <-chan os.Signal, pause func() <-chan time.Time, end, atOnce func()) {
+	<-c
+	end()
+	for over := pause(); over != nil; {
+		select {
+		case <-c:
+		case <-over:
+			over = nil
+		}
+	}
+	<-c
+	atOnce()
 }
 
 func newRoot() *cobra.Command {
