@@ -45,7 +45,8 @@ const tapAgainAfter = time.Second
 // that of the thread that called newTapSet.
 // Sinks are closed before their set: an io_uring holds on to the queues.
 type tapSet struct {
-	cfg tapConfig
+	cfg  tapConfig
+	each bool // each tap has a device: the name's pattern is not read again for each frame
 
 	mu     sync.Mutex // held while a device is made, not for frames
 	place  place
@@ -64,7 +65,7 @@ func newTapSet(cfg tapConfig) (*tapSet, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &tapSet{cfg: cfg, taps: map[uint32]*tapDevice{}}
+	s := &tapSet{cfg: cfg, each: cfg.perTap(), taps: map[uint32]*tapDevice{}}
 	if s.place, err = findPlace(cfg.NetNS); err != nil {
 		return nil, err
 	}
@@ -82,7 +83,7 @@ func newTapSet(cfg tapConfig) (*tapSet, error) {
 	return s, nil
 }
 
-func (s *tapSet) perTap() bool { return s.cfg.perTap() }
+func (s *tapSet) perTap() bool { return s.each }
 
 // queue returns the descriptor of worker's queue of the device for tap, which
 // it makes if need be, and the device's name. It warns once of one that cannot
