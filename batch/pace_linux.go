@@ -79,17 +79,22 @@ func egress(to netip.AddrPort) (name string, fair bool) {
 	if err != nil || len(routes) == 0 {
 		return "", false
 	}
-	l, err := netlink.LinkByIndex(routes[0].LinkIndex)
+	links, err := netlink.LinkList()
 	if err != nil {
 		return "", false
 	}
-	return l.Attrs().Name, paces(l, 4)
+	for _, l := range links {
+		if l.Attrs().Index == routes[0].LinkIndex {
+			return l.Attrs().Name, paces(l, links, netlink.QdiscList, 4)
+		}
+	}
+	return "", false
 }
 
 // paces says whether a device has a qdisc that paces. One without a qdisc, as a
-// VLAN or a bond, leaves it to those below.
-func paces(l netlink.Link, depth int) bool {
-	all, err := netlink.QdiscList(l)
+// VLAN or a bond, leaves it to those of links that are below it.
+func paces(l netlink.Link, links []netlink.Link, qdiscs func(netlink.Link) ([]netlink.Qdisc, error), depth int) bool {
+	all, err := qdiscs(l)
 	if err != nil || depth == 0 {
 		return false
 	}
@@ -97,14 +102,10 @@ func paces(l netlink.Link, depth int) bool {
 	if !none {
 		return fair
 	}
-	links, err := netlink.LinkList()
-	if err != nil {
-		return false
-	}
 	below := 0
 	for _, b := range links {
 		if b.Attrs().Index == l.Attrs().ParentIndex || b.Attrs().MasterIndex == l.Attrs().Index {
-			if below++; !paces(b, depth-1) {
+			if below++; !paces(b, links, qdiscs, depth-1) {
 				return false
 			}
 		}

@@ -3,6 +3,7 @@
 package batch
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -113,26 +114,61 @@ func TestPacing(t *testing.T) {
 	}
 }
 
-// A VLAN has no queue of its own: what is below it counts.
-func TestPaceBelowVLAN(t *testing.T) {
-	testnet.Veth(t)
-	if err := netlink.LinkAdd(&netlink.Vlan{LinkAttrs: netlink.LinkAttrs{Name: "va.7", ParentIndex: index(t, "va")}, VlanId: 7}); err != nil {
-		t.Skip("no VLAN devices in this kernel: ", err)
+// A VLAN, a bond and a bridge have no queue of their own: what is below them
+// counts, all of it.
+func TestPaceBelow(t *testing.T) {
+	link := func(name string, index, parent, master int) netlink.Link {
+		return &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: name, Index: index, ParentIndex: parent, MasterIndex: master}}
 	}
-	l, err := netlink.LinkByName("va.7")
-	if err != nil {
-		t.Fatal(err)
+	links := []netlink.Link{
+		link("fair", 1, 0, 10), link("plain", 2, 0, 11), link("fair too", 3, 0, 10), link("fair, with plain", 4, 0, 11),
+		link("bond of fair", 10, 0, 0), link("bond of both", 11, 0, 0), link("bond of none", 12, 0, 0),
+		link("vlan on fair", 20, 1, 0), link("vlan on plain", 21, 2, 0), link("vlan on a bond", 22, 10, 0), link("vlan on that", 23, 22, 0),
+		link("loop", 30, 31, 0), link("loop too", 31, 30, 0),
 	}
-	if paces(l, 4) {
-		t.Error("nothing below it paces")
+	qdiscs := func(l netlink.Link) ([]netlink.Qdisc, error) {
+		kind := "noqueue"
+		switch name := l.Attrs().Name; {
+		case strings.HasPrefix(name, "fair"):
+			kind = "fq"
+		case name == "plain":
+			kind = "pfifo_fast"
+		}
+		return []netlink.Qdisc{&netlink.GenericQdisc{QdiscAttrs: netlink.QdiscAttrs{Parent: netlink.HANDLE_ROOT}, QdiscType: kind}}, nil
+	}
+	want := map[string]bool{"fair": true, "fair too": true, "fair, with plain": true, "bond of fair": true, "vlan on fair": true, "vlan on a bond": true, "vlan on that": true}
+	for _, l := range links {
+		if got := paces(l, links, qdiscs, 4); got != want[l.Attrs().Name] {
+			t.Errorf("%s: %v", l.Attrs().Name, got)
+		}
 	}
 }
 
-func index(t *testing.T, name string) int {
-	t.Helper()
-	l, err := netlink.LinkByName(name)
-	if err != nil {
-		t.Fatal(err)
+// The kernel's own links say what is below a device as paces reads it.
+func TestPaceBelowAsTheKernelSays(t *testing.T) {
+	testnet.Veth(t)
+	for _, made := range []struct{ add, name string }{
+		{"link add above link va type macvlan", "above"},
+		{"link add bridge type bridge\nlink set vb master bridge", "bridge"},
+	} {
+		for line := range strings.Lines(made.add) {
+			testnet.Run(t, "ip "+line)
+		}
+		links, err := netlink.LinkList()
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := netlink.LinkByName(made.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		asked := map[string]bool{}
+		paces(l, links, func(l netlink.Link) ([]netlink.Qdisc, error) {
+			asked[l.Attrs().Name] = true
+			return netlink.QdiscList(l)
+		}, 4)
+		if below := map[string]string{"above": "va", "bridge": "vb"}[made.name]; !asked[below] || !asked[made.name] {
+			t.Errorf("%s: looked at %v, not at %s", made.name, asked, below)
+		}
 	}
-	return l.Attrs().Index
 }

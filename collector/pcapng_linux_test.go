@@ -4,6 +4,7 @@ package collector
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -12,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ntap-project/ntap/internal/testnet"
 	"github.com/ntap-project/ntap/proto"
 )
 
@@ -19,20 +21,19 @@ import (
 // test's own, which ends with the test's goroutine.
 func tinyDisk(t *testing.T, options string) string {
 	t.Helper()
-	skip := t.Skipf
-	if os.Getenv("CI") == "true" {
-		skip = t.Fatalf
+	missing := func(what string, err error) {
+		testnet.Missing(t, fmt.Sprintf("%s: %v; run: sudo make test", what, err))
 	}
 	runtime.LockOSThread() // never unlocked
 	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
-		skip("no mount namespace: %v (run: sudo make test)", err)
+		missing("no mount namespace", err)
 	}
 	if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
-		skip("make / private: %v (run: sudo make test)", err)
+		missing("make / private", err)
 	}
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, options); err != nil {
-		skip("mount tmpfs: %v (run: sudo make test)", err)
+		missing("mount tmpfs", err)
 	}
 	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
 	return dir

@@ -55,15 +55,6 @@ func known(t testing.TB, path string) []testnet.Packet {
 	return all
 }
 
-func need(t *testing.T, tools ...string) {
-	t.Helper()
-	for _, tool := range tools {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("no %s (install tcpdump and tshark)", tool)
-		}
-	}
-}
-
 // What goes in comes out, of every capture, as an independent reader sees it.
 // tcpdump reads it without complaint: of each link type all captures in one
 // file, since that is all it can read.
@@ -110,7 +101,7 @@ func TestPcapngCaptures(t *testing.T) {
 			t.Error(in, d, err)
 		}
 	}
-	need(t, "tcpdump")
+	testnet.RequireTool(t, "tcpdump")
 	for link, p := range byType {
 		if err := errors.Join(p.s.Close(), p.f.Close()); err != nil {
 			t.Fatal(err)
@@ -131,7 +122,7 @@ func TestPcapngCaptures(t *testing.T) {
 // lengths, times and interfaces, and capinfos has no complaint.
 func TestPcapngTshark(t *testing.T) {
 	t.Parallel()
-	need(t, "tshark", "capinfos")
+	testnet.RequireTool(t, "tshark", "capinfos")
 	path := filepath.Join(t.TempDir(), "all.pcapng")
 	f, err := newPcapngFile(pcapngConfig{Path: path})
 	if err != nil {

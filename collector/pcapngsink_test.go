@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ntap-project/ntap/internal/testnet"
 	"github.com/ntap-project/ntap/proto"
 )
 
@@ -171,7 +172,7 @@ func TestPcapngStdoutGone(t *testing.T) {
 func TestPcapngFIFO(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "fifo")
 	if out, err := exec.Command("mkfifo", path).CombinedOutput(); err != nil {
-		t.Skipf("mkfifo: %v %s", err, out)
+		t.Fatalf("mkfifo: %v %s", err, out)
 	}
 	stopped, stop := context.WithCancel(t.Context())
 	stop()
@@ -211,7 +212,7 @@ func TestPcapngFIFO(t *testing.T) {
 
 // A reader that sits on the pipe sees a frame as soon as it is flushed.
 func TestPcapngLive(t *testing.T) {
-	need(t, "tcpdump")
+	testnet.RequireTool(t, "tcpdump")
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -340,7 +341,7 @@ func BenchmarkPcapngWrite(b *testing.B) {
 				}
 				dir, err := os.MkdirTemp(base, "ntap")
 				if err != nil {
-					b.Skip(err)
+					testnet.Missing(b, err.Error())
 				}
 				b.Cleanup(func() { os.RemoveAll(dir) })
 				path := filepath.Join(dir, "file")
@@ -349,7 +350,7 @@ func BenchmarkPcapngWrite(b *testing.B) {
 				}
 				f, err := newPcapngFile(pcapngConfig{Path: path, Direct: where == "direct", Late: new(lateCounts)})
 				if err != nil {
-					b.Skip(err)
+					testnet.Missing(b, err.Error())
 				}
 				s, o := f.sink(nil), origin(1, nil)
 				r := &proto.Record{Data: make([]byte, size), OrigLen: uint32(size), LinkType: 1, Direction: proto.Inbound}

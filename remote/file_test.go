@@ -112,9 +112,7 @@ func TestFileFromSlowPipe(t *testing.T) {
 
 // Every format that editcap converts to holds the same packets.
 func TestFileFormats(t *testing.T) {
-	if _, err := exec.LookPath("editcap"); err != nil {
-		t.Skip("no editcap (install wireshark-common)")
-	}
+	testnet.RequireTool(t, "editcap")
 	dir := filepath.Dir(testnet.Captures(t)[0])
 	in := filepath.Join(dir, "of10_7050q.pcapng")
 	want := testnet.ReadCapture(t, in)

@@ -4,7 +4,6 @@ package remote
 
 import (
 	"encoding/binary"
-	"os"
 	"runtime"
 	"strings"
 	"testing"
@@ -20,10 +19,7 @@ import (
 func byUring(t *testing.T, cfg batch.SenderConfig) *batch.Sender {
 	t.Helper()
 	if ok, why := ring.UringSends(); !ok {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(why)
-		}
-		t.Skip(why)
+		testnet.Missing(t, why)
 	}
 	runtime.LockOSThread()
 	out, err := batch.NewSender(cfg)

@@ -13,6 +13,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ntap-project/ntap/internal/testnet"
 )
 
 // loopback returns two connected UDP sockets.
@@ -95,7 +97,7 @@ func openInbox(t testing.TB, fd, payload, n int) *Inbox {
 	t.Helper()
 	openUring(t, 1)
 	if ok, why := UringReceives(); !ok {
-		t.Skip(why)
+		testnet.Missing(t, why)
 	}
 	b, err := NewInbox(fd, payload, n)
 	if err != nil {

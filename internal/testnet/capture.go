@@ -75,7 +75,7 @@ func ReadCapture(t testing.TB, path string) []Packet {
 		packets, err = ReadGopacket(path)
 	}
 	if errors.Is(err, exec.ErrNotFound) {
-		t.Skipf("%s: %v (install tshark)", path, err)
+		Missing(t, fmt.Sprintf("%s: %v; install tshark", path, err))
 	} else if err != nil {
 		t.Fatalf("%s: %v", path, err)
 	}

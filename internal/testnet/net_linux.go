@@ -48,7 +48,7 @@ func Namespace(t testing.TB) {
 	RequireRoot(t)
 	runtime.LockOSThread() // never unlocked: thread and namespace end with the test's goroutine
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		missing(t, "no network namespace: "+err.Error()+"; run: sudo make test")
+		Missing(t, "no network namespace: "+err.Error()+"; run: sudo make test")
 	}
 	Run(t, "ip link set lo up")
 }
