@@ -172,7 +172,21 @@ func (t *tail) after() string {
 
 // A role is what a child can be asked: each method by its name. ctx is done when
 // standard input ends.
-type role map[string]func(ctx context.Context, with json.RawMessage) (any, error)
+type (
+	role   map[string]method
+	method func(ctx context.Context, with json.RawMessage) (any, error)
+)
+
+// taking returns the method that calls f with what it is asked with.
+func taking[T any](f func(context.Context, T) (any, error)) method {
+	return func(ctx context.Context, with json.RawMessage) (any, error) {
+		var v T
+		if err := json.Unmarshal(with, &v); err != nil {
+			return nil, err
+		}
+		return f(ctx, v)
+	}
+}
 
 // Serve is a child's life: it does what it is asked on in, and answers on out.
 func Serve(name string, in io.Reader, out io.Writer) error {

@@ -102,15 +102,9 @@ func NewFlights(cfg FlightsConfig) (*Flights, error) {
 	if err != nil {
 		return nil, err
 	}
-	keys, err := crypto.LoadKeyFile(cfg.KeyFile)
+	keys, suite, err := keysAndSuite(cfg.KeyFile, cfg.Suite)
 	if err != nil {
 		return nil, err
-	}
-	suite, _ := crypto.Pick()
-	if cfg.Suite != "" {
-		if suite, err = crypto.ParseSuite(cfg.Suite); err != nil {
-			return nil, err
-		}
 	}
 	runtime.LockOSThread()
 	p := &Flights{cfg: cfg, frames: f}
@@ -151,26 +145,9 @@ func (p *Flights) Run(ctx context.Context, o Offer) (Offered, error) {
 		n = min(n, max(1, int(o.Rate/float64(len(p.taps))*blockRetire.Seconds())))
 	}
 	var r Offered
-	before, start := threadCPU(), time.Now()
-	due := start
-	for i := 0; ; i++ {
+	before, plan := threadCPU(), schedule{Offer: o, start: time.Now()}
+	for i := 0; plan.wait(time.Now(), float64(r.Frames)) && (i%64 != 0 || ctx.Err() == nil); i++ {
 		now := time.Now()
-		if now.Sub(start) >= o.For || i%64 == 0 && ctx.Err() != nil {
-			break
-		}
-		if o.Rate > 0 {
-			at := due.Add(time.Duration(float64(r.Frames) / o.Rate * 1e9))
-			if ahead := at.Sub(now); ahead > 20*time.Microsecond {
-				if at.Sub(start) >= o.For {
-					sleep(o.For - now.Sub(start))
-					break
-				}
-				sleep(ahead)
-			} else if -ahead > behindMost {
-				due = due.Add(-ahead)
-				r.Slipped += -ahead
-			}
-		}
 		t := p.taps[i%len(p.taps)]
 		if now.After(t.due) {
 			if err := t.tell(false); err != nil {
@@ -184,7 +161,7 @@ func (p *Flights) Run(ctx context.Context, o Offer) (Offered, error) {
 		r.Frames += uint64(n)
 		r.Bytes += bytes
 	}
-	r.Took, r.CPU = time.Since(start), threadCPU()-before
+	r.Took, r.CPU, r.Slipped = time.Since(plan.start), threadCPU()-before, plan.slipped
 	var unsent uint64
 	for _, t := range p.taps {
 		unsent += t.out.Stats().Unsent.Load() + t.out.Stats().Refused.Load()
@@ -273,30 +250,14 @@ func (p *Flights) Close() error {
 func flightsRole() role {
 	var f *Flights
 	return role{
-		"open": func(_ context.Context, with json.RawMessage) (_ any, err error) {
-			var cfg FlightsConfig
-			if err := json.Unmarshal(with, &cfg); err != nil {
-				return nil, err
-			}
+		"open": taking(func(_ context.Context, cfg FlightsConfig) (_ any, err error) {
 			if f, err = NewFlights(cfg); err != nil {
 				return nil, err
 			}
 			return nil, pin(cfg.CPU)
-		},
-		"run": func(ctx context.Context, with json.RawMessage) (any, error) {
-			var o Offer
-			if err := json.Unmarshal(with, &o); err != nil {
-				return nil, err
-			}
-			return f.Run(ctx, o)
-		},
-		"traffic": func(_ context.Context, with json.RawMessage) (any, error) {
-			var t Traffic
-			if err := json.Unmarshal(with, &t); err != nil {
-				return nil, err
-			}
-			return nil, f.SetTraffic(t)
-		},
-		"close": func(context.Context, json.RawMessage) (any, error) { return nil, f.Close() },
+		}),
+		"run":     taking(func(ctx context.Context, o Offer) (any, error) { return f.Run(ctx, o) }),
+		"traffic": taking(func(_ context.Context, t Traffic) (any, error) { return nil, f.SetTraffic(t) }),
+		"close":   func(context.Context, json.RawMessage) (any, error) { return nil, f.Close() },
 	}
 }

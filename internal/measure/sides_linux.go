@@ -49,30 +49,14 @@ type SourceConfig struct {
 func sourceRole() role {
 	var s *Source
 	return role{
-		"open": func(_ context.Context, with json.RawMessage) (_ any, err error) {
-			var cfg SourceConfig
-			if err := json.Unmarshal(with, &cfg); err != nil {
-				return nil, err
-			}
+		"open": taking(func(_ context.Context, cfg SourceConfig) (_ any, err error) {
 			if s, err = OpenSource(cfg.Device, cfg.Traffic); err != nil {
 				return nil, err
 			}
 			return nil, pin(cfg.CPU)
-		},
-		"traffic": func(_ context.Context, with json.RawMessage) (any, error) {
-			var t Traffic
-			if err := json.Unmarshal(with, &t); err != nil {
-				return nil, err
-			}
-			return nil, s.SetTraffic(t)
-		},
-		"run": func(ctx context.Context, with json.RawMessage) (any, error) {
-			var o Offer
-			if err := json.Unmarshal(with, &o); err != nil {
-				return nil, err
-			}
-			return s.Run(ctx, o)
-		},
+		}),
+		"traffic": taking(func(_ context.Context, t Traffic) (any, error) { return nil, s.SetTraffic(t) }),
+		"run":     taking(func(ctx context.Context, o Offer) (any, error) { return s.Run(ctx, o) }),
 	}
 }
 
@@ -152,7 +136,7 @@ type side struct {
 	settle  func()
 }
 
-func (s *side) methods(start func(ctx context.Context, with json.RawMessage) (any, error)) role {
+func (s *side) methods(start method) role {
 	return role{
 		"start": start,
 		"account": func(context.Context, json.RawMessage) (any, error) {
@@ -178,50 +162,63 @@ func (s *side) methods(start func(ctx context.Context, with json.RawMessage) (an
 	}
 }
 
+// begin has run do its work in the background, with a context that ends it, and
+// waits until it has given its account to the function it is handed.
+func (s *side) begin(ctx context.Context, run func(ctx context.Context, started func(account func() SideAccount)) error) (any, error) {
+	ctx, s.stop = context.WithCancel(ctx)
+	s.ended = make(chan error, 1)
+	started := make(chan func() SideAccount, 1)
+	go func() {
+		s.ended <- run(ctx, func(account func() SideAccount) { started <- account })
+	}()
+	select {
+	case err := <-s.ended:
+		return nil, fmt.Errorf("it did not start: %w", err)
+	case s.account = <-started:
+		return s.account(), nil
+	}
+}
+
+// keysAndSuite reads a key file and the name of a suite; "" is the fastest.
+func keysAndSuite(keyFile, name string) (*crypto.KeyFile, crypto.Suite, error) {
+	keys, err := crypto.LoadKeyFile(keyFile)
+	if err != nil {
+		return nil, 0, err
+	}
+	suite, _ := crypto.Pick()
+	if name != "" {
+		suite, err = crypto.ParseSuite(name)
+	}
+	return keys, suite, err
+}
+
+// warnings is a log of what goes wrong, for the end of a child's standard error.
+func warnings() zerolog.Logger { return zerolog.New(os.Stderr).Level(zerolog.WarnLevel) }
+
 func remoteRole() role {
 	s := &side{}
-	return s.methods(func(ctx context.Context, with json.RawMessage) (any, error) {
-		var cfg RemoteConfig
-		if err := json.Unmarshal(with, &cfg); err != nil {
-			return nil, err
-		}
-		keys, err := crypto.LoadKeyFile(cfg.KeyFile)
+	return s.methods(taking(func(ctx context.Context, cfg RemoteConfig) (any, error) {
+		keys, suite, err := keysAndSuite(cfg.KeyFile, cfg.Suite)
 		if err != nil {
 			return nil, err
-		}
-		suite, _ := crypto.Pick()
-		if cfg.Suite != "" {
-			if suite, err = crypto.ParseSuite(cfg.Suite); err != nil {
-				return nil, err
-			}
 		}
 		plan, err := engine.Arrange(engine.Ask{Workers: fmt.Sprint(max(cfg.Workers, 1)), CPUs: cfg.CPUs, Interfaces: []string{cfg.Interface}})
 		if err != nil {
 			return nil, err
 		}
 		s.settle = engine.Settle(plan.Workers)
-		ctx, s.stop = context.WithCancel(ctx)
-		s.ended = make(chan error, 1)
-		started := make(chan *remote.Account, 1)
-		go func() {
+		return s.begin(ctx, func(ctx context.Context, started func(func() SideAccount)) error {
 			_, err := remote.Run(ctx, remote.Config{
 				Interfaces: []string{cfg.Interface}, Collector: cfg.Collector, Keys: keys, Tap: cfg.Tap, Suite: suite, IO: cfg.IO,
 				Workers: plan.Workers, CPUs: plan.CPUs, Retire: cfg.Retire, BlockSize: cfg.BlockSize, LowLatency: cfg.Low,
 				Pad: cfg.Pad, Filter: remote.Filter{Text: cfg.Filter}, Shape: cfg.Shape,
 				Promiscuous: true, Mark: 0x3074, // as cmd/ntap/remote.go has them
-				Log:     zerolog.New(os.Stderr).Level(zerolog.WarnLevel),
-				Started: func(a *remote.Account) { started <- a },
+				Log:     warnings(),
+				Started: func(a *remote.Account) { started(func() SideAccount { return remoteAccount(a) }) },
 			})
-			s.ended <- err
-		}()
-		select {
-		case err := <-s.ended:
-			return nil, fmt.Errorf("it did not start: %w", err)
-		case a := <-started:
-			s.account = func() SideAccount { return remoteAccount(a) }
-			return s.account(), nil
-		}
-	})
+			return err
+		})
+	}))
 }
 
 func remoteAccount(a *remote.Account) SideAccount {
@@ -249,11 +246,7 @@ type CollectorConfig struct {
 
 func collectorRole() role {
 	s := &side{}
-	return s.methods(func(ctx context.Context, with json.RawMessage) (any, error) {
-		var cfg CollectorConfig
-		if err := json.Unmarshal(with, &cfg); err != nil {
-			return nil, err
-		}
+	return s.methods(taking(func(ctx context.Context, cfg CollectorConfig) (any, error) {
 		keys, err := crypto.LoadKeyFile(cfg.KeyFile)
 		if err != nil {
 			return nil, err
@@ -265,7 +258,7 @@ func collectorRole() role {
 		s.settle = engine.Settle(plan.Workers)
 		c := collector.Config{
 			Listen: cfg.Listen, Keys: keys, AllowPlaintext: cfg.Clear, IO: cfg.IO, Write: cfg.Write, LowLatency: cfg.Low,
-			Workers: plan.Workers, CPUs: plan.CPUs, Log: zerolog.New(os.Stderr).Level(zerolog.WarnLevel), Stdout: io.Discard,
+			Workers: plan.Workers, CPUs: plan.CPUs, Log: warnings(), Stdout: io.Discard,
 		}
 		if cfg.TAP != "" {
 			tap := collector.TAP{Name: cfg.TAP, Isolate: true}
@@ -280,22 +273,14 @@ func collectorRole() role {
 		for _, to := range cfg.VXLAN {
 			c.VXLAN = append(c.VXLAN, collector.VXLAN{To: to})
 		}
-		ready := make(chan *collector.Account, 1)
-		c.Ready = func(_ netip.AddrPort, a *collector.Account) { ready <- a }
-		ctx, s.stop = context.WithCancel(ctx)
-		s.ended = make(chan error, 1)
-		go func() {
+		return s.begin(ctx, func(ctx context.Context, started func(func() SideAccount)) error {
+			c.Ready = func(_ netip.AddrPort, a *collector.Account) {
+				started(func() SideAccount { return collectorAccount(a) })
+			}
 			_, err := collector.Run(ctx, c)
-			s.ended <- err
-		}()
-		select {
-		case err := <-s.ended:
-			return nil, fmt.Errorf("it did not start: %w", err)
-		case a := <-ready:
-			s.account = func() SideAccount { return collectorAccount(a) }
-			return s.account(), nil
-		}
-	})
+			return err
+		})
+	}))
 }
 
 func collectorAccount(a *collector.Account) SideAccount {

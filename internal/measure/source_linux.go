@@ -156,26 +156,8 @@ func (s *Source) Run(ctx context.Context, o Offer) (Offered, error) {
 	var r Offered
 	var asked, probes float64 // frames so far, and of those probes
 	before := threadCPU()
-	start := time.Now()
-	due := start // the schedule's beginning: it moves if the source is held up
-	for n := 0; ; n++ {
-		now := time.Now()
-		if now.Sub(start) >= o.For || n%64 == 0 && ctx.Err() != nil {
-			break
-		}
-		if o.Rate > 0 {
-			at := due.Add(time.Duration(asked / o.Rate * 1e9))
-			if ahead := at.Sub(now); ahead > 20*time.Microsecond {
-				if at.Sub(start) >= o.For {
-					sleep(o.For - now.Sub(start))
-					break
-				}
-				sleep(ahead)
-			} else if -ahead > behindMost {
-				due = due.Add(-ahead)
-				r.Slipped += -ahead
-			}
-		}
+	plan := schedule{Offer: o, start: time.Now()}
+	for n := 0; plan.wait(time.Now(), asked) && (n%64 != 0 || ctx.Err() == nil); n++ {
 		wanted := 0
 		if o.Probes > 0 {
 			for (asked+float64(wanted))*o.Probes/o.Rate > probes && wanted < batch {
@@ -188,9 +170,37 @@ func (s *Source) Run(ctx context.Context, o Offer) (Offered, error) {
 		}
 		asked += float64(batch)
 	}
-	r.Took = time.Since(start)
-	r.CPU = threadCPU() - before
+	r.Took, r.CPU, r.Slipped = time.Since(plan.start), threadCPU()-before, plan.slipped
 	return r, nil
+}
+
+// A schedule is an Offer under way.
+type schedule struct {
+	Offer
+	start   time.Time
+	slipped time.Duration // by which it moved, since the source was held up
+}
+
+// wait sleeps until what comes behind sent frames is due. It returns false if
+// the time of the Offer is over by then.
+func (s *schedule) wait(now time.Time, sent float64) bool {
+	if now.Sub(s.start) >= s.For {
+		return false
+	}
+	if s.Rate <= 0 {
+		return true
+	}
+	at := s.start.Add(s.slipped + time.Duration(sent/s.Rate*1e9))
+	if ahead := at.Sub(now); ahead > 20*time.Microsecond {
+		if at.Sub(s.start) >= s.For {
+			sleep(s.For - now.Sub(s.start))
+			return false
+		}
+		sleep(ahead)
+	} else if -ahead > behindMost {
+		s.slipped += -ahead
+	}
+	return true
 }
 
 // write sends n frames, the first of them probes, and counts them.

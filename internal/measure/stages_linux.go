@@ -27,20 +27,8 @@ func stagesRole() role {
 	var in *batch.Receiver
 	var from *ring.Ring
 	return role{
-		"pure": func(_ context.Context, with json.RawMessage) (any, error) {
-			var run StageRun
-			if err := json.Unmarshal(with, &run); err != nil {
-				return nil, err
-			}
-			return RunStage(run)
-		},
-		"send": func(ctx context.Context, with json.RawMessage) (any, error) {
-			var d time.Duration
-			if err := json.Unmarshal(with, &d); err != nil {
-				return nil, err
-			}
-			return sendFlights(ctx, d)
-		},
+		"pure": taking(func(_ context.Context, run StageRun) (any, error) { return RunStage(run) }),
+		"send": taking(func(ctx context.Context, d time.Duration) (any, error) { return sendFlights(ctx, d) }),
 		"listen": func(context.Context, json.RawMessage) (any, error) {
 			runtime.LockOSThread()
 			all, err := batch.Listen(batch.ListenConfig{Addr: fmt.Sprintf(":%d", Port), Buffer: 64 << 20, Poll: 20 * time.Millisecond})
@@ -49,29 +37,13 @@ func stagesRole() role {
 			}
 			return nil, err
 		},
-		"receive": func(ctx context.Context, with json.RawMessage) (any, error) {
-			var d time.Duration
-			if err := json.Unmarshal(with, &d); err != nil {
-				return nil, err
-			}
-			return receiveFor(ctx, in, d)
-		},
-		"attach": func(_ context.Context, with json.RawMessage) (_ any, err error) {
-			var name string
-			if err := json.Unmarshal(with, &name); err != nil {
-				return nil, err
-			}
+		"receive": taking(func(ctx context.Context, d time.Duration) (any, error) { return receiveFor(ctx, in, d) }),
+		"attach": taking(func(_ context.Context, name string) (_ any, err error) {
 			runtime.LockOSThread()
 			from, err = ring.Open(ring.Config{Interface: name, Promiscuous: true})
 			return nil, err
-		},
-		"capture": func(ctx context.Context, with json.RawMessage) (any, error) {
-			var d time.Duration
-			if err := json.Unmarshal(with, &d); err != nil {
-				return nil, err
-			}
-			return captureFor(ctx, from, d)
-		},
+		}),
+		"capture": taking(func(ctx context.Context, d time.Duration) (any, error) { return captureFor(ctx, from, d) }),
 	}
 }
 
