@@ -10,6 +10,9 @@
 # machine while the source ran, softirq included: cpus x time - idle. Flags for either side: REMOTE_FLAGS, COLLECTOR_FLAGS.
 # With OUTPUT, those flags in the place of the TAP: OUTPUT='--no-tap -w /data/x.pcapng --direct'. What was written is removed by you.
 # With PROFILE=DIR: what perf(1) records of each process, in DIR/remote-FRAME.data and DIR/collector-FRAME.data, and the functions that take most.
+# With PPROF=DIR: CPU profiles of each process for go tool pprof, in DIR/remote-FRAME.pprof and DIR/collector-FRAME.pprof, and what takes most of
+# forward and of deliver, with what these call.
+# With TREE=DIR: of the ntap of that checkout, an older commit's.
 # With COUNTERS=1: instructions and cycles of each process for a frame, in user and kernel mode, as perf(1) counts them.
 set -eu
 cd "$(dirname "$0")/.."
@@ -17,7 +20,13 @@ frame=$1 pps=$2 secs=${3:-3}
 t=$(mktemp -d) S=nts$$ C=ntc$$ pids=""
 trap 'kill $pids 2>/dev/null || true; wait 2>/dev/null || true; ip netns del $S; ip netns del $C; rm -rf "$t"' EXIT
 export CGO_ENABLED=0
-go build -o "$t/ntap" ./cmd/ntap
+tree=${TREE:-.} overlay=""
+if [ -n "${PPROF:-}" ]; then
+	mkdir -p "$PPROF"
+	PPROF=$(realpath "$PPROF") overlay="-overlay $t/overlay"
+	echo "{\"Replace\": {\"$(realpath "$tree")/cmd/ntap/pprof.go\": \"$PWD/benchmarks/testdata/pprof.go\"}}" >"$t/overlay"
+fi
+go build -C "$tree" $overlay -o "$t/ntap" ./cmd/ntap
 go build -o "$t/gen" ./benchmarks/gen
 ip netns add $S
 ip netns add $C
@@ -36,10 +45,10 @@ hz=$(getconf CLK_TCK)
 cpu() { awk -v hz="$hz" '{sub(/.*\) /, ""); printf "%d", ($12 + $13) * 1e9 / hz}' "/proc/$1/stat"; }
 idle() { awk '/^cpu /{print $5 + $6}' /proc/stat; }
 
-ip netns exec $C "$t/ntap" collector -p 5678 --key-file "$t/key" ${OUTPUT:--i ntap0} --state none ${COLLECTOR_FLAGS:-} >"$t/c.log" 2>&1 &
+PPROF_FILE=${PPROF:-}/collector-$frame.pprof ip netns exec $C "$t/ntap" collector -p 5678 --key-file "$t/key" ${OUTPUT:--i ntap0} --state none ${COLLECTOR_FLAGS:-} >"$t/c.log" 2>&1 &
 c=$! pids="$c"
 for _ in $(seq 50); do grep -q 'collector started' "$t/c.log" && break; sleep 0.1; done
-ip netns exec $S "$t/ntap" remote -i cap0 -c 10.99.0.2:5678 --key-file "$t/key" --tap 1 ${REMOTE_FLAGS:-} >"$t/r.log" 2>&1 &
+PPROF_FILE=${PPROF:-}/remote-$frame.pprof ip netns exec $S "$t/ntap" remote -i cap0 -c 10.99.0.2:5678 --key-file "$t/key" --tap 1 ${REMOTE_FLAGS:-} >"$t/r.log" 2>&1 &
 r=$! pids="$pids $r"
 sleep 1
 counters=""
@@ -57,14 +66,21 @@ if [ -n "${PROFILE:-}" ]; then
 	perf record -q -F 3999 -p $c -o "$PROFILE/collector-$frame.data" -- sleep "$secs" &
 	profiles="$profiles $!"
 fi
+[ -z "${PPROF:-}" ] || kill -USR2 $r $c
 cr0=$(cpu $r) cc0=$(cpu $c) i0=$(idle) t0=$(date +%s%N)
 ip netns exec $S "$t/gen" -dev cap0 -size "$frame" -rate "$pps" -for "${secs}s" -cpu 0 >"$t/g"
 i1=$(idle) t1=$(date +%s%N)
+[ -z "${PPROF:-}" ] || kill -USR2 $r $c
 sleep 1
 cr1=$(cpu $r) cc1=$(cpu $c)
 if [ -n "$counters" ]; then
 	kill -INT $counters
 	wait $counters || true
+fi
+if [ -n "${PPROF:-}" ]; then
+	for side in remote:forward collector:deliver; do
+		go tool pprof -top -cum -nodecount "${NODES:-25}" -focus "${side#*:}\$" "$t/ntap" "$PPROF/${side%:*}-$frame.pprof" 2>/dev/null
+	done
 fi
 if [ -n "${PROFILE:-}" ]; then
 	wait $profiles || true
