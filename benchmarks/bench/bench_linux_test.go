@@ -81,6 +81,20 @@ func TestMissingPeer(t *testing.T) {
 	}
 }
 
+// The account of a remote is behind the source: what crossed the wire is for what
+// the account has of the frames. It used to be for what was offered, and the wire
+// seemed to carry less than was captured.
+func TestWireIsOfTheAccount(t *testing.T) {
+	b := &bench{}
+	b.wire(comparison{frame: "300", rate: 1000}, []measure.Trial{{
+		Offered: measure.Offered{Frames: 1000, Bytes: 300000},
+		Remote:  measure.SideAccount{Sealed: 500, SealedBytes: 150000, Sent: 110, SentBytes: 155380},
+	}})
+	if w := b.results.Wire; len(w) != 1 || w[0].Ratio != 160000./150000 || w[0].Datagrams != 0.22 {
+		t.Errorf("%+v", w)
+	}
+}
+
 func TestMachineName(t *testing.T) {
 	for cpu, want := range map[string]string{
 		"AMD EPYC 7763 64-Core Processor":               "amd-epyc-7763-2cpu",

@@ -13,6 +13,7 @@ import (
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/plotutil"
 	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
 
 	"github.com/ntap-project/ntap/benchmarks/outcome"
 )
@@ -188,6 +189,7 @@ func (d *drawing) draw(format string) ([]byte, error) {
 	p := plot.New()
 	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = d.what, d.x, d.y
 	p.Legend.Top, p.Legend.Left, p.Legend.Padding = true, true, vg.Millimeter
+	p.Title.Padding = 3 * vg.Millimeter
 	p.Add(plotter.NewGrid())
 	if d.logX {
 		p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, plot.LogTicks{}
@@ -220,21 +222,22 @@ func (d *drawing) draw(format string) ([]byte, error) {
 	if !d.logY {
 		p.Y.Min = 0
 	}
-	if d.logY { // room for the legend
-		p.Y.Max *= 3
-	} else {
-		p.Y.Max *= 1.3
-	}
 	if p.X.Min == p.X.Max { // an axis needs two ends
 		p.X.Min, p.X.Max = p.X.Min*0.9, p.X.Max*1.1
 	}
 	if p.Y.Min == p.Y.Max {
 		p.Y.Min, p.Y.Max = p.Y.Min*0.9, p.Y.Max*1.1+1
 	}
-	w, err := p.WriterTo(24*vg.Centimeter, 15*vg.Centimeter, format)
+	w, err := draw.NewFormattedCanvas(28*vg.Centimeter, 15*vg.Centimeter, format)
 	if err != nil {
 		return nil, err
 	}
+	// The legend stands beside the plot: within, it would lie on the lines.
+	all, legend := draw.Crop(draw.New(w), vg.Millimeter, -vg.Millimeter, vg.Millimeter, -vg.Millimeter), p.Legend
+	p.Legend = plot.NewLegend()
+	beside := legend.Rectangle(all).Size().X + 5*vg.Millimeter
+	p.Draw(draw.Crop(all, 0, -beside, 0, 0))
+	legend.Draw(draw.Crop(all, all.Size().X-beside+5*vg.Millimeter, 0, 0, -vg.Centimeter))
 	var b bytes.Buffer
 	_, err = w.WriteTo(&b)
 	return b.Bytes(), err
