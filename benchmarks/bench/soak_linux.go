@@ -55,6 +55,7 @@ func (b *bench) soak(ctx context.Context, frame string, load float64, d time.Dur
 		}
 		total.Offered.Frames += t.Offered.Frames
 		total.Offered.Failed += t.Offered.Failed
+		total.Offered.Took += t.Offered.Took
 		total.Arrived += t.Arrived
 		last = t.Parties
 		if first == nil {
@@ -90,7 +91,7 @@ func (b *bench) soak(ctx context.Context, frame string, load float64, d time.Dur
 	if err := errors.Join(wrong...); err != nil {
 		return err
 	}
-	b.say("soak: %d frames, 0 lost, memory flat", total.Offered.Frames)
+	b.say("soak: %d frames, %.0f a second, 0 lost, memory flat", total.Offered.Frames, total.Offered.Rate())
 	return nil
 }
 
