@@ -50,8 +50,9 @@ type tapSet struct {
 
 	mu     sync.Mutex // held while a device is made, not for frames
 	place  place
-	looked time.Time  // where devices are
-	one    *tapDevice // if there is one for all
+	looked time.Time    // where devices are
+	unseen []*tapDevice // to be looked at, since interfaces changed
+	one    *tapDevice   // if there is one for all
 	taps   map[uint32]*tapDevice
 
 	aliens atomic.Bool // frames came that no Ethernet carries; said

@@ -8,12 +8,15 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/ntap-project/ntap/ring"
 )
 
 // Where TAP devices are: in which network namespace, and whether as ports of a
@@ -31,6 +34,8 @@ type place struct {
 	fd   int    // -1: not known, and there can be no other
 	pid  bool   // path is that of a process
 	away bool   // it is no longer there; said
+
+	links *ring.Links // of what is in it; nil: not opened yet
 }
 
 // findPlace opens the namespace called name: a PID, a name of ip-netns(8), or a
@@ -91,16 +96,34 @@ func (p *place) inside(do func() error) error {
 	return <-done
 }
 
-func (p *place) close() (err error) {
-	if p.fd >= 0 {
-		err = unix.Close(p.fd)
+// changed says whether interfaces came, went or were changed since it was asked
+// last; where nothing tells, that they may have.
+func (p *place) changed() bool {
+	if p.links == nil {
+		_ = p.inside(func() (err error) { p.links, err = ring.OpenLinks(); return })
+		return true
 	}
-	p.fd = -1
+	changed, err := p.links.Changed(0)
+	if err != nil {
+		_ = p.links.Close()
+		p.links = nil
+	}
+	return changed || err != nil
+}
+
+func (p *place) close() (err error) {
+	if p.links != nil {
+		err = p.links.Close()
+	}
+	if p.fd >= 0 {
+		err = errors.Join(err, unix.Close(p.fd))
+	}
+	p.fd, p.links = -1, nil
 	return err
 }
 
 // tick looks where devices are, now and then: the namespace may be another one
-// of that name, and a device the port of a bridge.
+// of that name, and where interfaces changed, a device the port of a bridge.
 func (s *tapSet) tick(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -114,14 +137,20 @@ func (s *tapSet) tick(now time.Time) {
 	if !s.cfg.Isolate {
 		return
 	}
-	var look []*tapDevice
-	if s.one != nil {
-		look = append(look, s.one)
-	}
-	for _, d := range s.taps { // in a random order: all get their turn
-		if d != nil && len(look) < tapLooks {
-			look = append(look, d)
+	if s.place.changed() {
+		s.unseen = s.unseen[:0]
+		if s.one != nil {
+			s.unseen = append(s.unseen, s.one)
 		}
+		for _, d := range s.taps { // in a random order: all get their turn
+			if d != nil {
+				s.unseen = append(s.unseen, d)
+			}
+		}
+	}
+	look := s.unseen[:min(len(s.unseen), tapLooks)]
+	if len(look) == 0 {
+		return
 	}
 	_ = s.place.inside(func() error {
 		for _, d := range look {
@@ -129,6 +158,7 @@ func (s *tapSet) tick(now time.Time) {
 		}
 		return nil
 	})
+	s.unseen = slices.Delete(s.unseen, 0, len(look))
 }
 
 // guard keeps the host's stack from the frames of d, unless it is the port of a
