@@ -104,12 +104,11 @@ func (w *worker) explain(h *proto.Header, newest uint64, d []byte) {
 	if h.Kind == proto.Data || w.notes.told(w.gate.seed, noteOld, h.Tap, w.now) || h.Counter>>crypto.EpochBits > 0 || !w.gate.look(w.now) {
 		return
 	}
-	key, _, drop := w.keyFor(h)
-	if drop != nil {
+	if _, drop := w.keyFor(h); drop != nil {
 		return
 	}
-	defer key.Wipe()
-	o, err := crypto.NewOpener(key, crypto.Stream{Suite: crypto.Suite(h.Suite), Kind: uint8(h.Kind), Shard: h.Shard, Session: h.Session})
+	defer w.key.Wipe()
+	o, err := crypto.NewOpener(&w.key, crypto.Stream{Suite: crypto.Suite(h.Suite), Kind: uint8(h.Kind), Shard: h.Shard, Session: h.Session})
 	if err != nil {
 		return
 	}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/net/bpf"
 
 	"github.com/ntap-project/ntap/batch"
+	"github.com/ntap-project/ntap/crypto"
 	"github.com/ntap-project/ntap/engine"
 	"github.com/ntap-project/ntap/proto"
 )
@@ -191,6 +192,8 @@ func (c *collector) run(ctx context.Context) error {
 	monitor.Go(func() { sh.monitor(ctx, stop, c.account, c.outs) })
 	monitor.Go(func() { c.outs.run(ctx) })
 	err := engine.Run(ctx, engine.Place(cfg.Workers, cfg.CPUs), func(ctx context.Context, i int) error {
+		crypto.Burn()
+		defer crypto.Burn()
 		w := c.workers[i]
 		if err := w.takeUp(c.outs.now.Load()); err != nil {
 			return errors.Join(err, w.closeSinks())
@@ -250,6 +253,8 @@ func (sh *shared) listen() ([]*batch.Receiver, error) {
 // monitor does what happens by the clock: the state file, alarms for silent
 // taps, the account each second, and the end with Once.
 func (sh *shared) monitor(ctx context.Context, stop func(), a *Account, outs *outputs) {
+	crypto.Burn()
+	defer crypto.Burn()
 	tick := time.NewTicker(watch)
 	defer tick.Stop()
 	nextSave, nextStats := time.Now().Add(saveEvery), time.Now().Add(second)

@@ -294,8 +294,9 @@ func TestAgreementsKeepTheLatest(t *testing.T) {
 		a.put(&proto.Header{Tap: 7, Session: session, Key: id}, agreement{secret: crypto.Key{byte(session)}})
 	}
 	has := func(session uint64, id uint8) bool {
-		g, ok := a.find(&proto.Header{Tap: 7, Session: session, Key: id})
-		return ok && g.secret == crypto.Key{byte(session)}
+		var key crypto.Key
+		_, ok := a.find(&proto.Header{Tap: 7, Session: session, Key: id}, &key)
+		return ok && key == crypto.Key{byte(session)}
 	}
 	put(100, 0)
 	put(100, 1)

@@ -202,12 +202,12 @@ func TestKeyingsAreBounded(t *testing.T) {
 		if n := len(h.agreed.taps[7]); n > maxAgreed {
 			t.Fatalf("%d agreements are kept", n)
 		}
-		if _, ok := h.agreed.find(&head); !ok {
+		if _, ok := h.agreed.find(&head, new(crypto.Key)); !ok {
 			t.Fatal("the newest is not kept")
 		}
 	}
 	h.agreed.wipe()
-	if _, ok := h.agreed.find(&head); ok {
+	if _, ok := h.agreed.find(&head, new(crypto.Key)); ok {
 		t.Error("an agreement is there after wipe")
 	}
 }

@@ -25,30 +25,31 @@ const (
 	maxAgreed = 4
 )
 
-// keyFor returns the key of the tap that h names: what was agreed on with it, if
-// it is on the allow-list, or else that of the key file. The error is a Drop.
-func (w *worker) keyFor(h *proto.Header) (key crypto.Key, who crypto.Fingerprint, drop error) {
+// keyFor makes w.key the key of the tap that h names: what was agreed on with
+// it, if it is on the allow-list, or else that of the key file. It is the
+// caller's to wipe: so no copies of it lie on the stack. The error is a Drop.
+func (w *worker) keyFor(h *proto.Header) (who crypto.Fingerprint, drop error) {
 	if w.cfg.Allow != nil && w.cfg.Allow.Has(h.Tap) {
-		a, ok := w.agreed.find(h)
+		who, ok := w.agreed.find(h, &w.key)
 		if !ok {
-			return key, who, DropUnkeyed
+			return who, DropUnkeyed
 		}
-		if w.cfg.Allow.Check(h.Tap, a.who, w.now) != nil {
-			return key, who, DropKey
+		if w.cfg.Allow.Check(h.Tap, who, w.now) != nil {
+			w.key.Wipe()
+			return who, DropKey
 		}
-		return a.secret, a.who, nil
+		return who, nil
 	}
 	if w.cfg.Keys == nil {
-		return key, who, DropTap
+		return who, DropTap
 	}
-	key, err := w.cfg.Keys.Find(h.Tap, h.Key, w.now)
-	switch err {
+	switch w.cfg.Keys.FindInto(&w.key, h.Tap, h.Key, w.now) {
 	case nil:
-		return key, who, nil
+		return who, nil
 	case crypto.ErrWrong:
-		return key, who, DropTap
+		return who, DropTap
 	}
-	return key, who, DropKey
+	return who, DropKey
 }
 
 // good says whether the key of a stream is still to be taken. It derives none.
@@ -85,13 +86,21 @@ func (w *worker) keyed(h *proto.Header, d []byte) error {
 		return DropSession
 	}
 	hash := sha256.Sum256(d)
-	if a, ok := w.agreed.find(h); ok && a.hash == hash {
+	if w.agreed.has(h, &hash) {
 		return nil
 	}
 	ticket, ok := w.gate.admit(w.now, h.Tap, w.in.From().Addr(), t != nil || newest != 0, keyingCost)
 	if !ok {
 		return DropLimited
 	}
+	if err = w.accept(h, d, &k, &hash); err == nil {
+		w.gate.refund(ticket, h.Session != newest)
+	}
+	return err
+}
+
+// accept is the part of keyed that handles keys. The error is a Drop.
+func (w *worker) accept(h *proto.Header, d []byte, k *proto.KeyingMessage, hash *[sha256.Size]byte) error {
 	a := crypto.Agreement{Collector: crypto.Fingerprint(k.Collector), Remote: crypto.Fingerprint(k.Remote), Encapsulated: k.Encapsulated, Signature: k.Signature}
 	secret, err := crypto.Accept(w.cfg.Pairs, w.cfg.Allow, a, h.Tap, d[:proto.HeaderLen], w.now)
 	switch err {
@@ -101,8 +110,7 @@ func (w *worker) keyed(h *proto.Header, d []byte) error {
 	default:
 		return DropKey
 	}
-	w.gate.refund(ticket, h.Session != newest)
-	w.agreed.put(h, agreement{secret, a.Remote, hash})
+	w.agreed.put(h, agreement{secret, a.Remote, *hash})
 	return nil
 }
 
@@ -139,13 +147,13 @@ func (w *worker) turn(s *stream, h *proto.Header, d []byte) (plaintext []byte, d
 		w.gate.refund(ticket, false)
 		return nil, drop
 	}
-	key, who, drop := w.keyFor(h)
+	who, drop := w.keyFor(h)
 	if drop != nil { // no key was derived: what is refused for that is counted under that
 		w.gate.refund(ticket, false)
 		return nil, drop
 	}
-	defer key.Wipe()
-	o, drop := w.opener(key, h)
+	defer w.key.Wipe()
+	o, drop := w.opener(&w.key, h)
 	if drop != nil {
 		return nil, drop
 	}
@@ -155,7 +163,7 @@ func (w *worker) turn(s *stream, h *proto.Header, d []byte) (plaintext []byte, d
 		return nil, dropOf(err)
 	}
 	w.gate.refund(ticket, false)
-	s.turnTo(key, h.Key, who, w.now)
+	s.turnTo(&w.key, h.Key, who, w.now)
 	o.Skip(s.floor[h.Kind])
 	s.openers[h.Kind] = o
 	w.log.Info().Uint32("tap", h.Tap).Str("session", hex64(h.Session)).Uint16("shard", h.Shard).Uint8("key", h.Key).Msg("another key")
@@ -180,14 +188,14 @@ type under struct {
 }
 
 // turnTo makes another key that of the stream.
-func (s *stream) turnTo(key crypto.Key, id uint8, who crypto.Fingerprint, now time.Time) {
+func (s *stream) turnTo(key *crypto.Key, id uint8, who crypto.Fingerprint, now time.Time) {
 	s.forget()
 	s.turned, s.before = true, under{s.keyID, s.openers, now.Add(keyGrace)}
 	for k := range s.floor {
 		s.floor[k] = s.reached(k)
 	}
 	s.openers = [proto.NumKinds]*crypto.Opener{}
-	s.key, s.keyID, s.who = key, id, who
+	s.key, s.keyID, s.who = *key, id, who
 }
 
 // reached returns the counter behind all that were taken of a kind, under
@@ -233,15 +241,32 @@ type dated struct {
 	agreement
 }
 
-func (a *agreements) find(h *proto.Header) (agreement, bool) {
+// has says whether an agreement of that hash is kept, without a copy of its
+// secret.
+func (a *agreements) has(h *proto.Header, hash *[sha256.Size]byte) bool {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
-	for _, d := range a.taps[h.Tap] {
-		if d.session == h.Session && d.id == h.Key {
-			return d.agreement, true
+	all := a.taps[h.Tap]
+	for i := range all {
+		if d := &all[i]; d.session == h.Session && d.id == h.Key && d.hash == *hash {
+			return true
 		}
 	}
-	return agreement{}, false
+	return false
+}
+
+// find makes out the secret of an agreement, and says with whom it was made.
+func (a *agreements) find(h *proto.Header, out *crypto.Key) (who crypto.Fingerprint, ok bool) {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	all := a.taps[h.Tap]
+	for i := range all {
+		if d := &all[i]; d.session == h.Session && d.id == h.Key {
+			copy(out[:], d.secret[:])
+			return d.who, true
+		}
+	}
+	return who, false
 }
 
 // put keeps an agreement, in the place of one before for the same session and

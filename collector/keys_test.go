@@ -43,7 +43,7 @@ func (s *sim) with(t testing.TB, key crypto.Key, id uint8) {
 	s.flush()
 	s.head.Key = id
 	for kind, p := range []**crypto.Sealer{&s.data, &s.announce, &s.report} {
-		fresh, err := crypto.NewSealerAt(key, crypto.Stream{
+		fresh, err := crypto.NewSealerAt(&key, crypto.Stream{
 			Suite: crypto.AES256GCM, Kind: uint8(kind), Shard: s.head.Shard, Session: s.head.Session,
 		}, (*p).Counter())
 		if err != nil {
@@ -368,7 +368,7 @@ func TestTurnAtAnEpochsBorder(t *testing.T) {
 		t.Fatal(err)
 	}
 	const border = 41 << crypto.EpochBits
-	if s.data, err = crypto.NewSealerAt(key, crypto.Stream{Suite: crypto.AES256GCM, Session: s.head.Session}, border-3); err != nil {
+	if s.data, err = crypto.NewSealerAt(&key, crypto.Stream{Suite: crypto.AES256GCM, Session: s.head.Session}, border-3); err != nil {
 		t.Fatal(err)
 	}
 	d.must(t, nil, s.one())

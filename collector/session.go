@@ -266,7 +266,7 @@ func (w *worker) admit(h *proto.Header, d []byte) (s *stream, plaintext []byte, 
 		w.gate.refund(ticket, false)
 		return nil, nil, drop
 	}
-	key, who, drop := w.keyFor(h)
+	who, drop := w.keyFor(h)
 	if suite == crypto.Plaintext {
 		drop = nil
 	}
@@ -274,8 +274,8 @@ func (w *worker) admit(h *proto.Header, d []byte) (s *stream, plaintext []byte, 
 		w.gate.refund(ticket, false)
 		return nil, nil, drop
 	}
-	defer key.Wipe()
-	o, drop := w.opener(key, h)
+	defer w.key.Wipe()
+	o, drop := w.opener(&w.key, h)
 	if drop != nil {
 		return nil, nil, drop
 	}
@@ -295,7 +295,7 @@ func (w *worker) admit(h *proto.Header, d []byte) (s *stream, plaintext []byte, 
 	if suite != crypto.Plaintext && !w.state.Advance(h.Tap, h.Session) {
 		return nil, nil, DropSession
 	}
-	if s = w.join(h, key, age); s == nil {
+	if s = w.join(h, &w.key, age); s == nil {
 		return nil, nil, DropLimited
 	}
 	w.gate.refund(ticket, h.Session != newest)
@@ -342,7 +342,7 @@ func (w *worker) reach(s *stream, nextData uint64) {
 	if o == nil {
 		h := proto.Header{Kind: proto.Data, Suite: s.suite, Shard: s.origin.Shard, Tap: s.origin.Tap, Session: s.origin.Session}
 		var err error
-		if o, err = w.opener(s.key, &h); err != nil {
+		if o, err = w.opener(&s.key, &h); err != nil {
 			return
 		}
 		s.openers[proto.Data] = o
@@ -354,7 +354,7 @@ func (w *worker) reach(s *stream, nextData uint64) {
 
 // opener makes the opener for the kind of datagram that h heads. Counters that
 // a run before this one has seen stay refused.
-func (w *worker) opener(key crypto.Key, h *proto.Header) (*crypto.Opener, error) {
+func (w *worker) opener(key *crypto.Key, h *proto.Header) (*crypto.Opener, error) {
 	o, err := crypto.NewOpener(key, crypto.Stream{
 		Suite: crypto.Suite(h.Suite), Kind: uint8(h.Kind), Shard: h.Shard, Session: h.Session,
 	})
@@ -372,13 +372,13 @@ func (w *worker) opener(key crypto.Key, h *proto.Header) (*crypto.Opener, error)
 
 // join makes the stream that a verified datagram belongs to; age is that of
 // its session in seconds. Nil: the tap has too many.
-func (w *worker) join(h *proto.Header, key crypto.Key, age int64) *stream {
+func (w *worker) join(h *proto.Header, key *crypto.Key, age int64) *stream {
 	k := streamKey{h.Tap, h.Shard}
 	if old := w.streams[k]; old != nil {
 		w.giveUp(old)
 		w.drop(k, old)
 	}
-	s := &stream{suite: h.Suite, key: key, keyID: h.Key, tap: w.taps.get(h.Tap), records: proto.NewUnpacker(w.asm), account: new(streamAccount), at: w.now}
+	s := &stream{suite: h.Suite, key: *key, keyID: h.Key, tap: w.taps.get(h.Tap), records: proto.NewUnpacker(w.asm), account: new(streamAccount), at: w.now}
 	if s.session = s.tap.joined(h.Session, h.Suite == uint8(crypto.Plaintext), s.account); s.session == nil {
 		return nil
 	}

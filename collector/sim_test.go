@@ -106,7 +106,7 @@ func newSim(t testing.TB, keys *crypto.KeyFile, tapID uint32, session uint64, sh
 	}
 	s := &sim{clock: time.Now, size: size, head: proto.Header{Suite: uint8(crypto.AES256GCM), Shard: shard, Tap: tapID, Session: session}}
 	for kind, p := range []**crypto.Sealer{&s.data, &s.announce, &s.report} {
-		*p, err = crypto.NewSealer(key, crypto.Stream{Suite: crypto.AES256GCM, Kind: uint8(kind), Shard: shard, Session: session})
+		*p, err = crypto.NewSealer(&key, crypto.Stream{Suite: crypto.AES256GCM, Kind: uint8(kind), Shard: shard, Session: session})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -38,7 +38,8 @@ type worker struct {
 	last    *stream // most datagrams come in trains of one stream
 	waiting []*stream
 	pool    holdPool
-	gate    *gate // before what is not known
+	gate    *gate      // before what is not known
+	key     crypto.Key // of the tap of the datagram at hand, while it is looked at
 	past    past
 	notes   notes
 	now     time.Time // of this batch
@@ -207,7 +208,7 @@ func (w *worker) open(d []byte) (s *stream, kind proto.Kind, counter uint64, pla
 	}
 	o := s.openers[h.Kind]
 	if o == nil {
-		if o, drop = w.opener(s.key, &h); drop != nil {
+		if o, drop = w.opener(&s.key, &h); drop != nil {
 			return nil, 0, 0, nil, drop
 		}
 		s.openers[h.Kind] = o

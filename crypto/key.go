@@ -52,11 +52,14 @@ const (
 // DeriveTap returns the key of tap id: HKDF-SHA256 of the master key, without
 // a salt, info "ntap v1 tap" ‖ BE32 id. Nothing can be learned from it about
 // the master key or the key of another tap.
-func DeriveTap(master Key, id uint32) (Key, error) {
-	info := binary.BigEndian.AppendUint32([]byte(labelTap), id)
-	var k Key
-	derive((*[KeyLen]byte)(&k), master[:], nil, string(info))
+func DeriveTap(master Key, id uint32) (k Key, err error) {
+	deriveTap(&k, &master, id)
 	return k, nil
+}
+
+func deriveTap(out, master *Key, id uint32) {
+	info := binary.BigEndian.AppendUint32([]byte(labelTap), id)
+	derive((*[KeyLen]byte)(out), master[:], nil, string(info))
 }
 
 // derive makes out what HKDF-SHA256 (RFC 5869), extract and expand, makes of

@@ -54,6 +54,8 @@ const (
 // LoadKeyFile reads a key file. It refuses one that others than its owner can
 // read.
 func LoadKeyFile(path string) (*KeyFile, error) {
+	Burn()
+	defer Burn()
 	text, from, err := readSecret("key file", path, "ntap key new --out FILE makes one")
 	if err != nil {
 		return nil, err
@@ -268,27 +270,37 @@ func (k *KeyFile) TapKey(tap uint32) (Key, error) {
 // Find returns the key of a tap by ID. One whose time has not come is good: the
 // sender's clock decides when it begins. The errors are ErrWrong, ErrNoKey and
 // ErrExpired themselves.
-func (k *KeyFile) Find(tap uint32, id uint8, now time.Time) (Key, error) {
+func (k *KeyFile) Find(tap uint32, id uint8, now time.Time) (key Key, err error) {
+	err = k.FindInto(&key, tap, id, now)
+	return key, err
+}
+
+// FindInto is Find that writes the key to out, and leaves no copy of it on the
+// stack.
+func (k *KeyFile) FindInto(out *Key, tap uint32, id uint8, now time.Time) error {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
 	if own := k.own[tap]; own != nil {
-		return own.Find(tap, id, now)
+		return own.FindInto(out, tap, id, now)
 	}
 	if k.isTap && k.tap != tap || k.path == noPath {
-		return Key{}, ErrWrong
+		return ErrWrong
 	}
 	for i := range k.keys {
-		switch d := &k.keys[i]; {
+		d := &k.keys[i]
+		switch {
 		case d.id != id:
+			continue
 		case d.ended(now):
-			return Key{}, ErrExpired
+			return ErrExpired
 		case k.isTap:
-			return d.key, nil
+			copy(out[:], d.key[:])
 		default:
-			return DeriveTap(d.key, tap)
+			deriveTap(out, &d.key, tap)
 		}
+		return nil
 	}
-	return Key{}, ErrNoKey
+	return ErrNoKey
 }
 
 // Rotate adds a new random key, good from since on, and ends the others at

@@ -33,8 +33,8 @@ func shows(text string) bool {
 // TestKeysDoNotShow prints keys, and what holds keys, in every way there is.
 func TestKeysDoNotShow(t *testing.T) {
 	stream := Stream{Suite: AES256GCM}
-	s, _ := NewSealer(secretKey, stream)
-	o, _ := NewOpener(secretKey, stream)
+	s, _ := NewSealer(&secretKey, stream)
+	o, _ := NewOpener(&secretKey, stream)
 	s.secret, o.secret = secretKey, secretKey
 	type config struct {
 		Key  Key

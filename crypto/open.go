@@ -23,10 +23,9 @@ type Opener struct {
 }
 
 // NewOpener returns the Opener of stream s under the key of the tap.
-func NewOpener(tap Key, s Stream) (*Opener, error) {
-	defer tap.Wipe() // this copy of it
+func NewOpener(tap *Key, s Stream) (*Opener, error) {
 	o := &Opener{suite: s.Suite}
-	if err := s.secret(&o.secret, &tap); err != nil {
+	if err := s.secret(&o.secret, tap); err != nil {
 		return nil, err
 	}
 	return o, nil

@@ -99,6 +99,8 @@ func (f *PairFile) put(seed []byte, t term) error {
 // LoadPairFile reads the file of a collector's key pairs, with the care of
 // LoadKeyFile.
 func LoadPairFile(path string) (*PairFile, error) {
+	Burn()
+	defer Burn()
 	text, from, err := readSecret("key pair file", path, "ntap key pair --out FILE makes one")
 	if err != nil {
 		return nil, err
@@ -361,6 +363,8 @@ func NewIdentity(tap uint32) (*Identity, error) {
 
 // LoadIdentity reads an identity file, with the care of LoadKeyFile.
 func LoadIdentity(path string) (*Identity, error) {
+	Burn()
+	defer Burn()
 	text, from, err := readSecret("identity file", path, "ntap key identity --out FILE makes one")
 	if err != nil {
 		return nil, err

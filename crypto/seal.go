@@ -22,15 +22,14 @@ type Sealer struct {
 
 // NewSealer returns the Sealer of stream s under the key of the tap. A second
 // one for the same stream would use the same nonces again: never make one.
-func NewSealer(tap Key, s Stream) (*Sealer, error) { return NewSealerAt(tap, s, 0) }
+func NewSealer(tap *Key, s Stream) (*Sealer, error) { return NewSealerAt(tap, s, 0) }
 
 // NewSealerAt returns a Sealer that goes on at counter next, where one with
 // another key of the tap ended: the counters of a stream are each used once,
 // whichever the key.
-func NewSealerAt(tap Key, s Stream, next uint64) (*Sealer, error) {
-	defer tap.Wipe() // this copy of it
+func NewSealerAt(tap *Key, s Stream, next uint64) (*Sealer, error) {
 	seal := &Sealer{suite: s.Suite, next: next, epoch: next >> EpochBits}
-	if err := s.secret(&seal.secret, &tap); err != nil {
+	if err := s.secret(&seal.secret, tap); err != nil {
 		return nil, err
 	}
 	for range seal.epoch {

@@ -25,11 +25,11 @@ var secure = suites[1:]
 func newPair(t testing.TB, s Suite) (*Sealer, *Opener) {
 	t.Helper()
 	stream := Stream{Suite: s, Kind: 1, Shard: 2, Session: 3}
-	seal, err := NewSealer(testKey, stream)
+	seal, err := NewSealer(&testKey, stream)
 	if err != nil {
 		t.Fatal(err)
 	}
-	open, err := NewOpener(testKey, stream)
+	open, err := NewOpener(&testKey, stream)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +164,7 @@ func TestEachStreamHasItsOwnKey(t *testing.T) {
 			t.Helper()
 			stream := base
 			change(&stream)
-			o, err := NewOpener(key, stream)
+			o, err := NewOpener(&key, stream)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -181,10 +181,10 @@ func TestEachStreamHasItsOwnKey(t *testing.T) {
 		other(testKey, func(s *Stream) { s.Shard = 0x200 })
 		other(testKey, func(s *Stream) { s.Session = 3 << 32 })
 	}
-	if _, err := NewOpener(testKey, Stream{Suite: 3}); err == nil {
+	if _, err := NewOpener(&testKey, Stream{Suite: 3}); err == nil {
 		t.Error("suite 3 is accepted")
 	}
-	if _, err := NewSealer(testKey, Stream{Suite: 255}); err == nil {
+	if _, err := NewSealer(&testKey, Stream{Suite: 255}); err == nil {
 		t.Error("suite 255 is accepted")
 	}
 }

@@ -15,15 +15,15 @@ func TestSealerAt(t *testing.T) {
 	stream := Stream{Kind: 2, Shard: 513, Session: 0x6925e2c080004d2b}
 	for _, stream.Suite = range suites {
 		for _, next := range []uint64{0, 1, 77, epoch - 2, epoch - 1, epoch, epoch + 1, 3*epoch - 1, 3 * epoch, 40*epoch + 5} {
-			twin, err := NewSealer(testKey, stream)
+			twin, err := NewSealer(&testKey, stream)
 			if err != nil {
 				t.Fatal(err)
 			}
-			s, err := NewSealerAt(testKey, stream, next)
+			s, err := NewSealerAt(&testKey, stream, next)
 			if err != nil {
 				t.Fatal(err)
 			}
-			o, err := NewOpener(testKey, stream)
+			o, err := NewOpener(&testKey, stream)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -91,11 +91,11 @@ func TestDatagramsAreThoseOfOpenSSL(t *testing.T) {
 		}
 		stream := Stream{Suite: suite, Kind: st.Kind, Shard: st.Shard, Session: st.Session}
 		tap := tapKeys[st.Tap]
-		s, err := NewSealer(tap, stream)
+		s, err := NewSealer(&tap, stream)
 		if err != nil {
 			t.Fatal(err)
 		}
-		o, err := NewOpener(tap, stream)
+		o, err := NewOpener(&tap, stream)
 		if err != nil {
 			t.Fatal(err)
 		}

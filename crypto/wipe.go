@@ -21,3 +21,24 @@ func (k *KeyFile) Lock() error {
 	}
 	return err
 }
+
+// stackBurn is how much of the stack Burn overwrites, bytes: more than what
+// handles keys here uses.
+const stackBurn = 16 << 10
+
+// Burn overwrites what functions that have returned left on the stack of the
+// calling goroutine, copies of keys among it, which Go passes by value. A
+// goroutine that handles keys calls it first, so that its stack does not grow
+// later and leave the old one behind as it is, and at its end:
+//
+//	crypto.Burn()
+//	defer crypto.Burn()
+//
+//go:noinline
+func Burn() {
+	var b [stackBurn]byte
+	touch(&b)
+}
+
+//go:noinline
+func touch(b *[stackBurn]byte) { clear(b[:]) }

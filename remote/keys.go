@@ -36,6 +36,7 @@ type keyring struct {
 	mu     sync.Mutex
 	id     uint8
 	key    crypto.Key
+	fresh  crypto.Key         // scratch, so that no copies lie on the stack
 	from   time.Time          // when shards go on to it
 	to     crypto.Fingerprint // the collector's key that it was agreed on with
 	keying []byte             // the datagram that tells the collector
@@ -47,6 +48,8 @@ type keyring struct {
 func newKeyring(cfg *Config, head proto.Header) (*keyring, error) {
 	k := &keyring{keys: cfg.Keys, public: cfg.Public, identity: cfg.Identity, head: head, log: cfg.Log}
 	now := time.Now()
+	crypto.Burn()
+	defer crypto.Burn()
 	if k.public == nil {
 		return k, k.fromFile(now)
 	}
@@ -62,17 +65,19 @@ func (k *keyring) fromFile(now time.Time) error {
 	if err != nil {
 		return err
 	}
-	key, err := k.keys.Find(k.head.Tap, id, now)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	defer k.fresh.Wipe()
+	err = k.keys.FindInto(&k.fresh, k.head.Tap, id, now)
 	if err == crypto.ErrWrong {
 		_, err = k.keys.TapKey(k.head.Tap) // which names both taps
 	}
 	if err != nil {
 		return err
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.turn.Load() == 0 || id != k.id || key != k.key {
-		k.id, k.key, k.from = id, key, now
+	if k.turn.Load() == 0 || id != k.id || k.fresh != k.key {
+		copy(k.key[:], k.fresh[:])
+		k.id, k.from = id, now
 		k.turn.Add(1)
 	}
 	return nil
@@ -133,6 +138,8 @@ func (k *keyring) refresh(now time.Time, anew bool) {
 // from reload has the files read anew, and a key whose time comes is taken by
 // itself. All have the same files.
 func watchKeys(ctx context.Context, all []*keyring, reload <-chan struct{}) {
+	crypto.Burn()
+	defer crypto.Burn()
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	k := all[0]
@@ -162,15 +169,18 @@ func watchKeys(ctx context.Context, all []*keyring, reload <-chan struct{}) {
 	}
 }
 
-// due returns the key that a shard whose key is of that turn has to go on to;
+// due makes out the key that a shard whose key is of that turn has to go on to;
 // ok is false if there is none, or not yet.
-func (k *keyring) due(turn uint64, now time.Time) (key crypto.Key, id uint8, newest uint64, ok bool) {
+func (k *keyring) due(out *crypto.Key, turn uint64, now time.Time) (id uint8, newest uint64, ok bool) {
 	if k.turn.Load() == turn {
-		return key, 0, turn, false
+		return 0, turn, false
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.key, k.id, k.turn.Load(), !now.Before(k.from)
+	if ok = !now.Before(k.from); ok {
+		copy(out[:], k.key[:])
+	}
+	return k.id, k.turn.Load(), ok
 }
 
 // telling returns the datagrams that tell the collector under which key shards
@@ -197,14 +207,14 @@ func (k *keyring) wipe() {
 // rekey has the lane go on under the newest key, if that is another one. It is
 // called between blocks.
 func (l *lane) rekey(now time.Time) error {
-	key, id, turn, ok := l.to.keyring.due(l.keyTurn, now)
+	id, turn, ok := l.to.keyring.due(&l.key, l.keyTurn, now)
 	if !ok {
 		return nil
 	}
+	defer l.key.Wipe()
 	h := l.to.keyring.head
 	h.Shard, h.Key = l.number, id
-	fresh, err := newSealers(key, h, &l.seal)
-	clear(key[:])
+	fresh, err := newSealers(&l.key, h, &l.seal)
 	if err != nil {
 		return err
 	}

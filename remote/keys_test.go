@@ -61,10 +61,11 @@ func TestTellsOfBothKeys(t *testing.T) {
 	if last := k.telling(now.Add(keyAhead)); len(last) != 1 || bytes.Equal(last[0], first[0]) {
 		t.Errorf("%d datagrams once the new key is in force", len(last))
 	}
-	if _, _, _, ok := k.due(1, now); ok {
+	var key crypto.Key
+	if _, _, ok := k.due(&key, 1, now); ok || key != (crypto.Key{}) {
 		t.Error("a shard may go on to a key that the collector was not told of for long")
 	}
-	if key, id, turn, ok := k.due(1, now.Add(keyAhead)); !ok || id != 2 || turn != 3 || key == (crypto.Key{}) {
+	if id, turn, ok := k.due(&key, 1, now.Add(keyAhead)); !ok || id != 2 || turn != 3 || key == (crypto.Key{}) {
 		t.Errorf("key %d, turn %d, %v", id, turn, ok)
 	}
 }

@@ -37,6 +37,7 @@ type lane struct {
 	address   atomic.Pointer[netip.AddrPort] // of the collector, for those who make filters
 	failed    bool                           // and that was said
 	plaintext []byte                         // scratch for reports
+	key       crypto.Key                     // scratch for rekey, so that no copies lie on the stack
 }
 
 // A sealer seals the datagrams of one kind. It has their header ready but for
@@ -51,7 +52,7 @@ type sealers struct{ data, announce, report sealer }
 
 // newSealers makes those of the shard and the key that h says, which go on
 // where before ended.
-func newSealers(key crypto.Key, h proto.Header, before *sealers) (s sealers, err error) {
+func newSealers(key *crypto.Key, h proto.Header, before *sealers) (s sealers, err error) {
 	next := map[proto.Kind]uint64{}
 	if before.data.Sealer != nil {
 		next[proto.Data], next[proto.Announcing], next[proto.Reporting] = before.data.Counter(), before.announce.Counter(), before.report.Counter()

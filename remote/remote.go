@@ -73,6 +73,8 @@ type tap struct {
 // account adds up. The account is returned with any error, unless the remote
 // could not start.
 func Run(ctx context.Context, cfg Config) (*Account, error) {
+	crypto.Burn()
+	defer crypto.Burn()
 	t, err := newTap(cfg)
 	if err != nil {
 		return nil, err
@@ -117,6 +119,8 @@ func Run(ctx context.Context, cfg Config) (*Account, error) {
 		}
 	}
 	err = engine.Run(ctx, engine.Place(len(shards), cfg.CPUs), func(ctx context.Context, i int) error {
+		crypto.Burn()
+		defer crypto.Burn()
 		s := shards[i]
 		end, err := s.enter()
 		if err != nil {

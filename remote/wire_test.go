@@ -38,7 +38,7 @@ func TestWireSealed(t *testing.T) {
 	}
 	head, plain, want := block("header"), block("data"), block("sealed")
 	h, _, _ := proto.ParseHeader(append(bytes.Clone(head), make([]byte, proto.TagLen)...))
-	seal, err := newSealers(key, h, new(sealers))
+	seal, err := newSealers(&key, h, new(sealers))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,7 +31,7 @@ func (c *clearText) add(kind proto.Kind, plaintext []byte) {
 	s := c.seals[kind]
 	if s == nil {
 		var err error
-		if s, err = crypto.NewSealer(c.key, crypto.Stream{Suite: crypto.Plaintext, Kind: uint8(kind), Session: clearSession}); err != nil {
+		if s, err = crypto.NewSealer(&c.key, crypto.Stream{Suite: crypto.Plaintext, Kind: uint8(kind), Session: clearSession}); err != nil {
 			c.t.Fatal(err)
 		}
 		c.seals[kind] = s

@@ -78,6 +78,7 @@ func (k *collectorKeys) load(taps bool) (pairs *crypto.PairFile, allow *crypto.A
 	}
 	if k.allow != "" {
 		if allow, err = crypto.LoadAllowList(k.allow); err != nil {
+			pairs.Wipe()
 			return nil, nil, false, err
 		}
 	}

@@ -127,6 +127,7 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
 				if cfg.Tap, err = tapOf(cfg.Keys, tap); err != nil {
 					return err
 				}
+				crypto.Burn() // of the key that it looked at
 			}
 			cfg.Reload = hangups(c.Context())
 			if cfg.Filter, err = filters.read(args); err != nil {

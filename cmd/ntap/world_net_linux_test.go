@@ -311,6 +311,13 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, becomeWithoutUring(os.Args[1:]))
 		os.Exit(1)
 	}
+	if os.Getenv(scanFile) != "" {
+		if err := scanMain(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	dir, err := os.MkdirTemp("", "ntap-test")
 	if err == nil {
 		ntapBinary = filepath.Join(dir, "ntap")

@@ -84,7 +84,7 @@ func newPlayed(cfg FlightsConfig, keys *crypto.KeyFile, suite crypto.Suite, id u
 	for kind, s := range map[proto.Kind]*sealer{proto.Data: &p.data, proto.Announcing: &p.announce, proto.Reporting: &p.report} {
 		h := proto.Header{Kind: kind, Key: keyID, Suite: uint8(suite), Tap: id, Session: p.session}
 		h.Put(s.head[:])
-		if s.Sealer, err = crypto.NewSealer(key, crypto.Stream{Suite: suite, Kind: uint8(kind), Session: p.session}); err != nil {
+		if s.Sealer, err = crypto.NewSealer(&key, crypto.Stream{Suite: suite, Kind: uint8(kind), Session: p.session}); err != nil {
 			return nil, err
 		}
 	}

@@ -141,10 +141,10 @@ func newStageWork(f *frames, suite crypto.Suite) (*stageWork, error) {
 		return nil, err
 	}
 	stream := crypto.Stream{Suite: suite, Session: 1}
-	if s.seal, err = crypto.NewSealer(key, stream); err != nil {
+	if s.seal, err = crypto.NewSealer(&key, stream); err != nil {
 		return nil, err
 	}
-	if s.open, err = crypto.NewOpener(key, stream); err != nil {
+	if s.open, err = crypto.NewOpener(&key, stream); err != nil {
 		return nil, err
 	}
 	s.asm = proto.NewAssembly(make([]byte, 2<<20))
