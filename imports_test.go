@@ -213,3 +213,33 @@ func TestFilesAreShort(t *testing.T) {
 		}
 	})
 }
+
+// Nothing is skipped but by testnet.Missing, which fails where CI=true: a run of
+// all tests there has run all of them. Nor does a script leave out lines of its
+// own, or end before its end.
+func TestNothingIsSkippedUnseen(t *testing.T) {
+	const helper = "internal/testnet/require.go"
+	goSkips := regexp.MustCompile(`\b(t|tb|f)\.(Skip|Skipf|SkipNow)\(|\btesting\.Short\(`)
+	n := 0
+	goFiles(t, func(file string, text []byte) {
+		if call := goSkips.Find(text); call == nil {
+			return
+		} else if n++; file != helper {
+			t.Errorf("%s: %s: tests are skipped by testnet.Missing, which fails in CI", file, call)
+		}
+	})
+	scripts, err := filepath.Glob("cmd/ntap/testdata/*/*.txt")
+	if n == 0 || err != nil || len(scripts) == 0 {
+		t.Errorf("%d skips, %d scripts, %v: this test looks for the wrong thing", n, len(scripts), err)
+	}
+	scriptSkips := regexp.MustCompile(`(?m)^\s*(\[.*|skip\b.*|stop\b.*)$`)
+	for _, file := range scripts {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if line := scriptSkips.Find(text); line != nil {
+			t.Errorf("%s: %q: a script runs all its lines; what it needs, TestRootScripts requires", file, line)
+		}
+	}
+}

@@ -140,8 +140,7 @@ func TestContainerRestarts(t *testing.T) {
 			cgroup := ""
 			if way == "cgroup" {
 				if cgroup = newCgroup("docker-" + id + ".scope"); cgroup == "" {
-					t.Log("no cgroups can be made here: not tested")
-					return
+					testnet.Missing(t, "no cgroups can be made here; run it where /sys/fs/cgroup may be written")
 				}
 				t.Cleanup(func() { os.Remove(cgroup) })
 			}
