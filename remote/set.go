@@ -268,22 +268,14 @@ func (s *set) update() error {
 	}
 	var places []place
 	for index, i := range now {
-		before, known := s.live[index]
-		switch {
-		case !known && s.rings != nil:
-			log.Info().Str("interface", i.Name).Msg("an interface came: captured")
-		case known && before.Name != i.Name:
-			log.Info().Str("interface", i.Name).Str("before", before.Name).Msg("an interface has another name")
-		}
-		if !known {
+		if _, known := s.live[index]; !known {
 			s.promiscuous(index, &i)
 		}
 		places = append(places, place{int32(index), s.tap.list(describe(i))})
 	}
 	old := s.table.Load()
-	for index, i := range s.live {
+	for index := range s.live {
 		if _, still := now[index]; !still {
-			log.Info().Str("interface", i.Name).Msg("an interface went")
 			if at, ok := old.find(int32(index)); ok {
 				s.stale = append(s.stale, place{int32(index), at})
 			}
@@ -291,6 +283,7 @@ func (s *set) update() error {
 	}
 	s.stale = slices.DeleteFunc(s.stale, func(p place) bool { _, back := now[int(p.index)]; return back })
 	s.stale = s.stale[max(0, len(s.stale)-maxStale):]
+	before := s.live
 	s.live = now
 	s.table.Store(newPlaceTable(append(places, s.stale...)))
 	if s.any {
@@ -301,7 +294,27 @@ func (s *set) update() error {
 	if !s.any {
 		except = nil
 	}
-	return s.swap(only, except)
+	err = s.swap(only, except)
+	s.tell(before)
+	return err
+}
+
+// tell logs what changed since before, once the rings know. s.mu is held.
+func (s *set) tell(before map[int]ring.Interface) {
+	log := &s.tap.log
+	for index, i := range s.live {
+		switch old, known := before[index]; {
+		case !known && s.rings != nil:
+			log.Info().Str("interface", i.Name).Msg("an interface came: captured")
+		case known && old.Name != i.Name:
+			log.Info().Str("interface", i.Name).Str("before", old.Name).Msg("an interface has another name")
+		}
+	}
+	for index, i := range before {
+		if _, still := s.live[index]; !still {
+			log.Info().Str("interface", i.Name).Msg("an interface went")
+		}
+	}
 }
 
 // swap brings the filter of the rings up to date.

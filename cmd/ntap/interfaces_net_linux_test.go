@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -169,7 +168,6 @@ func TestInterfacePattern(t *testing.T) {
 	send("fa", "vethb")
 	w.in(w.sender, "ip", "link", "set", "vethb", "name", "mine0")
 	logged("an interface went interface=vethb")
-	time.Sleep(500 * time.Millisecond) // it is said before the rings have their new filter
 	send("fa", "")
 	w.in(w.sender, "ip", "link", "set", "vethz", "name", "vethc")
 	logged("an interface came: captured interface=vethc")
