@@ -77,6 +77,8 @@ type CaptureAccount struct {
 	Sliced      perf.Counter // frames cut behind their headers
 	Masked      perf.Counter // frames whose payload was masked
 	Unsummed    perf.Counter // of those, with a checksum that cannot be known
+	Evened      perf.Counter // frames stamped before the one ahead of them, which got its time
+	SetBack     perf.Counter // times the clock that stamps frames was set back
 	Reopened    perf.Counter // times the capture was opened anew: its interface, or its namespace, was replaced
 	_           perf.Pad
 }
@@ -95,7 +97,7 @@ func (a *CaptureAccount) shed() uint64 {
 type Total struct {
 	Captured, Elsewhere, LeftOut, KernelDrops, Freezes, TooLong, Sealed, SealedBytes uint64
 	Datagrams, Sent, SentBytes, Unsent, Refused, Reopened                            uint64
-	Sampled, Duplicates, OverRate, Broken, Sliced, Masked, Unsummed                  uint64
+	Sampled, Duplicates, OverRate, Broken, Sliced, Masked, Unsummed, Evened, SetBack uint64
 }
 
 // Shed returns the frames that were left out as the Shape has it.
@@ -126,6 +128,8 @@ func (a *Account) Total() Total {
 		t.Sliced += s.Sliced.Load()
 		t.Masked += s.Masked.Load()
 		t.Unsummed += s.Unsummed.Load()
+		t.Evened += s.Evened.Load()
+		t.SetBack += s.SetBack.Load()
 	}
 	return t
 }
@@ -223,6 +227,7 @@ func (a *Account) Print(w io.Writer) {
 		{t.OverRate, "frames beyond the rate limit"}, {t.Broken, "frames not sent while the host was too busy"},
 		{t.Sliced, "frames cut behind their headers"}, {t.Masked, "frames without their payload"},
 		{t.Unsummed, "of those with a checksum of 0, since theirs cannot be known"},
+		{t.Evened, "frames stamped before the one ahead of them: given its time"}, {t.SetBack, "times the clock that stamps frames was set back"},
 	} {
 		if c.n > 0 {
 			fmt.Fprintf(w, "%10d %s\n", c.n, c.what)

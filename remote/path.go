@@ -3,6 +3,8 @@
 package remote
 
 import (
+	"time"
+
 	"github.com/ntap-project/ntap/proto"
 	"github.com/ntap-project/ntap/ring"
 )
@@ -103,6 +105,9 @@ func (l *lane) emit() {
 // result is the shard's own, good until the next call.
 func (s *shard) record(f *ring.Frame) *proto.Record {
 	r := &s.rec
+	if f.Time < r.Time {
+		f.Time = s.evened(f.Time)
+	}
 	r.Data, r.Time, r.OrigLen = f.Data, f.Time, f.WireLen
 	r.Direction = proto.Inbound
 	if f.Outgoing {
@@ -114,4 +119,22 @@ func (s *shard) record(f *ring.Frame) *proto.Record {
 		s.place(f)
 	}
 	return r
+}
+
+// NTP's threshold from which on a clock is set and not slewed (STEPT, RFC 5905,
+// section 7.3). Frames that CPUs put into a ring in another order than
+// they stamped them are some µs apart.
+const clockStep = 128 * time.Millisecond
+
+// evened returns the time of a frame that is stamped t, before the one ahead of
+// it: that one's, so that a shard's times never go back; but t itself where the
+// clock was set back, or else time would stand still until it has caught up.
+func (s *shard) evened(t int64) int64 {
+	last := s.rec.Time
+	if last-t >= int64(clockStep) {
+		s.account.SetBack.Add(1)
+		return t
+	}
+	s.account.Evened.Add(1)
+	return last
 }

@@ -4,13 +4,16 @@ package remote
 
 import (
 	"net"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 
 	"github.com/ntap-project/ntap/crypto"
 	"github.com/ntap-project/ntap/internal/testnet"
+	"github.com/ntap-project/ntap/ring"
 )
 
 // forward allocates nothing: blocks of a real ring go through packing and
@@ -22,22 +25,7 @@ func TestForwardAllocates(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer sink.Close()
-	key, err := crypto.NewKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	tp, err := newTap(Config{
-		Interfaces: []string{iface}, Collector: sink.LocalAddr().String(), Keys: crypto.FromMaster(key), Suite: crypto.AES256GCM,
-		MTU: 1500, Retire: time.Millisecond, BlockSize: 1 << 16, RingBytes: 16 << 20, Log: zerolog.Nop(),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	shards, closeAll, err := tp.open()
-	defer closeAll()
-	if err != nil {
-		t.Fatal(err)
-	}
+	shards := openShards(t, iface, sink)
 	s := shards[0]
 	const sent = 5000
 	testnet.Send(t, peer, sent, 900)
@@ -63,5 +51,113 @@ func TestForwardAllocates(t *testing.T) {
 	}
 	if d := s.out.Stats().Datagrams.Load(); d != s.seal.data.Counter() {
 		t.Errorf("%d datagrams sent, %d sealed", d, s.seal.data.Counter())
+	}
+}
+
+// openShards returns the shards of a tap of an interface that sends to sink.
+func openShards(t *testing.T, iface string, sink *net.UDPConn) []*shard {
+	t.Helper()
+	key, err := crypto.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tp, err := newTap(Config{
+		Interfaces: []string{iface}, Collector: sink.LocalAddr().String(), Keys: crypto.FromMaster(key), Suite: crypto.AES256GCM,
+		MTU: 1500, Retire: time.Millisecond, BlockSize: 1 << 16, RingBytes: 16 << 20, Log: zerolog.Nop(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	shards, closeAll, err := tp.open()
+	t.Cleanup(closeAll)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return shards
+}
+
+// The times of a shard never go back, though CPUs put frames into its ring in
+// another order than they stamped them; each that had to be changed is counted.
+func TestTimesAreMonotone(t *testing.T) {
+	iface, peer := testnet.Veth(t)
+	sink, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sink.Close()
+	s := openShards(t, iface, sink)[0]
+	const sent = 20000
+	var senders sync.WaitGroup
+	frame := testnet.Numbered(0, 100)
+	for _, from := range []string{iface, peer} { // at the same time, on several CPUs if there are
+		i, err := net.InterfaceByName(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0) // of the namespace of this thread
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		senders.Go(func() {
+			for range sent {
+				if err := unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: i.Index}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	senders.Wait()
+	if err := s.ring.Quiesce(); err != nil {
+		t.Fatal(err)
+	}
+	var frames int
+	var back uint64
+	last := int64(0)
+	for {
+		b, err := s.ring.Take(time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b == nil {
+			break
+		}
+		for f, ok := b.Next(); ok; f, ok = b.Next() {
+			if f.Time < last {
+				back++
+			}
+			now := s.record(f).Time
+			if now < last {
+				t.Fatalf("frame %d of %d ns, after one of %d", frames, now, last)
+			}
+			last = now
+			frames++
+		}
+		b.Release()
+	}
+	if n := s.account.Evened.Load(); n != back || s.account.SetBack.Load() != 0 {
+		t.Errorf("%d frames were stamped before the one ahead of them, counted are %d, and %d steps", back, n, s.account.SetBack.Load())
+	}
+	if frames < sent { // those of this side: the other's may find no room in the kernel's backlog
+		t.Errorf("%d frames of %d", frames, 2*sent)
+	}
+	t.Logf("%d frames of %d were stamped before the one ahead of them", back, frames)
+}
+
+// A clock that is set back by more than NTP slews is followed: times would
+// stand still until it has caught up.
+func TestClockSetBack(t *testing.T) {
+	s := &shard{lane: lane{account: &ShardAccount{CaptureAccount: new(CaptureAccount)}}}
+	const ms = int64(time.Millisecond)
+	for _, f := range []struct{ stamp, want int64 }{
+		{1000 * ms, 1000 * ms}, {1000*ms - 1, 1000 * ms}, {1000 * ms, 1000 * ms}, {873 * ms, 1000 * ms}, {1001 * ms, 1001 * ms},
+		{873 * ms, 873 * ms}, {872 * ms, 873 * ms}, {5, 5}, {2000 * ms, 2000 * ms},
+	} {
+		if got := s.record(&ring.Frame{Time: f.stamp}).Time; got != f.want {
+			t.Errorf("stamped %d: %d, want %d", f.stamp, got, f.want)
+		}
+	}
+	if evened, steps := s.account.Evened.Load(), s.account.SetBack.Load(); evened != 3 || steps != 2 {
+		t.Errorf("%d evened, %d steps", evened, steps)
 	}
 }
