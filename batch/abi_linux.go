@@ -36,3 +36,10 @@ func recvmmsg(fd int, msgs []mmsghdr, flags int) (int, unix.Errno) {
 	n, _, e := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), uintptr(flags), 0, 0)
 	return int(n), e
 }
+
+// Flags of a CQE of io_uring, and what res of a notification says: linux/io_uring.h.
+const (
+	cqeMore  uint32 = 1 << 1   // IORING_CQE_F_MORE
+	cqeNotif uint32 = 1 << 3   // IORING_CQE_F_NOTIF
+	zcCopied int32  = -1 << 31 // IORING_NOTIF_USAGE_ZC_COPIED
+)

@@ -48,19 +48,23 @@ func (*Fan) Segmented() bool              { return false }
 func (*Fan) Marked() bool                 { return false }
 func (*Fan) Close() error                 { return nil }
 
-func (*Sender) UseRing(Ring) error            { return errors.ErrUnsupported }
-func (*Sender) Paced() (uint64, bool, string) { return 0, false, "" }
+func (*Sender) UseRing(Ring) error             { return errors.ErrUnsupported }
+func (*Sender) UseZeroCopy(ZeroCopyRing) error { return errors.ErrUnsupported }
+func (*Sender) Copying() bool                  { return false }
+func (*Sender) Paced() (uint64, bool, string)  { return 0, false, "" }
 
 type (
-	Ring  interface{ Discard() int }
-	Inbox interface {
+	Ring         interface{ Discard() int }
+	ZeroCopyRing interface{ Discard() int }
+	Inbox        interface {
 		Recv(time.Duration) (int, error)
 	}
 )
 
 const (
-	RingFlights = 1
-	MaxPayload  = 1 << 16
+	RingFlights                     = 1
+	ZeroCopyFlights, ZeroCopyMemory = 1, 1
+	MaxPayload                      = 1 << 16
 )
 
 type Receiver struct{ stats ReceiverStats }

@@ -62,6 +62,9 @@ type SenderStats struct {
 	NoRoom    perf.Counter // datagrams dropped because there was no room: a Fan that does not wait
 	Unsent    perf.Counter // datagrams given up
 	Resolved  perf.Counter // the host's name was looked up again, and its address used
+	Lent      perf.Counter // flights that the kernel read where they lay: a Sender with a ZeroCopyRing
+	Copied    perf.Counter // of those, it says that it copied them all the same
+	NoneFree  perf.Counter // flights that were copied, since all others were lent
 	Rebound   perf.Counter // times another local address was needed, since the one before was gone
 }
 

@@ -11,7 +11,7 @@ import (
 )
 
 // RingFlights is how many flights a Sender with a Ring hands over in one system
-// call. Chosen: docs/TUNING.md, "Sockets"; more are no faster.
+// call. Chosen: docs/TUNING.md, "System calls"; more are no faster.
 const RingFlights = 4
 
 // A Ring is an io_uring, as a Sender uses it: *ring.Uring is one. It belongs to

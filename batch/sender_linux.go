@@ -44,7 +44,7 @@ type Sender struct {
 	cfg       SenderConfig
 	fd        int
 	to        netip.AddrPort
-	arena     *Arena  // a flight, or RingFlights of them
+	arena     *Arena  // a flight, or several: RingFlights, ZeroCopyFlights
 	mem       []byte  // of the flight being filled, inside arena
 	size      int     // of a full datagram
 	slots     int     // in a flight
@@ -57,6 +57,7 @@ type Sender struct {
 	ring      Ring // nil: none
 	flights   [RingFlights]flight
 	under     int // flights queued in ring
+	zero      zeroCopy
 	pace      pacer
 	msgs      []mmsghdr
 	iov       []unix.Iovec
@@ -241,7 +242,11 @@ func (s *Sender) end() {
 	if s.pace.own {
 		s.pace.wait(f.bytes + f.n*s.pace.head)
 	}
-	if s.ring != nil && s.segmented {
+	switch {
+	case s.zero.ring != nil && s.segmented:
+		s.account(s.lend(f))
+		return
+	case s.ring != nil && s.segmented:
 		s.queue(f)
 		return
 	}

@@ -9,6 +9,7 @@
 # remote_ns and collector_ns are CPU (user and system) of the whole process for a frame delivered, in ns. busy_cores is all CPU of the
 # machine while the source ran, softirq included: cpus x time - idle. Flags for either side: REMOTE_FLAGS, COLLECTOR_FLAGS.
 # With OUTPUT, those flags in the place of the TAP: OUTPUT='--no-tap -w /data/x.pcapng --direct'. What was written is removed by you.
+# With DROP=ingress or DROP=prerouting a firewall drops what comes to the collector there; delivered is what the remote sealed.
 # With PROFILE=DIR: what perf(1) records of each process, in DIR/remote-FRAME.data and DIR/collector-FRAME.data, and the functions that take most.
 # With PPROF=DIR: CPU profiles of each process for go tool pprof, in DIR/remote-FRAME.pprof and DIR/collector-FRAME.pprof, and what takes most of
 # forward and of deliver, with what these call.
@@ -35,6 +36,10 @@ ip -n $S addr add 10.99.0.1/24 dev up0
 ip -n $C addr add 10.99.0.2/24 dev up1
 ip -n $S link set up0 up
 ip -n $C link set up1 up
+case "${DROP:-}" in
+ingress) ip netns exec $C nft "add table netdev d; add chain netdev d i { type filter hook ingress device up1 priority 0; }; add rule netdev d i udp dport 5678 drop" ;;
+prerouting) ip netns exec $C nft "add table ip d; add chain ip d i { type filter hook prerouting priority -400; }; add rule ip d i udp dport 5678 drop" ;;
+esac
 ip -n $S tuntap add dev cap0 mode tap
 ip netns exec $S sysctl -qw net.ipv6.conf.cap0.disable_ipv6=1
 ip -n $S link set cap0 up
@@ -97,6 +102,7 @@ kill -INT $c
 wait $c || { cat "$t/c.log"; exit 1; }
 pids=""
 [ -z "${OUTPUT:-}" ] || delivered=$(sed -n 's/^ *\([0-9]*\) frames written to.*/\1/p' "$t/c.log")
+[ -z "${DROP:-}" ] || delivered=$(sed -n 's/^ *\([0-9]*\) frames, .* sealed in .*/\1/p' "$t/r.log")
 if [ -n "$counters" ]; then
 	for side in r c; do
 		awk -F, -v n="$delivered" -v f="$frame" -v s="$side" '/,/ {v[$3] = $1 / n} END {

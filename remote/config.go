@@ -56,7 +56,7 @@ type Config struct {
 	Retire      time.Duration // the longest a frame waits in a block; 0: 2 ms
 	SendBuffer  int           // SO_SNDBUF, bytes; 0: 4 MiB
 	SendRate    uint64        // bit/s on the wire at the most, all shards together; 0: no limit
-	IO          string        // how datagrams are sent: auto, uring or mmsg
+	IO          string        // how datagrams are sent: auto, uring, mmsg or zerocopy
 	LowLatency  bool          // frames are sent one by one, at once, by shards that never sleep
 
 	Filter  Filter        // which frames are captured

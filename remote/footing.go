@@ -2,10 +2,25 @@
 
 package remote
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/ntap-project/ntap/batch"
+)
 
 // flightRoom is the memory of a lane's flight, bytes (batch.Sender).
 const flightRoom = 64 << 10
+
+// room returns the memory of a lane's flights, bytes.
+func room(io string) int {
+	switch io {
+	case ioUring:
+		return batch.RingFlights * flightRoom
+	case ioZeroCopy:
+		return batch.ZeroCopyMemory + flightRoom
+	}
+	return flightRoom
+}
 
 // footing says what the remote takes of the host from here on, which traffic
 // does not change, and what it has to do without.
@@ -27,7 +42,7 @@ func (t *tap) footing() {
 		seen = len(shaper.seen.buckets) * seenBytes
 	}
 	out := t.all[0].out
-	t.log.Info().Int("rings", rings).Int("flights", lanes*flightRoom).Int("dedup", seen).Int("socket_buffers", lanes*out.Buffer()).
+	t.log.Info().Int("rings", rings).Int("flights", lanes*room(t.cfg.IO)).Int("dedup", seen).Int("socket_buffers", lanes*out.Buffer()).
 		Msg("memory for frames, in bytes: it does not grow with traffic")
 	if got := out.Buffer(); got < t.cfg.SendBuffer {
 		t.log.Warn().Int("bytes", got).Int("asked", t.cfg.SendBuffer).Str("mend", fmt.Sprintf("sysctl -w net.core.wmem_max=%d, or give CAP_NET_ADMIN", t.cfg.SendBuffer)).

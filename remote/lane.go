@@ -36,6 +36,7 @@ type lane struct {
 	account   *ShardAccount
 	address   atomic.Pointer[netip.AddrPort] // of the collector, for those who make filters
 	failed    bool                           // and that was said
+	copying   bool                           // the kernel copies what is sent without a copy, and that was said
 	plaintext []byte                         // scratch for reports
 	key       crypto.Key                     // scratch for rekey, so that no copies lie on the stack
 }

@@ -196,7 +196,7 @@ func newTap(cfg Config) (*tap, error) {
 		return nil, errors.New("remote: plaintext has no keys: leave out the collector's public key, or choose another suite")
 	case cfg.VXLAN != nil && cfg.Collector != "":
 		return nil, errors.New("remote: a collector and a VTEP exclude each other: with a collector, it sends VXLAN (collector --vxlan)")
-	case cfg.VXLAN != nil && (cfg.SendRate != 0 || cfg.Pad || cfg.IO == ioUring):
+	case cfg.VXLAN != nil && (cfg.SendRate != 0 || cfg.Pad || cfg.IO == ioUring || cfg.IO == ioZeroCopy):
 		return nil, errors.New("remote: a rate, padding and io_uring are for what goes to a collector, not for VXLAN")
 	case cfg.Keys == nil && cfg.Public == nil && cfg.VXLAN == nil:
 		return nil, errors.New("remote: no key: give a key file (ntap key tap --id N --key-file MASTER makes one)")

@@ -103,6 +103,7 @@ func (s *shard) tick(now time.Time) error {
 			return err
 		}
 		l.locate()
+		l.lending()
 	}
 	s.refilter()
 	if err := s.count(); err != nil || now.Before(s.next) {

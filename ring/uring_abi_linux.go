@@ -16,7 +16,7 @@ const (
 	OpRecvMsg     uint8 = 10 // Linux 5.3
 	OpAsyncCancel uint8 = 14 // Linux 5.5
 	OpWrite       uint8 = 23 // Linux 5.6
-	OpSendMsgZC   uint8 = 48 // Linux 6.1
+	OpSendZC      uint8 = 47 // Linux 6.0
 )
 
 // Flags of an SQE: IOSQE_*.
@@ -28,6 +28,15 @@ const (
 // RecvMultishot in Ioprio of a receive: one request, a completion for each
 // message (IORING_RECV_MULTISHOT, Linux 6.0).
 const RecvMultishot uint16 = 1 << 1
+
+// In Ioprio of a send: IORING_RECVSEND_FIXED_BUF, IORING_SEND_ZC_REPORT_USAGE.
+const (
+	sendFixedBuf    uint16 = 1 << 2 // Linux 6.0
+	sendReportUsage uint16 = 1 << 3 // Linux 6.2
+)
+
+// ZCCopied in Res of a CQE with CQENotif: IORING_NOTIF_USAGE_ZC_COPIED.
+const ZCCopied int32 = -1 << 31
 
 // Flags of a CQE: IORING_CQE_F_*.
 const (

@@ -23,7 +23,7 @@ import (
 // descriptors. So only these calls are used, which were read and are held by
 // the same tests as our own: QueueInit, QueueExit, GetSQE, PrepareNop,
 // PrepareWrite, PrepareWriteFixed, PrepareSendMsg, PrepareRecvMsg, Submit,
-// SubmitAndWait, SubmitAndWaitTimeout, PeekBatchCQE, CQAdvance,
+// SubmitAndWait, SubmitAndGetEvents, SubmitAndWaitTimeout, PeekBatchCQE, CQAdvance,
 // RegisterBuffers. Registered files are not to be had, nor multishot receives.
 
 // Backend names the implementation of io_uring that was built.
@@ -109,6 +109,12 @@ func (s *SQE) PrepSendMsg(fd int, m *unix.Msghdr, flags uint32) {
 	s.entry().PrepareSendMsg(fd, (*syscall.Msghdr)(unsafe.Pointer(m)), flags)
 }
 
+// PrepSendZC makes s a send(2) without a copy, as in the first backend, without
+// giouring.
+func (s *SQE) PrepSendZC(fd int, b []byte, buffer uint16) {
+	*s = SQE{OpCode: OpSendZC, IoPrio: sendFixedBuf | sendReportUsage, Fd: int32(fd), Addr: addr(b), Len: uint32(len(b)), OpcodeFlags: unix.MSG_DONTWAIT, BufIG: buffer}
+}
+
 // PrepNop makes s a request that does nothing.
 func (s *SQE) PrepNop() {
 	*s = SQE{}
@@ -125,6 +131,17 @@ func (u *Uring) Submit() (int, error) {
 	}
 	for {
 		n, err := u.ring.Submit()
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		return u.submitted(uint32(n)), err
+	}
+}
+
+// SubmitAndGetEvents submits, as in the first backend.
+func (u *Uring) SubmitAndGetEvents() (int, error) {
+	for {
+		n, err := u.ring.SubmitAndGetEvents()
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
@@ -239,28 +256,6 @@ func (u *Uring) Probe(opcode uint8) bool {
 	probe := new(uringProbe)
 	_, _, err = unix.Syscall6(unix.SYS_IO_URING_REGISTER, fd, registerProbe, uintptr(unsafe.Pointer(probe)), probeOps, 0, 0)
 	return err == 0 && opcode <= probe.lastOp && probe.ops[opcode].flags&1 != 0
-}
-
-// SendMsg queues a PrepSendMsg, and says whether there was room.
-func (u *Uring) SendMsg(fd int, m *unix.Msghdr, id uint64) bool {
-	s := u.GetSQE()
-	if s == nil {
-		return false
-	}
-	s.PrepSendMsg(fd, m, 0)
-	s.UserData = id
-	return true
-}
-
-// Completion takes the oldest completion; ok is false if there is none.
-func (u *Uring) Completion() (id uint64, res int32, flags uint32, ok bool) {
-	c := u.PeekCQE()
-	if c == nil {
-		return 0, 0, 0, false
-	}
-	id, res, flags = c.UserData, c.Res, c.Flags
-	u.CQAdvance(1)
-	return id, res, flags, true
 }
 
 // Close gives the io_uring back. Nothing may be in flight.

@@ -192,13 +192,22 @@ func (u *Uring) Pending() int { return int(u.tail - u.sent) }
 //
 // It does not tell the scheduler: a batch is shorter than what that costs.
 func (u *Uring) Submit() (int, error) {
-	n := u.tail - u.sent
-	if n == 0 {
+	if u.tail == u.sent {
 		return 0, nil
 	}
+	return u.enter(0)
+}
+
+// SubmitAndGetEvents is Submit that also has the kernel do the work behind
+// completions that are due: those with CQENotif come no other way. It does not
+// wait, and enters the kernel also if nothing is pending.
+func (u *Uring) SubmitAndGetEvents() (int, error) { return u.enter(enterGetEvents) }
+
+func (u *Uring) enter(flags uintptr) (int, error) {
+	n := u.tail - u.sent
 	atomic.StoreUint32(u.sqTail, u.tail)
 	for {
-		took, _, err := unix.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(u.fd), uintptr(n), 0, 0, 0, 0)
+		took, _, err := unix.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(u.fd), uintptr(n), 0, flags, 0, 0)
 		if err == unix.EINTR {
 			continue
 		}
@@ -221,7 +230,7 @@ func (u *Uring) SubmitAndWait(wait uint32) (int, error) {
 	if err != nil {
 		return n, err
 	}
-	wait = min(wait, u.sent-*u.cqHead) // every SQE makes one CQE
+	wait = min(wait, u.sent-*u.cqHead) // every SQE makes one CQE; not PrepSendZC, which is not for here
 	for u.CQReady() < wait {
 		_, _, err := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(u.fd), 0, uintptr(wait), enterGetEvents, 0, 0)
 		if err != 0 && err != unix.EINTR {

@@ -37,6 +37,9 @@ func UringSupported() (bool, string) { return false, "io_uring is Linux only" }
 func UringSends() (bool, string)    { return UringSupported() }
 func UringReceives() (bool, string) { return UringSupported() }
 
+// UringSendsZeroCopy reports the same.
+func UringSendsZeroCopy(int) (bool, string) { return UringSupported() }
+
 // UringRefusal says what an error means.
 func UringRefusal(err error) string { return err.Error() }
 

@@ -23,10 +23,13 @@ func (s *SQE) PrepSendMsg(fd int, m *unix.Msghdr, flags uint32) {
 	*s = SQE{Opcode: OpSendMsg, Fd: int32(fd), Addr: msgAddr(m), Len: 1, OpFlags: flags}
 }
 
-// PrepSendMsgZC is PrepSendMsg without a copy (Linux 6.1). A second completion,
-// with CQENotif, says that the memory is free again.
-func (s *SQE) PrepSendMsgZC(fd int, m *unix.Msghdr, flags uint32) {
-	*s = SQE{Opcode: OpSendMsgZC, Fd: int32(fd), Addr: msgAddr(m), Len: 1, OpFlags: flags}
+// PrepSendZC makes s a send(2) of b without a copy, which does not wait for room.
+// b lies inside the registered buffer with the given index (Linux 6.0). A second
+// completion, with CQENotif, says that the memory is free again and, with
+// ZCCopied in Res, that the kernel copied all the same (Linux 6.2; EINVAL
+// before). It does not come if the first one lacks CQEMore.
+func (s *SQE) PrepSendZC(fd int, b []byte, buffer uint16) {
+	*s = SQE{Opcode: OpSendZC, Ioprio: sendFixedBuf | sendReportUsage, Fd: int32(fd), Addr: addr(b), Len: uint32(len(b)), OpFlags: unix.MSG_DONTWAIT, BufIndex: buffer}
 }
 
 // PrepRecvMsgMultishot makes s a recvmsg(2) that goes on (Linux 6.0): each
@@ -119,26 +122,4 @@ func (u *Uring) SubmitAndWaitTimeout(wait uint32, d time.Duration) error {
 		return os.NewSyscallError("io_uring_enter", err)
 	}
 	return nil
-}
-
-// SendMsg queues a PrepSendMsg, and says whether there was room.
-func (u *Uring) SendMsg(fd int, m *unix.Msghdr, id uint64) bool {
-	s := u.GetSQE()
-	if s == nil {
-		return false
-	}
-	s.PrepSendMsg(fd, m, 0)
-	s.UserData = id
-	return true
-}
-
-// Completion takes the oldest completion; ok is false if there is none.
-func (u *Uring) Completion() (id uint64, res int32, flags uint32, ok bool) {
-	c := u.PeekCQE()
-	if c == nil {
-		return 0, 0, 0, false
-	}
-	id, res, flags = c.UserData, c.Res, c.Flags
-	u.CQAdvance(1)
-	return id, res, flags, true
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 	"unsafe"
@@ -247,11 +248,54 @@ func TestUringSocketsDenied(t *testing.T) {
 			unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(f)), 0, 0) != nil {
 			return
 		}
-		for name, ask := range map[string]func() (bool, string){"send": UringSends, "receive": UringReceives, "TAP": UringSupported} {
+		for name, ask := range map[string]func() (bool, string){"send": UringSends, "zero copy": func() (bool, string) { return UringSendsZeroCopy(1 << 20) }, "receive": UringReceives, "TAP": UringSupported} {
 			if ok, why := ask(); ok || !bytes.Contains([]byte(why), []byte("seccomp")) {
 				t.Errorf("%s: %v, %q", name, ok, why)
 			}
 		}
 	}()
 	<-done
+}
+
+// Where less memory may be pinned than a sender without a copy needs, that is
+// said, with the cure.
+func TestUringZeroCopyWantsMemory(t *testing.T) {
+	if ok, why := UringSendsZeroCopy(1 << 20); !ok {
+		testnet.Missing(t, why)
+	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: 1 << 16, Max: limit.Max}); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Setrlimit(unix.RLIMIT_MEMLOCK, &limit)
+	done := make(chan string)
+	go func() {
+		runtime.LockOSThread() // never unlocked: what was given up ends with the thread
+		why := "no capability could be given up"
+		defer func() { done <- why }()
+		if dropCapability(unix.CAP_IPC_LOCK) != nil {
+			return
+		}
+		var ok bool
+		if ok, why = UringSendsZeroCopy(1 << 20); ok {
+			why = "1 MiB is pinned though 64 KiB may be"
+		}
+	}()
+	if why := <-done; !strings.Contains(why, "RLIMIT_MEMLOCK") || !strings.Contains(why, "ulimit -l") {
+		t.Error(why)
+	}
+}
+
+// dropCapability gives up a capability of the calling thread.
+func dropCapability(n uint) error {
+	h := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&h, &data[0]); err != nil {
+		return err
+	}
+	data[n/32].Effective &^= 1 << (n % 32)
+	return unix.Capset(&h, &data[0])
 }

@@ -41,6 +41,36 @@ func UringSends() (bool, string) {
 	})
 }
 
+// UringSendsZeroCopy reports the same of sending them without a copy, from
+// memory of n bytes.
+func UringSendsZeroCopy(n int) (bool, string) {
+	return tryUring(func(u *Uring) error {
+		mem, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+		if err != nil {
+			return os.NewSyscallError("mmap", err)
+		}
+		defer unix.Munmap(mem)
+		if err := u.RegisterBuffers([][]byte{mem}); err != nil {
+			return err
+		}
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return os.NewSyscallError("socket", err)
+		}
+		defer unix.Close(fd)
+		u.SendZC(fd, mem[:1], 0)
+		if _, err := u.SubmitAndGetEvents(); err != nil {
+			return err
+		}
+		// The socket has no destination: that is what a kernel says that knows
+		// all that was asked.
+		if _, res, _, ok := u.Completion(); !ok || unix.Errno(-res) != unix.EDESTADDRREQ {
+			return fmt.Errorf("kernel %s: io_uring sends without a copy, and says whether it did, from Linux 6.2 on: %w", kernelRelease(), unix.Errno(-res))
+		}
+		return nil
+	})
+}
+
 // UringReceives reports the same of receiving them.
 func UringReceives() (bool, string) {
 	return tryUring(func(*Uring) error {

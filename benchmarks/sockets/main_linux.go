@@ -9,6 +9,7 @@ package main
 
 import (
 	"encoding/binary"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -175,12 +176,16 @@ func sends(size, rounds, flights int) error {
 		return err
 	}
 	defer c.Close()
-	// The datagrams end in the other namespace: in a firewall, or in a socket.
 	drop := make(chan error)
-	far <- func() {
-		drop <- command("nft add table ip d; add chain ip d i { type filter hook prerouting priority -400; policy drop; }")
+	far <- func() { drop <- drops() }
+	if err := <-drop; err != nil {
+		return err
 	}
-	<-drop
+	if *offload != "" {
+		if err := command("ethtool -K va " + *offload); err != nil {
+			return err
+		}
+	}
 	fd, err := dial(size)
 	if err != nil {
 		return err
@@ -245,50 +250,37 @@ func sends(size, rounds, flights int) error {
 			return (n + depth - 1) / depth * depth * per, nil
 		}})
 	}
-	for _, turn := range []int{4, mostFlights} {
-		u, err := ring.SetupUring(2 * mostFlights)
-		if err != nil || !u.Probe(ring.OpSendMsgZC) {
-			break
+	for _, turn := range []int{1, 4, mostFlights} {
+		u, err := ring.SetupUring(mostFlights)
+		if err != nil {
+			return err
 		}
 		rings = append(rings, u)
-		const depth = 4
-		busy := 0
-		// A flight's memory is free again when its datagrams have left: by then
-		// the next ones are being filled.
-		reap := func(most int) error {
-			for busy > most {
-				if err := u.SubmitAndWaitTimeout(1, time.Second); err != nil {
-					return err
-				}
-				for range u.CQReady() {
-					e := u.PeekCQE()
-					if e.Flags&ring.CQENotif != 0 || e.Flags&ring.CQEMore == 0 {
-						busy--
-					} else if e.Res < 0 {
-						return unix.Errno(-e.Res)
-					}
-					u.CQAdvance(1)
-				}
-			}
-			return nil
+		if err := u.RegisterBuffers([][]byte{mem}); err != nil {
+			return err
 		}
-		ways = append(ways, way{fmt.Sprintf("io_uring sendmsg zero-copy, 4 flights a call, memory of %d", turn), func(n int) (int, error) {
-			for done := 0; done < n; done += depth {
-				if err := reap(turn - depth); err != nil {
+		z := &lender{u: u}
+		for i := range turn {
+			z.free = append(z.free, i)
+		}
+		ways = append(ways, way{fmt.Sprintf("io_uring send zero-copy, a flight a call, memory of %d", turn), func(n int) (int, error) {
+			for range n {
+				i, err := z.take()
+				if err != nil {
 					return 0, err
 				}
-				for i := range depth {
-					k := (done + i) % turn
-					fill(k)
-					u.GetSQE().PrepSendMsgZC(fd, &msgs[k], 0)
-					busy++
+				fill(i)
+				u.SendZC(fd, mem[i<<16:i<<16+per*size], uint64(i))
+				if _, err := u.SubmitAndGetEvents(); err != nil {
+					return 0, err
 				}
-				if _, err := u.Submit(); err != nil {
+				if err := z.reap(); err != nil {
 					return 0, err
 				}
 			}
-			return (n + depth - 1) / depth * depth * per, reap(0)
+			return n * per, nil
 		}})
+		defer func() { fmt.Printf("memory of %d: the kernel copied %d of %d flights\n", turn, z.copied, z.sent) }()
 	}
 	defer func() {
 		for _, u := range rings {
@@ -296,6 +288,67 @@ func sends(size, rounds, flights int) error {
 		}
 	}()
 	return compare(fmt.Sprintf("send, %d bytes", size), ways, rounds, flights, c, func(f func() error) error { return f() })
+}
+
+// drops has datagrams end in the other namespace, where -drop says.
+func drops() error {
+	switch *where {
+	case "ingress":
+		return command("nft add table netdev d; add chain netdev d i { type filter hook ingress device vb priority 0; policy accept; udp dport " + fmt.Sprint(port) + " drop; }")
+	case "prerouting":
+		return command("nft add table ip d; add chain ip d i { type filter hook prerouting priority -400; policy drop; }")
+	case "socket":
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		return unix.Bind(fd, &unix.SockaddrInet4{Port: port})
+	}
+	return fmt.Errorf("-drop %s: ingress, prerouting or socket", *where)
+}
+
+// A lender has flights whose memory the kernel reads until it says otherwise.
+type lender struct {
+	u            *ring.Uring
+	free         []int // the one that came back last is taken first
+	sent, copied int
+}
+
+// take returns a flight whose memory is free.
+func (z *lender) take() (int, error) {
+	for tries := 0; len(z.free) == 0; tries++ {
+		if tries > 3 {
+			return 0, errors.New("no memory came back within 3 s")
+		}
+		if err := z.u.SubmitAndWaitTimeout(1, time.Second); err != nil {
+			return 0, err
+		}
+		if err := z.reap(); err != nil {
+			return 0, err
+		}
+	}
+	i := z.free[len(z.free)-1]
+	z.free = z.free[:len(z.free)-1]
+	return i, nil
+}
+
+// reap takes the completions that are there.
+func (z *lender) reap() error {
+	for {
+		id, res, flags, ok := z.u.Completion()
+		switch {
+		case !ok:
+			return nil
+		case flags&ring.CQENotif != 0:
+			z.free = append(z.free, int(id))
+			z.sent++
+			if res&ring.ZCCopied != 0 {
+				z.copied++
+			}
+		case res < 0:
+			return unix.Errno(-res)
+		}
+	}
 }
 
 func receives(size, rounds, flights int) error {
@@ -326,8 +379,10 @@ func receives(size, rounds, flights int) error {
 }
 
 var (
-	match = flag.String("way", "", "only ways with this in their name")
-	gap   = flag.Duration("gap", 0, "between flights of the source that receiving is measured with")
+	where   = flag.String("drop", "prerouting", "where sent datagrams end: ingress, prerouting, or socket: one that nobody reads")
+	offload = flag.String("offload", "", "of the sending interface, as ethtool -K has it: tx-udp-segmentation off")
+	match   = flag.String("way", "", "only ways with this in their name")
+	gap     = flag.Duration("gap", 0, "between flights of the source that receiving is measured with")
 )
 
 // receive measures in the other namespace.

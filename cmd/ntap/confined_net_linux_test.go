@@ -173,6 +173,7 @@ func TestUnprivilegedContainer(t *testing.T) {
 		says string
 	}{
 		{remote("-i", "t0", "--io", "uring"), "io_uring"},
+		{remote("-i", "t0", "--io", "zerocopy"), "use --io mmsg"},
 		{remote("--netns", w.peer), "CAP_SYS_ADMIN"},
 		{contained(t, none, "remote", "-i", "t0", "-c", "10.99.0.2:5678", "--key-file", w.key, "--tap", "1"), "CAP_NET_RAW"},
 		{contained(t, raw, "collector", "-p", "5678", "--key-file", w.key, "--state", "none", "-i", "ntap0"), "CAP_NET_ADMIN"},

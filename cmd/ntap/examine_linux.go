@@ -137,6 +137,7 @@ func uring() []finding {
 	}{
 		{"io_uring", "virtual interfaces are written with write(2), which costs more", ring.UringSupported},
 		{"io_uring, sending", "--io uring is not to be had for a remote; sendmsg is as fast", ring.UringSends},
+		{"io_uring, zero copy", "--io zerocopy is not to be had for a remote", func() (bool, string) { return ring.UringSendsZeroCopy(batch.ZeroCopyMemory) }},
 		{"io_uring, receiving", "--io uring is not to be had for a collector; recvmmsg is faster", ring.UringReceives},
 	} {
 		if ok, why := use.ask(); ok {

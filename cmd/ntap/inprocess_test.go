@@ -234,7 +234,7 @@ func TestWaysOfIO(t *testing.T) {
 	keys := masterKey(t)
 	file := numbered(t, 30000, 300, time.Microsecond)
 	want := testnet.ReadCapture(t, file)
-	for _, sender := range []string{"uring", "mmsg"} {
+	for _, sender := range []string{"uring", "mmsg", "zerocopy"} {
 		for _, receiver := range []string{"uring", "mmsg"} {
 			out := filepath.Join(t.TempDir(), "out.pcapng")
 			c := listen(t, collector.Config{Keys: keys, Write: out, Once: true, IO: receiver, Workers: 2})

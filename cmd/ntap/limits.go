@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/ntap-project/ntap/collector"
@@ -33,7 +34,7 @@ func checkRemote(cfg *remote.Config) error {
 	}
 	return errors.Join(
 		others,
-		ways(cfg.IO),
+		ways(cfg.IO, "auto", "uring", "mmsg", "zerocopy"),
 		within("--snaplen", cfg.SnapLen, 0, proto.MaxFrame),
 		oneOf0("--mtu", cfg.MTU, 576, 65535),
 		within("--ring", cfg.RingBytes, 1, maxMemory),
@@ -45,7 +46,7 @@ func checkRemote(cfg *remote.Config) error {
 // checkCollector does the same for the collector's.
 func checkCollector(cfg *collector.Config) error {
 	return errors.Join(
-		ways(cfg.IO),
+		ways(cfg.IO, "auto", "uring", "mmsg"),
 		within("--reorder", cfg.Reorder, 1, 4096),
 		within("--reorder-wait", cfg.ReorderWait, time.Microsecond, maxWait),
 		within("--merge", cfg.Merge, 0, maxWait),
@@ -55,9 +56,10 @@ func checkCollector(cfg *collector.Config) error {
 }
 
 // ways refuses a way of input and output that there is not.
-func ways(io string) error {
-	if !slices.Contains([]string{"auto", "uring", "mmsg"}, io) {
-		return usagef("--io %q: auto, uring or mmsg", io)
+func ways(io string, all ...string) error {
+	if !slices.Contains(all, io) {
+		last := len(all) - 1
+		return usagef("--io %q: %s or %s", io, strings.Join(all[:last], ", "), all[last])
 	}
 	return nil
 }

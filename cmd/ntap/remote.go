@@ -152,7 +152,7 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
 	f.StringVar(&cfg.Container, "container", "", "capture in the network namespace of this container, by ID or name, also when it is started anew; without -i all of its interfaces")
 	f.StringVar(&pace, "pace", "", "send at most so many bits a second, as in 800M or 10G; of a file also: real, as captured, which is the default, or max")
 	f.BoolVar(&cfg.LowLatency, "low-latency", false, "send each frame at once: a CPU for each shard that never sleeps, and more datagrams")
-	f.StringVar(&cfg.IO, "io", "auto", "how datagrams are sent: auto, uring or mmsg")
+	f.StringVar(&cfg.IO, "io", "auto", "how datagrams are sent: auto, uring, mmsg or zerocopy")
 	f.StringArrayVarP(&collectors, "collector", "c", nil, "HOST:PORT of the collector; may be given again")
 	f.StringVar(&send, "send", "copy", "to several collectors: copy, all to each, or share, each flow to one")
 	f.BoolVarP(&clear, "clear", "K", false, "do not encrypt; the same as --suite plaintext")
