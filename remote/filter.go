@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"golang.org/x/net/bpf"
@@ -154,7 +155,9 @@ func (t *tap) watchFilters(ctx context.Context, filters <-chan Filter) {
 		case <-ctx.Done():
 			return
 		case f := <-filters: // never, if there is no channel
-			t.change(f)
+			if now := t.filter.Load(); f.Text != now.Text || !slices.Equal(f.Program, now.Program) {
+				t.change(f)
+			}
 		case <-t.relocated:
 			t.change(t.filter.Load().Filter)
 		}

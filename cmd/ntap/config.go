@@ -177,7 +177,7 @@ func (s *configFlag) read(c *cobra.Command) (*configFile, error) {
 // start, for which the program has to be started anew.
 func (s *configFlag) restart(c *cobra.Command, f *configFile) (names []string) {
 	for _, name := range slices.Sorted(maps.Keys(s.settings(c))) {
-		if !slices.Equal(f.settings[name].values, s.given.settings[name].values) && !c.Flags().Lookup(name).Changed {
+		if !slices.Equal(f.settings[name].values, s.given.settings[name].values) && !c.Flags().Lookup(name).Changed && !s.replaced(c, name, c.Flags().NArg() > 0) {
 			names = append(names, name)
 		}
 	}

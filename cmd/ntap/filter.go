@@ -3,11 +3,11 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/rs/zerolog"
@@ -59,14 +59,18 @@ func (f *filterFlags) read(words []string) (out remote.Filter, err error) {
 	return out, err
 }
 
-// again returns a channel with the filter of the file, read anew at each
-// SIGHUP, until ctx is done; nil if the filter is from no file that can be read
-// twice.
-func (f *filterFlags) again(ctx context.Context, log zerolog.Logger) <-chan remote.Filter {
-	if f.bytecode == "" && (f.file == "" || f.file == "-") {
+// filterSettings are the flags that a remote's configuration file may change
+// while it runs.
+var filterSettings = []string{"filter", "filter-file", "filter-bytecode"}
+
+// again returns a channel with the filter as it is at each SIGHUP, until ctx is
+// done: of its file, read anew, or as the configuration file now has it; nil if
+// it is from neither. words are those behind the flags.
+func (f *filterFlags) again(c *cobra.Command, words []string, config *configFlag, log zerolog.Logger) <-chan remote.Filter {
+	if config.path == "" && f.bytecode == "" && (f.file == "" || f.file == "-") {
 		return nil
 	}
-	out := make(chan remote.Filter)
+	ctx, out := c.Context(), make(chan remote.Filter)
 	hup := hangups(ctx)
 	go func() {
 		for {
@@ -75,7 +79,12 @@ func (f *filterFlags) again(ctx context.Context, log zerolog.Logger) <-chan remo
 				return
 			case <-hup:
 			}
-			next, err := f.read(nil)
+			now, err := f.now(c, words, config, log)
+			if err != nil {
+				log.Error().Err(err).Msg("the configuration stays as it was")
+				continue
+			}
+			next, err := now.read(words)
 			if err != nil {
 				log.Error().Err(err).Msg("the filter stays as it was")
 				continue
@@ -88,6 +97,31 @@ func (f *filterFlags) again(ctx context.Context, log zerolog.Logger) <-chan remo
 		}
 	}()
 	return out
+}
+
+// now returns the flags as the configuration file has them by now, if there is
+// one and it may say them. What else changed in it is logged.
+func (f *filterFlags) now(c *cobra.Command, words []string, config *configFlag, log zerolog.Logger) (*filterFlags, error) {
+	if config.path == "" {
+		return f, nil
+	}
+	file, err := config.read(c)
+	if err != nil {
+		return nil, err
+	}
+	later := slices.DeleteFunc(config.restart(c, file), func(name string) bool { return slices.Contains(filterSettings, name) })
+	if len(later) > 0 {
+		log.Warn().Strs("settings", later).Msg("these changed in the configuration, and are in force when the remote is started anew")
+	}
+	if config.replaced(c, "filter", len(words) > 0) {
+		return f, nil
+	}
+	value := func(name string) string { return strings.Join(file.settings[name].values, "") } // one, or none
+	now := &filterFlags{text: value("filter"), file: value("filter-file"), bytecode: value("filter-bytecode")}
+	if now.file == "-" {
+		return nil, usagef("%s: filter-file: standard input can be read only once: give a file", config.path)
+	}
+	return now, nil
 }
 
 // readExpression reads a file with an expression. Comments become spaces, so

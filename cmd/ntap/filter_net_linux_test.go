@@ -168,3 +168,70 @@ func TestFilterChanges(t *testing.T) {
 		t.Errorf("%d changes:\n%s", n, text)
 	}
 }
+
+// A remote's configuration file is read anew at SIGHUP: its filter is in force
+// at once, whichever way it is given now; a file that cannot be used leaves the
+// old one in force, and so does one whose filter cannot; other settings are
+// named.
+func TestRemoteConfigChanges(t *testing.T) {
+	w := newWorld(t)
+	out := filepath.Join(w.dir, "out.pcapng")
+	c := w.startCollector("--no-tap", "-w", out)
+	config, expression := filepath.Join(w.dir, "remote.yaml"), filepath.Join(w.dir, "expression")
+	write := func(path, text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	base := fmt.Sprintf("interface: t0\ncollector: 10.99.0.2:5678\nkey-file: %s\ntap: 1\n", w.key)
+	probe := func(k byte, text string) []byte {
+		f := marker(text)
+		f[12], f[13] = 0x91, k
+		return f
+	}
+	write(config, base+"filter: ether proto 0x9101\n")
+	r := w.start(w.sender, ntapBinary, "remote", "--config", config)
+	r.wait("remote started")
+	hup := func(says ...string) {
+		t.Helper()
+		at := len(r.text())
+		r.cmd.Process.Signal(syscall.SIGHUP)
+		for _, words := range says {
+			r.until(words, func() bool { return strings.Contains(r.text()[at:], words) })
+		}
+	}
+	holds := func(k byte, text string) {
+		t.Helper()
+		r.until(text, func() bool {
+			w.inject(w.peer, "p0", probe(k, text))
+			return fileHas(out, probe(k, text))
+		})
+	}
+	holds(1, "as it was started")
+	write(config, base+"filter: ether proto 0x9102\nsnaplen: 100\n")
+	hup("settings=[\"snaplen\"]", "new filter")
+	holds(2, "the second")
+	w.inject(w.peer, "p0", probe(1, "before"))
+	write(config, base+"filter: ether proto 0x9103\nsnaplength: 100\n")
+	hup("the configuration stays as it was", "remote.yaml:6", "unknown field")
+	write(config, base+"filter: ethr proto 0x9103\n")
+	hup("the filter stays as it was", "column 1")
+	holds(2, "still the second")
+	w.inject(w.peer, "p0", probe(3, "never"))
+	write(expression, "ether proto 0x9104")
+	write(config, base+"filter-file: "+expression+"\n")
+	hup("new filter")
+	holds(4, "of a file")
+	write(config, base)
+	hup("new filter")
+	holds(5, "without a filter")
+	text := r.stop()
+	c.stop()
+	if fileHas(out, probe(1, "before")) || fileHas(out, probe(3, "never")) {
+		t.Error("a filter that is not in force holds")
+	}
+	if n := strings.Count(text, "new filter"); n != 3 {
+		t.Errorf("%d changes:\n%s", n, text)
+	}
+}

@@ -133,7 +133,7 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
 			if cfg.Filter, err = filters.read(args); err != nil {
 				return err
 			}
-			cfg.Filters = filters.again(c.Context(), logger)
+			cfg.Filters = filters.again(c, args, &file, logger)
 			cfg.Promiscuous = !noPromisc
 			cfg.Out, cfg.Log = c.ErrOrStderr(), logger
 			if cfg.Suite == crypto.Plaintext && cfg.VXLAN == nil {
@@ -175,7 +175,7 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
 	file.add(c)
 	file.lists = true
 	file.instead = [][]string{
-		{"interface", "read"}, {"filter", "filter-file", "filter-bytecode"}, {"suite", "clear"}, {"netns", "container"},
+		{"interface", "read"}, filterSettings, {"suite", "clear"}, {"netns", "container"},
 		{"key-file", "passphrase", "collector-key"},
 	}
 	place.add(c, "shards for each interface")
