@@ -47,7 +47,7 @@ func recorded(t *testing.T, name string) tree {
 // virtual machine (testdata/record.sh); the others are written in its form:
 // two sockets numbered one behind the other and in turn, four nodes on one
 // socket, isolated CPUs that the process was and was not given, containers
-// with a cpuset and a quota, a bond with a VLAN, and a machine without nodes
+// with a cpuset and a quota, CPUs that are offline, a bond with a VLAN, and a machine without nodes
 // whose one queue is steered.
 func TestPlaceOnRecordedMachines(t *testing.T) {
 	for _, c := range []struct {
@@ -95,6 +95,9 @@ func TestPlaceOnRecordedMachines(t *testing.T) {
 		{"bond", "loop0", Ask{Workers: "2"}, 2, []int{0, 1}}, // a circle ends
 		{"bond", "no-such", Ask{Workers: "2"}, 2, []int{0, 1}},
 		{"bond", "../../../..", Ask{Workers: "2"}, 2, []int{0, 1}},
+		// CPUs that are offline are not taken, although the process may have them; half a CPU's time is for one.
+		{"offline", "eth0", Ask{Workers: "4"}, 4, []int{0, 3, 4, 0}},
+		{"offline", "eth0", Ask{Workers: "auto", CPUs: "auto"}, 1, []int{0}},
 		{"steered", "eth0", Ask{Workers: "auto"}, 7, []int{2, 3, 32, 34, 35, 0, 1}},
 	} {
 		root := recorded(t, c.machine)
@@ -120,6 +123,9 @@ func TestReadRecordedMachines(t *testing.T) {
 	}
 	if m := recorded(t, "isolated-apart").machine(); !slices.Equal(m.Isolated, []int{4, 5, 6, 7}) || len(m.CPUs) != 4 {
 		t.Errorf("isolated-apart: %+v", m)
+	}
+	if m := recorded(t, "offline").machine(); m.Quota != 0.5 || len(m.CPUs) != 3 || !slices.Equal(m.Isolated, []int{5}) {
+		t.Errorf("offline: %+v", m)
 	}
 	if m := recorded(t, "isolated-given").machine(); m.Isolated != nil || !m.CPUs[4].Isolated || m.CPUs[3].Isolated {
 		t.Errorf("isolated-given: %+v", m)
