@@ -53,7 +53,7 @@ type Config struct {
 	Mark        uint32        // SO_MARK of the sending socket; 0: none
 	RingBytes   int           // ring of each shard, bytes; 0: 64 MiB
 	BlockSize   int           // of the ring, bytes; 0: 256 KiB
-	Retire      time.Duration // the longest a frame waits in a block; 0: 2 ms
+	Retire      time.Duration // the longest a frame waits in a block; 0: 1 ms
 	SendBuffer  int           // SO_SNDBUF, bytes; 0: 4 MiB
 	SendRate    uint64        // bit/s on the wire at the most, all shards together; 0: no limit
 	IO          string        // how datagrams are sent: auto, uring, mmsg or zerocopy

@@ -21,6 +21,7 @@ import (
 	"github.com/ntap-project/ntap/crypto"
 	"github.com/ntap-project/ntap/engine"
 	"github.com/ntap-project/ntap/proto"
+	"github.com/ntap-project/ntap/ring"
 )
 
 // Version of the software, as announces carry it. The linker may set it.
@@ -28,10 +29,8 @@ var Version = "0.1.0"
 
 // Defaults, see Config.
 const (
-	defaultRing   = 64 << 20
-	defaultBlock  = 256 << 10
-	defaultRetire = 2 * time.Millisecond
-	defaultSend   = 4 << 20
+	defaultRing = ring.DefaultBlocks * ring.DefaultBlockSize
+	defaultSend = 4 << 20
 
 	// maxShards is what the wire can number.
 	maxShards = 1 << 16
@@ -250,8 +249,8 @@ func newTap(cfg Config) (*tap, error) {
 	cfg.Name = cmp.Or(cfg.Name, host)
 	cfg.Workers = cmp.Or(cfg.Workers, 1)
 	cfg.RingBytes = cmp.Or(cfg.RingBytes, defaultRing)
-	cfg.BlockSize = cmp.Or(cfg.BlockSize, defaultBlock)
-	cfg.Retire = cmp.Or(cfg.Retire, defaultRetire)
+	cfg.BlockSize = cmp.Or(cfg.BlockSize, ring.DefaultBlockSize)
+	cfg.Retire = cmp.Or(cfg.Retire, ring.DefaultRetire)
 	if cfg.LowLatency {
 		cfg.Retire = time.Millisecond // nothing waits in a block
 	}

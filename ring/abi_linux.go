@@ -34,6 +34,7 @@ var (
 	_ [statusKernel]byte    = [unix.TP_STATUS_KERNEL]byte{}
 	_ [statusUser]byte      = [unix.TP_STATUS_USER]byte{}
 	_ [statusVLANValid]byte = [unix.TP_STATUS_VLAN_VALID]byte{}
+	_ [statusTimeout]byte   = [unix.TP_STATUS_BLK_TMO]byte{}
 	_ [statusTPIDValid]byte = [unix.TP_STATUS_VLAN_TPID_VALID]byte{}
 	_ [packetOutgoing]byte  = [unix.PACKET_OUTGOING]byte{}
 

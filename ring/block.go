@@ -89,6 +89,7 @@ const (
 	statusKernel    = 0
 	statusUser      = 1 << 0
 	statusVLANValid = 1 << 4
+	statusTimeout   = 1 << 5 // of a block: its timer closed it, TP_STATUS_BLK_TMO
 	statusTPIDValid = 1 << 6
 	packetOutgoing  = 4
 )
@@ -110,6 +111,11 @@ const (
 
 // blockStatus returns the word by which kernel and user hand the block over.
 func blockStatus(mem []byte) *uint32 { return (*uint32)(unsafe.Pointer(&mem[descStatus])) }
+
+// dense reports whether the block's timer closed it with many frames in it.
+func (b *Block) dense() bool {
+	return b.left >= denseFrames && binary.NativeEndian.Uint32(b.mem[descStatus:])&statusTimeout != 0
+}
 
 // blockReady reports whether the kernel has handed the block over: the atomic
 // load pairs with the barrier of prb_flush_block, net/packet/af_packet.c.

@@ -100,6 +100,27 @@ func TestBlockGivesFramesInOrder(t *testing.T) {
 	}
 }
 
+// A block is dense if its timer closed it, not its end, with many frames in it.
+func TestBlockIsDense(t *testing.T) {
+	for _, c := range []struct {
+		frames int
+		status uint32
+		want   bool
+	}{
+		{denseFrames, statusUser | statusTimeout, true},
+		{denseFrames - 1, statusUser | statusTimeout, false},
+		{denseFrames, statusUser, false},
+		{0, statusUser | statusTimeout, false},
+	} {
+		mem := fakeBlock(1<<18, make([]fake, c.frames)...)
+		binary.NativeEndian.PutUint32(mem[descStatus:], c.status)
+		b := ethernetBlock()
+		if b.take(mem); b.dense() != c.want {
+			t.Errorf("%d frames, status %#x: dense is %v", c.frames, c.status, !c.want)
+		}
+	}
+}
+
 func TestBlockPutsTagsBack(t *testing.T) {
 	data := counting(60)
 	tagged := func(tag ...byte) []byte { return append(append(bytes.Clone(data[:12]), tag...), data[12:]...) }

@@ -12,8 +12,8 @@ import (
 
 // A ring with Config.Immediate is of TPACKET_V2: a slot for each frame, which
 // the kernel hands over at once. TPACKET_V3 hands a block over when it is full,
-// or when its timer has found it open for a whole period, of 1 ms at the least:
-// a frame alone waits for 1 to 2 ms.
+// or when its timer comes, every 1 ms at the most often: a frame alone waits for
+// half of that, and before Linux 6.18 for some ticks (docs/TUNING.md, "Latency").
 //
 // Slots are small. A frame that does not fit is also put into the socket's
 // queue, whole (PACKET_COPY_THRESH), and read from there. So that there is one

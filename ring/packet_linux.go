@@ -32,7 +32,10 @@ type Ring struct {
 	copied []byte // room for a frame that fits no slot
 	block  Block
 	stats  Stats
-	taken  uint64 // frames in the blocks taken so far
+	taken  uint64        // frames in the blocks taken so far
+	dense  bool          // the last of them was
+	woke   time.Time     // from the last sleep that dense blocks were worth
+	sleep  unix.Timespec // in such a sleep, the time
 	events [1]unix.PollFd
 	quiet  time.Time            // when Quiesce was called; zero: it was not
 	stamps *unix.HwTstampConfig // of the card, before they were changed; nil: they were not
@@ -165,6 +168,7 @@ func (r *Ring) ready() *Block {
 	}
 	r.block.take(mem)
 	r.taken += uint64(r.block.left)
+	r.dense = r.cfg.Blocks >= denseBlocks && r.block.dense()
 	r.down = false
 	return &r.block
 }
@@ -173,6 +177,12 @@ func (r *Ring) ready() *Block {
 func (r *Ring) wait(wait time.Duration) (*Block, error) {
 	now := time.Now()
 	deadline := now.Add(wait)
+	if r.dense && r.quiet.IsZero() {
+		r.dense, now = false, r.doze(now, wait)
+		if b := r.ready(); b != nil {
+			return b, nil
+		}
+	}
 	for {
 		left := max(deadline.Sub(now), 0)
 		if r.down || !r.gone.IsZero() || !r.quiet.IsZero() {
@@ -207,6 +217,17 @@ func (r *Ring) wait(wait time.Duration) (*Block, error) {
 		}
 		now = time.Now()
 	}
+}
+
+// doze sleeps until denseEvery after the last time, but at most wait.
+func (r *Ring) doze(now time.Time, wait time.Duration) time.Time {
+	if d := min(r.woke.Add(denseEvery).Sub(now), wait); d > 0 {
+		r.sleep = unix.NsecToTimespec(int64(d))
+		_ = unix.Nanosleep(&r.sleep, nil) // if a signal ends it, no harm is done
+		now = time.Now()
+	}
+	r.woke = now
+	return now
 }
 
 // trouble finds out what poll meant that did not bring a block.

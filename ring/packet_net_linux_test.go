@@ -326,6 +326,27 @@ func TestOpenLetsNothingUnfilteredIn(t *testing.T) {
 	}
 }
 
+// Behind a dense block the ring sleeps for a time that it sets itself, and gives
+// everything all the same; where frames are few it never does.
+func TestDenseBlocksAreWorthASleep(t *testing.T) {
+	r, _, peer := testRing(t, func(c *Config) { c.BlockSize, c.Blocks, c.Retire = 1<<18, denseBlocks, 50*time.Millisecond })
+	for _, c := range []struct {
+		frames int
+		sleeps bool
+	}{{denseFrames / 2, false}, {4 * denseFrames, true}} {
+		for range 3 {
+			testnet.Send(t, peer, c.frames, 100)
+			take(t, r, c.frames, ignore)
+			if b, err := r.Take(time.Millisecond); b != nil || err != nil {
+				t.Fatalf("%d frames and more: %v, %v", c.frames, b, err)
+			}
+		}
+		if slept := !r.woke.IsZero(); slept != c.sleeps {
+			t.Errorf("%d frames: it slept: %v", c.frames, slept)
+		}
+	}
+}
+
 // After Quiesce come the frames that were counted, to the last, and no others,
 // with traffic that does not stop. Idle is told late enough even where the wait
 // is shorter than the time that a block is held.

@@ -12,9 +12,18 @@ import (
 
 // What the zero values of a Config stand for.
 const (
-	DefaultBlockSize = 256 << 10            // bytes: room for GSO frames of 64 KiB and more, whole
-	DefaultBlocks    = 256                  // 64 MiB
-	DefaultRetire    = 2 * time.Millisecond // docs/TUNING.md, "Latency"
+	DefaultBlockSize = 256 << 10        // bytes: room for GSO frames of 64 KiB and more, whole
+	DefaultBlocks    = 256              // 64 MiB
+	DefaultRetire    = time.Millisecond // docs/TUNING.md, "Latency"
+)
+
+// Chosen, by benchmarks/README.md, "How long a block waits". Where frames are so
+// dense, a block is not waited for by itself, but after a set time all that
+// there are: a wake-up has a price, and light loads alone can pay it.
+const (
+	denseFrames = 64                   // in a block that its timer closed
+	denseEvery  = 2 * time.Millisecond // from one wake-up to the next
+	denseBlocks = 32                   // the smallest ring that may fill so long
 )
 
 // A Config says what to capture, and into how much memory.

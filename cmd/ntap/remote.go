@@ -4,13 +4,13 @@ package main
 
 import (
 	"os"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/ntap-project/ntap/crypto"
 	"github.com/ntap-project/ntap/engine"
 	"github.com/ntap-project/ntap/remote"
+	"github.com/ntap-project/ntap/ring"
 )
 
 // defaultMark is a mark without the bits that common users of marks look at:
@@ -167,9 +167,9 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
 	f.IntVar(&cfg.MTU, "mtu", 0, "IP MTU of the path to the collector; default: what the route says")
 	f.Uint32Var(&cfg.Mark, "mark", defaultMark, "SO_MARK of what is sent, by which it is not captured; 0: none")
 	f.BoolVarP(&noPromisc, "no-promiscuous", "p", false, "leave the interface out of promiscuous mode")
-	f.IntVar(&cfg.RingBytes, "ring", 64<<20, "bytes of ring memory for each shard")
-	f.IntVar(&cfg.BlockSize, "block", 256<<10, "bytes of a ring block: frames longer than that are cut")
-	f.DurationVar(&cfg.Retire, "retire", 2*time.Millisecond, "the longest that a frame waits in a block")
+	f.IntVar(&cfg.RingBytes, "ring", ring.DefaultBlocks*ring.DefaultBlockSize, "bytes of ring memory for each shard")
+	f.IntVar(&cfg.BlockSize, "block", ring.DefaultBlockSize, "bytes of a ring block: frames longer than that are cut")
+	f.DurationVar(&cfg.Retire, "retire", ring.DefaultRetire, "the longest that a frame waits in a block")
 	f.BoolVar(&cfg.Stats, "stats", false, "print the account every second")
 	keys.add(c)
 	file.add(c)

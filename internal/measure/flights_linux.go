@@ -13,13 +13,12 @@ import (
 	"github.com/ntap-project/ntap/batch"
 	"github.com/ntap-project/ntap/crypto"
 	"github.com/ntap-project/ntap/proto"
+	"github.com/ntap-project/ntap/ring"
 )
 
-// Chosen: what a remote has by default (remote/remote.go).
+// Chosen: as a remote has it.
 const (
-	blockBytes  = 256 << 10
 	blockFrame  = 96 // bytes that a block has for a frame beyond its own, about
-	blockRetire = 5 * time.Millisecond
 	reportEvery = time.Second
 )
 
@@ -140,9 +139,9 @@ func (p *Flights) Run(ctx context.Context, o Offer) (Offered, error) {
 	if err != nil || o.Rate < 0 || o.For <= 0 || o.Probes != 0 {
 		return Offered{}, fmt.Errorf("flights: %v frames a second for %v with %v probes: %w", o.Rate, o.For, o.Probes, err)
 	}
-	n := max(1, int(blockBytes/(mean+blockFrame)))
+	n := max(1, int(ring.DefaultBlockSize/(mean+blockFrame)))
 	if o.Rate > 0 {
-		n = min(n, max(1, int(o.Rate/float64(len(p.taps))*blockRetire.Seconds())))
+		n = min(n, max(1, int(o.Rate/float64(len(p.taps))*ring.DefaultRetire.Seconds())))
 	}
 	var r Offered
 	before, plan := threadCPU(), schedule{Offer: o, start: time.Now()}
