@@ -65,6 +65,9 @@ func (t *pcapngTable) number(head []byte, key pcapngKey, a *proto.Announce, snap
 	cut := uint32(snap)
 	if a != nil {
 		b.Description += fmt.Sprintf(" %q on %s", a.Name, a.Host)
+		if a.Clock != "" {
+			b.Description += ", timestamps: " + a.Clock
+		}
 		if a.SnapLen != 0 && (cut == 0 || a.SnapLen < cut) {
 			cut = a.SnapLen
 		}

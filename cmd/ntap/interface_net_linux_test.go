@@ -24,6 +24,7 @@ func TestInterfaceAndDirectionAreKept(t *testing.T) {
 	out := filepath.Join(w.dir, "out.pcapng")
 	c := w.startCollector("-w", out)
 	r := w.startRemote("-i", "t0", "ether proto 0x88b5")
+	c.wait("timestamps=\"kernel software\"")
 	in, sent := marker("in"), marker("sent")
 	w.inject(w.peer, "p0", in)
 	r.until("it came", func() bool { return fileHas(out, in) })
@@ -40,7 +41,7 @@ func TestInterfaceAndDirectionAreKept(t *testing.T) {
 		t.Errorf("tshark says %q", lines)
 	}
 	info, err := exec.Command("capinfos", out).CombinedOutput()
-	for _, want := range []string{"Speed = 10000000000", "Filter string = ether proto 0x88b5", "t0", "Time resolution = 0x09"} {
+	for _, want := range []string{"Speed = 10000000000", "Filter string = ether proto 0x88b5", "t0", "Time resolution = 0x09", "timestamps: kernel software"} {
 		if err != nil || !strings.Contains(string(info), want) {
 			t.Errorf("capinfos does not say %q: %v\n%s", want, err, info)
 		}
