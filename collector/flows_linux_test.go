@@ -44,6 +44,7 @@ func TestKnownFlowsHaveTheirOwnSocket(t *testing.T) {
 				}
 				to := netip.AddrPortFrom(netip.MustParseAddr(v.dial), in[0].Addr().Port())
 				d := make([]byte, 100)
+				var open []net.Conn
 				for i := range 20 {
 					conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
 					if err != nil {
@@ -59,7 +60,7 @@ func TestKnownFlowsHaveTheirOwnSocket(t *testing.T) {
 					h := proto.Header{Tap: uint32(i)}
 					h.Put(d)
 					conn.Write(d)
-					conn.Close()
+					open = append(open, conn) // the next one could have its port, and would be known
 					want := steered(h.Tap, 0, workers)
 					if i%2 == 1 {
 						want += workers
@@ -72,6 +73,9 @@ func TestKnownFlowsHaveTheirOwnSocket(t *testing.T) {
 				}
 				for _, r := range in {
 					r.Close()
+				}
+				for _, c := range open {
+					c.Close()
 				}
 			}
 		}
