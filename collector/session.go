@@ -416,9 +416,8 @@ func (w *worker) announced(s *stream, plaintext []byte) error {
 		return DropMalformed
 	}
 	if a != nil {
-		if s.session.announce.Swap(a) == nil && w.gate.line(w.now) {
-			w.log.Info().Uint32("tap", a.Tap).Str("name", a.Name).Str("host", a.Host).Str("software", a.Software).
-				Int("interfaces", len(a.Interfaces)).Str("filter", a.Filter).Str("timestamps", a.Clock).Msg("tap")
+		if s.session.announce.Swap(a) == nil {
+			w.introduce(a)
 		}
 		if a.Bye {
 			s.session.bye.Store(true)
