@@ -416,9 +416,7 @@ func (w *worker) announced(s *stream, plaintext []byte) error {
 		return DropMalformed
 	}
 	if a != nil {
-		if s.session.announce.Swap(a) == nil {
-			w.introduce(a)
-		}
+		w.learn(s.session, a)
 		if a.Bye {
 			s.session.bye.Store(true)
 		}

@@ -245,9 +245,9 @@ func dropOf(err error) Drop {
 	return DropForged
 }
 
-// introduce logs what a tap says of itself.
-func (w *worker) introduce(a *proto.Announce) {
-	if w.gate.line(w.now) {
+// learn keeps what a tap says of itself, and logs it the first time.
+func (w *worker) learn(s *session, a *proto.Announce) {
+	if s.announce.Swap(a) == nil && w.gate.line(w.now) {
 		w.log.Info().Uint32("tap", a.Tap).Str("name", a.Name).Str("host", a.Host).Str("software", a.Software).
 			Int("interfaces", len(a.Interfaces)).Str("filter", a.Filter).Str("timestamps", a.Clock).Msg("tap")
 	}
