@@ -120,8 +120,8 @@ func sendUnfinished(iface string, r *proto.Record) error {
 }
 
 // TestCutsWhatARingCaptured sends GSO frames into a VXLAN device, over IPv4 and
-// IPv6, so that they
-// leave the veth below in a tunnel: once with all that a network card could do,
+// IPv6, so that they leave the veth below in a tunnel: once with all that a
+// network card could do,
 // so that they cross whole and the ring says what they were, and once without,
 // so that the kernel cuts them. Cut here, the first must be the second. (A
 // virtio_net_hdr does not speak of tunnels: it says what the inner frame is, and
