@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # path.sh FRAME PPS [SECS]: one remote and one collector with its TAP, in two namespaces joined by a veth, and a traffic
-# source of PPS frames a second of FRAME bytes, all on this machine. Root. Prints one line:
+# source of PPS frames a second of FRAME bytes (or imix), all on this machine. Root. Prints one line:
 #
 #	frame 300 offered 900000 delivered 900000 remote_ns 240 collector_ns 900 busy_cores 1.20
 #
 # remote_ns and collector_ns are CPU (user and system) of the whole process for a frame delivered, in ns. busy_cores is all CPU of the
 # machine while the source ran, softirq included: cpus x time - idle. Flags for either side: REMOTE_FLAGS, COLLECTOR_FLAGS.
-# With OUTPUT, those flags in the place of the TAP: OUTPUT='--no-tap -w /data/x.pcapng --direct'. What was written is removed by you.
+# With OUTPUT, those flags in the place of the TAP: OUTPUT='--no-tap -w /data/x.pcapng --direct'. What was written is removed by you. With
+# --vxlan 10.99.0.1 datagrams go to the remote's host, and are dropped where they come in.
 # With DROP=ingress or DROP=prerouting a firewall drops what comes to the collector there; delivered is what the remote sealed.
 # With PROFILE=DIR: what perf(1) records of each process, in DIR/remote-FRAME.data and DIR/collector-FRAME.data, and the functions that take most.
 # With PPROF=DIR: CPU profiles of each process for go tool pprof, in DIR/remote-FRAME.pprof and DIR/collector-FRAME.pprof, and what takes most of
@@ -36,6 +37,9 @@ ip -n $S addr add 10.99.0.1/24 dev up0
 ip -n $C addr add 10.99.0.2/24 dev up1
 ip -n $S link set up0 up
 ip -n $C link set up1 up
+case "${OUTPUT:-}" in # the wire would end there
+*--vxlan*) ip netns exec $S nft "add table netdev wire; add chain netdev wire in { type filter hook ingress device up0 priority 0 ; }; add rule netdev wire in udp dport 4789 drop" ;;
+esac
 case "${DROP:-}" in
 ingress) ip netns exec $C nft "add table netdev d; add chain netdev d i { type filter hook ingress device up1 priority 0; }; add rule netdev d i udp dport 5678 drop" ;;
 prerouting) ip netns exec $C nft "add table ip d; add chain ip d i { type filter hook prerouting priority -400; }; add rule ip d i udp dport 5678 drop" ;;
@@ -73,7 +77,7 @@ if [ -n "${PROFILE:-}" ]; then
 fi
 [ -z "${PPROF:-}" ] || kill -USR2 $r $c
 cr0=$(cpu $r) cc0=$(cpu $c) i0=$(idle) t0=$(date +%s%N)
-ip netns exec $S "$t/gen" -dev cap0 -size "$frame" -rate "$pps" -for "${secs}s" -cpu 0 >"$t/g"
+ip netns exec $S "$t/gen" -dev cap0 -frame "$frame" -rate "$pps" -for "${secs}s" -cpu 0 >"$t/g"
 i1=$(idle) t1=$(date +%s%N)
 [ -z "${PPROF:-}" ] || kill -USR2 $r $c
 sleep 1
@@ -106,11 +110,11 @@ pids=""
 if [ -n "$counters" ]; then
 	for side in r c; do
 		awk -F, -v n="$delivered" -v f="$frame" -v s="$side" '/,/ {v[$3] = $1 / n} END {
-			printf "frame %d %s delivered %d instructions user %d kernel %d cycles user %d kernel %d\n", f, s == "r" ? "remote" : "collector", n,
+			printf "frame %s %s delivered %d instructions user %d kernel %d cycles user %d kernel %d\n", f, s == "r" ? "remote" : "collector", n,
 				v["instructions:u"], v["instructions:k"], v["cycles:u"], v["cycles:k"]}' "$t/$side.perf"
 	done
 fi
 [ -z "${VERBOSE:-}" ] || cat "$t/g" "$t/r.log" "$t/c.log"
 awk -v f="$frame" -v o="$(sed 's/offered \([0-9]*\).*/\1/' "$t/g")" -v d="$delivered" -v r=$((cr1 - cr0)) -v c=$((cc1 - cc0)) \
 	-v i=$((i1 - i0)) -v w=$((t1 - t0)) -v n="$(nproc)" -v hz="$hz" -v s="$secs" \
-	'BEGIN {printf "frame %d offered %d delivered %d remote_ns %d collector_ns %d busy_cores %.2f\n", f, o, d, r/d, c/d, (n*w/1e9 - i/hz)/s}'
+	'BEGIN {printf "frame %s offered %d delivered %d remote_ns %d collector_ns %d busy_cores %.2f\n", f, o, d, r/d, c/d, (n*w/1e9 - i/hz)/s}'
