@@ -13,30 +13,16 @@ set -eu
 cd "$(dirname "$0")/.."
 frame=${1:-300} secs=${2:-3}
 floods=${FLOODS:-none short random taps session shards old forged epoch replay mix short+ random+ taps+ session+ shards+ old+ forged+ epoch+ replay+ mix+}
-t=$(mktemp -d) S=nfs$$ C=nfc$$ pids=""
-trap 'kill $pids 2>/dev/null || true; wait 2>/dev/null || true; ip netns del $S; ip netns del $C; rm -rf "$t"' EXIT
-export CGO_ENABLED=0
+. benchmarks/hosts.sh
 go build -o "$t/ntap" ./cmd/ntap
 go build -o "$t/gen" ./benchmarks/gen
 go build -o "$t/flood" ./benchmarks/flood
-ip netns add $S
-ip netns add $C
-ip link add up0 netns $S type veth peer name up1 netns $C
-ip -n $S addr add 10.99.0.1/24 dev up0
-ip -n $C addr add 10.99.0.2/24 dev up1
-ip -n $S link set up0 up
-ip -n $C link set up1 up
-for cap in cap0 cap1; do
-	ip -n $S tuntap add dev $cap mode tap
-	ip netns exec $S sysctl -qw net.ipv6.conf.$cap.disable_ipv6=1
-	ip -n $S link set $cap up
-done
+tap cap0
+tap cap1
 "$t/ntap" key new --out "$t/key" >/dev/null
 nice="nice -n ${NICE:-0}" # on a machine that does other work: NICE=-15
 # What taps needs its share of the CPU that it has in common with the attacker, or there is no traffic to lose.
 low="nice -n $((${NICE:-0} + 10))"
-hz=$(getconf CLK_TCK)
-cpu() { awk -v hz="$hz" '{sub(/.*\) /, ""); printf "%d", ($12 + $13) * 1e9 / hz}' "/proc/$1/stat"; }
 rss() { awk '/^VmRSS/{print $2}' "/proc/$1/status"; }
 
 # run KIND RATE: sets good (sealed), lost, full, used (ns), grew, refused, flooded (kpps), took (s).

@@ -19,9 +19,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 frame=$1 pps=$2 secs=${3:-3}
-t=$(mktemp -d) S=nts$$ C=ntc$$ pids=""
-trap 'kill $pids 2>/dev/null || true; wait 2>/dev/null || true; ip netns del $S; ip netns del $C; rm -rf "$t"' EXIT
-export CGO_ENABLED=0
+. benchmarks/hosts.sh
 tree=${TREE:-.} overlay=""
 if [ -n "${PPROF:-}" ]; then
 	mkdir -p "$PPROF"
@@ -30,13 +28,6 @@ if [ -n "${PPROF:-}" ]; then
 fi
 go build -C "$tree" $overlay -o "$t/ntap" ./cmd/ntap
 go build -o "$t/gen" ./benchmarks/gen
-ip netns add $S
-ip netns add $C
-ip link add up0 netns $S type veth peer name up1 netns $C
-ip -n $S addr add 10.99.0.1/24 dev up0
-ip -n $C addr add 10.99.0.2/24 dev up1
-ip -n $S link set up0 up
-ip -n $C link set up1 up
 case "${OUTPUT:-}" in # the wire would end there
 *--vxlan*) ip netns exec $S nft "add table netdev wire; add chain netdev wire in { type filter hook ingress device up0 priority 0 ; }; add rule netdev wire in udp dport 4789 drop" ;;
 esac
@@ -44,14 +35,8 @@ case "${DROP:-}" in
 ingress) ip netns exec $C nft "add table netdev d; add chain netdev d i { type filter hook ingress device up1 priority 0; }; add rule netdev d i udp dport 5678 drop" ;;
 prerouting) ip netns exec $C nft "add table ip d; add chain ip d i { type filter hook prerouting priority -400; }; add rule ip d i udp dport 5678 drop" ;;
 esac
-ip -n $S tuntap add dev cap0 mode tap
-ip netns exec $S sysctl -qw net.ipv6.conf.cap0.disable_ipv6=1
-ip -n $S link set cap0 up
+tap cap0
 "$t/ntap" key new --out "$t/key" >/dev/null
-
-# cpu PID: user and system time so far, ns, all threads.
-hz=$(getconf CLK_TCK)
-cpu() { awk -v hz="$hz" '{sub(/.*\) /, ""); printf "%d", ($12 + $13) * 1e9 / hz}' "/proc/$1/stat"; }
 idle() { awk '/^cpu /{print $5 + $6}' /proc/stat; }
 
 PPROF_FILE=${PPROF:-}/collector-$frame.pprof ip netns exec $C "$t/ntap" collector -p 5678 --key-file "$t/key" ${OUTPUT:--i ntap0} --state none ${COLLECTOR_FLAGS:-} >"$t/c.log" 2>&1 &
