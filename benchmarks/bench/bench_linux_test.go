@@ -109,9 +109,9 @@ func TestMachineName(t *testing.T) {
 
 func TestSoakRuns(t *testing.T) {
 	testnet.RequireRoot(t)
-	b := &bench{begun: time.Now(), highest: map[string]float64{"300": 4000}}
+	b := &bench{begun: time.Now(), highest: map[string]float64{"imix": 4000}}
 	b.Quick, b.Rounds, b.Trial, b.Source = true, 1, 30*time.Millisecond, measure.SourceCPU()
-	if err := b.soak(t.Context(), "300", 0.5, 500*time.Millisecond); err != nil {
+	if err := b.soak(t.Context(), "imix", 0.5, 500*time.Millisecond); err != nil {
 		t.Error(err)
 	}
 }

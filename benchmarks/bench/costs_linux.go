@@ -97,7 +97,7 @@ func (b *bench) compare(ctx context.Context, all []system, c comparison) error {
 			if s == nil {
 				continue
 			}
-			if err := s.rig.Traffic(ctx, measure.Traffic{Frame: c.frame}); err != nil {
+			if err := s.rig.Traffic(ctx, traffic(c.frame)); err != nil {
 				return err
 			}
 			t, err := s.rig.Trial(ctx, measure.Offer{Rate: c.rate, For: b.Trial})

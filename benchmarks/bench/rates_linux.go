@@ -64,7 +64,7 @@ func (b *bench) search(ctx context.Context, name, frame string, trial time.Durat
 	}
 	defer shut(all)
 	r := all[0].rig
-	if err := r.Traffic(ctx, measure.Traffic{Frame: frame}); err != nil {
+	if err := r.Traffic(ctx, traffic(frame)); err != nil {
 		return nil, err
 	}
 	if err := b.warmUp(ctx, all); err != nil {
@@ -146,7 +146,7 @@ func (b *bench) curve(ctx context.Context, name, frame string, rate float64) err
 	}
 	defer shut(all)
 	r := all[0].rig
-	if err := r.Traffic(ctx, measure.Traffic{Frame: frame}); err != nil {
+	if err := r.Traffic(ctx, traffic(frame)); err != nil {
 		return err
 	}
 	c := outcome.Curve{System: name, Frame: frame}

@@ -34,7 +34,7 @@ func (b *bench) soak(ctx context.Context, frame string, load float64, d time.Dur
 	}
 	defer shut(all)
 	r := all[0].rig
-	if err := r.Traffic(ctx, measure.Traffic{Frame: frame}); err != nil {
+	if err := r.Traffic(ctx, traffic(frame)); err != nil {
 		return err
 	}
 	if err := b.warmUp(ctx, all); err != nil {

@@ -144,3 +144,12 @@ func byName(all []system, name string) *system {
 	}
 	return nil
 }
+
+// traffic is what a source sends of a frame size: UDP over IPv4, all alike, for
+// comparisons; where sizes are mixed, all else is too: TCP, IPv6, VLAN tags.
+func traffic(frame string) measure.Traffic {
+	if frame == "imix" {
+		return measure.Mixed(frame)
+	}
+	return measure.Traffic{Frame: frame}
+}
