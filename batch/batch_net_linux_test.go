@@ -306,7 +306,7 @@ func TestResolvedAgain(t *testing.T) {
 	s := sender(t, SenderConfig{To: fmt.Sprintf("localhost:%d", r.Addr().Port()), MTU: 1500})
 	s.failing = time.Now().Add(-resolveAfter - time.Second)
 	s.consider(1)
-	for deadline := time.Now().Add(10 * time.Second); s.found.Load() == nil; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); s.found.Load() == nil; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("not resolved")
 		}

@@ -41,9 +41,9 @@ func (w *warnings) all() []string {
 // eventually waits until ok.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("30 s, and not yet: %s", what)
+			t.Fatalf("a minute, and not yet: %s", what)
 		}
 	}
 }

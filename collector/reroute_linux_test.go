@@ -89,9 +89,9 @@ func (r *rerouted) to(outs Outputs, err error) {
 
 func (r *rerouted) until(what string, ok func() bool) {
 	r.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			r.t.Fatalf("30 s, and not yet: %s\n%v", what, r.log.all())
+			r.t.Fatalf("a minute, and not yet: %s\n%v", what, r.log.all())
 		}
 	}
 }

@@ -102,7 +102,7 @@ func (s *stall) greet(conn net.Conn, line string) *reader {
 		}
 	}
 	r := &reader{s.t, conn, bufio.NewReader(conn)}
-	conn.SetReadDeadline(time.Now().Add(30 * time.Second))
+	conn.SetReadDeadline(time.Now().Add(time.Minute))
 	if _, err := r.in.Peek(24); err != nil { // the head follows that it is a client
 		s.t.Fatal(err)
 	}
@@ -403,7 +403,7 @@ func TestServeFull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.SetReadDeadline(time.Now().Add(30 * time.Second))
+	c.SetReadDeadline(time.Now().Add(time.Minute))
 	if n, err := c.Read(make([]byte, 1)); n > 0 || errors.Is(err, io.ErrNoProgress) || err == nil {
 		t.Errorf("a third client got %d bytes, %v", n, err)
 	}

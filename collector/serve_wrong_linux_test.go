@@ -39,7 +39,7 @@ func TestServeWrongRequests(t *testing.T) {
 		if !strings.Contains(line, "\n") {
 			conn.(*net.TCPConn).CloseWrite()
 		}
-		conn.SetReadDeadline(time.Now().Add(30 * time.Second))
+		conn.SetReadDeadline(time.Now().Add(time.Minute))
 		b := make([]byte, 1000)
 		n, _ := io.ReadAtLeast(conn, b, 1)
 		switch got := string(b[:n]); {

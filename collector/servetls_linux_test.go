@@ -107,7 +107,7 @@ func TestServeTLS(t *testing.T) {
 		if err != nil {
 			return nil
 		}
-		conn.SetDeadline(time.Now().Add(30 * time.Second))
+		conn.SetDeadline(time.Now().Add(time.Minute))
 		return conn
 	}
 	gets := func(cfg *tls.Config) int {
@@ -135,7 +135,7 @@ func TestServeTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	io.WriteString(plain, "taps=1\n")
-	plain.SetReadDeadline(time.Now().Add(30 * time.Second))
+	plain.SetReadDeadline(time.Now().Add(time.Minute))
 	b, _ := io.ReadAll(plain)
 	if len(b) > 7 { // an alert at most
 		t.Errorf("in clear: %q", b)

@@ -123,7 +123,7 @@ func TestTapSinkRawIP(t *testing.T) {
 				}
 			}
 			for i, f := range want {
-				if got := p.next(index, false, time.Second); !bytes.Equal(got, f) {
+				if got := p.next(index, false, time.Minute); !bytes.Equal(got, f) {
 					t.Fatalf("frame %d: %d bytes %x, want %d %x", i, len(got), head(got)[:min(len(got), 40)], len(f), f[:40])
 				}
 			}
@@ -163,7 +163,7 @@ func TestTapPersists(t *testing.T) {
 						index = at
 					}
 					for range 2 {
-						if f := p.next(index, false, time.Second); at != index || f == nil || number(f) != n {
+						if f := p.next(index, false, time.Minute); at != index || f == nil || number(f) != n {
 							t.Fatalf("%d workers: interface %d, before %d; frame %d did not come", workers, at, index, n)
 						}
 						n++
@@ -315,7 +315,7 @@ func TestTapAsABridgePort(t *testing.T) {
 				}
 				return
 			}
-			if f := next(5 * time.Second); !bytes.Equal(f, numbered(300, i)) {
+			if f := next(time.Minute); !bytes.Equal(f, numbered(300, i)) {
 				t.Fatalf("frame %d came out of the bridge as %x", i, f)
 			}
 		}

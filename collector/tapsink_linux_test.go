@@ -83,7 +83,7 @@ func TestTapSinkDeliversEveryByteInOrder(t *testing.T) {
 					bytesIn = 0
 				}
 				for i, f := range want {
-					got := p.next(index, false, time.Second)
+					got := p.next(index, false, time.Minute)
 					if !bytes.Equal(got, f) {
 						t.Fatalf("frame %d: %d bytes came, want %d; first %x, want %x", i, len(got), len(f), got[:min(40, len(got))], f[:20])
 					}
@@ -208,7 +208,7 @@ func TestTapDeletedIsMadeAnew(t *testing.T) {
 				index := linkIndex(t, "anew0")
 				for range 2 {
 					for i := range 100 {
-						if f := p.next(index, false, time.Second); f == nil || number(f) != i {
+						if f := p.next(index, false, time.Minute); f == nil || number(f) != i {
 							t.Fatalf("frame %d: %x", i, f)
 						}
 					}

@@ -131,7 +131,7 @@ func TestVXLANSinkDelivers(t *testing.T) {
 			}
 			came := map[int]int{}
 			for range given {
-				f, vni, port := v.next(5 * time.Second)
+				f, vni, port := v.next(time.Minute)
 				if f == nil {
 					t.Fatalf("%d frames of %d", len(came), given)
 				}
@@ -172,7 +172,7 @@ func TestVXLANSinkRawIP(t *testing.T) {
 		raw.LinkType = proto.LinkTypeRaw
 		s.Write(&Origin{Tap: 5}, raw)
 		s.Flush()
-		f, vni, _ := v.next(5 * time.Second)
+		f, vni, _ := v.next(time.Minute)
 		if vni != 5 || len(f) != min(size, 1464) || !bytes.Equal(f[12:], whole[12:len(f)]) {
 			t.Errorf("%d bytes came as %d, VNI %d", size, len(f), vni)
 		}
@@ -238,7 +238,7 @@ func TestVXLANSinkOversize(t *testing.T) {
 			want = 5
 		}
 		for n := range want {
-			f, _, _ := v.next(5 * time.Second)
+			f, _, _ := v.next(time.Minute)
 			whole := udpFlow(1, n, append(sizes, 65500)[n], false)
 			if o == proto.OversizeSlice {
 				whole = whole[:min(len(whole), 1464)]

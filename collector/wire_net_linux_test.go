@@ -73,7 +73,7 @@ func finished(t *testing.T, r *proto.Record) (frames [][]byte) {
 // captured returns the next n frames of the ring, and more if there are.
 func captured(t *testing.T, r *ring.Ring, n int) (frames [][]byte) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
 		b, err := r.Take(50 * time.Millisecond)
 		if err != nil {
 			t.Fatal(err)
@@ -214,7 +214,7 @@ func cutsWhatARingCaptured(t *testing.T, underlay6 bool) {
 // capturedRecords is captured with what the ring says of the frames.
 func capturedRecords(t *testing.T, r *ring.Ring, n int) (all []*proto.Record) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline) && len(all) < n; {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline) && len(all) < n; {
 		b, err := r.Take(50 * time.Millisecond)
 		if err != nil {
 			t.Fatal(err)

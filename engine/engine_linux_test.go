@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
@@ -35,13 +34,18 @@ func TestFirstFailureStopsAll(t *testing.T) {
 }
 
 func TestRunEndsWithContext(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	n := atomic.Int32{}
-	if err := Run(ctx, Place(3, nil), func(ctx context.Context, _ int) error { n.Add(1); <-ctx.Done(); return nil }); err != nil || n.Load() != 3 {
+	if err := Run(ctx, Place(3, nil), func(ctx context.Context, _ int) error {
+		if n.Add(1) == 3 {
+			cancel()
+		}
+		<-ctx.Done()
+		return nil
+	}); err != nil || n.Load() != 3 {
 		t.Errorf("%v, %d ran", err, n.Load())
 	}
-	cancel()
 	if err := Run(ctx, Place(1, nil), func(ctx context.Context, _ int) error { return nil }); err != nil {
 		t.Errorf("after the end: %v", err)
 	}

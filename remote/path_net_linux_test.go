@@ -31,7 +31,7 @@ func TestForwardAllocates(t *testing.T) {
 	testnet.Send(t, peer, sent, 900)
 	blocks := 0
 	if n := testing.AllocsPerRun(20, func() {
-		b, err := s.ring.Take(time.Second)
+		b, err := s.ring.Take(time.Minute)
 		if err != nil || b == nil {
 			t.Fatal("no block", err)
 		}

@@ -87,7 +87,7 @@ func laneTap(t *testing.T, n int, change func(*Config)) (tp *tap, s *shard, sink
 func receive(t *testing.T, from *net.UDPConn) []byte {
 	t.Helper()
 	b := make([]byte, 1<<16)
-	from.SetReadDeadline(time.Now().Add(10 * time.Second))
+	from.SetReadDeadline(time.Now().Add(time.Minute))
 	n, err := from.Read(b)
 	if err != nil {
 		t.Fatal(err)

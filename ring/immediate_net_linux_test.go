@@ -71,7 +71,7 @@ func TestImmediateMixesSizes(t *testing.T) {
 			counted(t, 0, r)
 		}
 		if n := testing.AllocsPerRun(20, func() {
-			b, err := r.Take(2 * time.Second)
+			b, err := r.Take(time.Minute)
 			if b == nil || err != nil {
 				t.Fatal("no frame", err)
 			}
@@ -97,7 +97,7 @@ func TestImmediateDoesNotWait(t *testing.T) {
 		}
 		defer r.Close()
 		testnet.Send(t, peer, 1, 100)
-		wait := 10 * time.Second
+		wait := 30 * time.Second
 		if !c.now {
 			wait = 200 * time.Millisecond
 		}

@@ -245,7 +245,7 @@ func TestTakeWaitsThroughSignals(t *testing.T) {
 func TestTakeTwice(t *testing.T) {
 	r, _, peer := testRing(t, nil)
 	testnet.Send(t, peer, 1, 100)
-	if b, err := r.Take(time.Second); b == nil || err != nil {
+	if b, err := r.Take(time.Minute); b == nil || err != nil {
 		t.Fatal(b, err)
 	}
 	defer func() {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -21,7 +22,7 @@ func try(t *testing.T, args ...string) (int, string) {
 	t.Helper()
 	cmd := exec.Command(ntapBinary, args...)
 	cmd.Env = append(os.Environ(), "NTAP_KEY_FILE=", "CREDENTIALS_DIRECTORY=", "STATE_DIRECTORY="+t.TempDir())
-	timer := time.AfterFunc(20*time.Second, func() { cmd.Process.Kill() })
+	timer := time.AfterFunc(2*time.Minute, func() { cmd.Process.Kill() })
 	defer timer.Stop()
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
@@ -299,6 +300,10 @@ func TestInterfaceComesAndGoes(t *testing.T) {
 		came += 2
 		c.until("frames came", func() bool { return w.counter(w.collector, "ntap0", "rx_packets") >= came })
 	}
+	promiscuity := func() string { // one of each ring that captures
+		return regexp.MustCompile(`promiscuity \d+`).FindString(w.in(w.sender, "ip", "-d", "link", "show", "t0"))
+	}
+	rings := promiscuity()
 	send()
 	w.in(w.sender, "ip", "link", "set", "t0", "down")
 	r.wait("the interface is down")
@@ -308,7 +313,7 @@ func TestInterfaceComesAndGoes(t *testing.T) {
 	w.in(w.sender, "ip", "link", "del", "t0")
 	r.wait("the interface is gone")
 	w.link(w.sender, "t0", w.peer, "p0", "98")
-	time.Sleep(1500 * time.Millisecond) // it is looked for each second
+	r.until("it captures again", func() bool { return promiscuity() == rings })
 	send()
 	rText := r.stop()
 	cText := c.stop()

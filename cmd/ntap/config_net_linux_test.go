@@ -254,7 +254,7 @@ func TestConfigOutputTaken(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("it does not end")
 	}
 	if n := len(testnet.ReadCapture(t, out)); n != 500 {

@@ -102,7 +102,7 @@ func sent(t *testing.T, args ...string) (all [][]byte) {
 	}
 	buf := make([]byte, 1<<16)
 	for {
-		conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond)) // all is in the buffer
+		conn.SetReadDeadline(time.Now().Add(500 * time.Millisecond)) // all was sent, and is in the buffer
 		n, err := conn.Read(buf)
 		if err != nil {
 			return all

@@ -87,7 +87,7 @@ func (v *viewer) see(file, addr string, args ...string) []testnet.Packet {
 		if err != nil {
 			v.t.Fatalf("tshark: %v\n%s", err, &said)
 		}
-	case <-time.After(90 * time.Second):
+	case <-time.After(2 * time.Minute):
 		cmd.Process.Kill()
 		v.t.Fatalf("tshark does not end:\n%s", <-done)
 	}
@@ -101,7 +101,7 @@ func (v *viewer) see(file, addr string, args ...string) []testnet.Packet {
 // gone waits until nobody listens on a UDP address any more.
 func gone(t *testing.T, addr string) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		c, err := net.ListenPacket("udp", addr)
 		if err == nil {
 			c.Close()

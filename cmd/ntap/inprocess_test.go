@@ -60,7 +60,7 @@ func (r *running) end(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-	case <-time.After(60 * time.Second):
+	case <-time.After(2 * time.Minute):
 		r.stop()
 		var b strings.Builder
 		r.account.Print(&b)

@@ -119,7 +119,7 @@ func TestPipeIntoTshark(t *testing.T) {
 		t.Fatal(err)
 	}
 	var addr string
-	for deadline := time.Now().Add(20 * time.Second); addr == ""; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); addr == ""; time.Sleep(10 * time.Millisecond) {
 		log, _ := os.ReadFile(filepath.Join(dir, "log"))
 		if _, after, ok := strings.Cut(string(log), "collector started address="); ok {
 			addr, _, _ = strings.Cut(after, " ")
@@ -138,7 +138,7 @@ func TestPipeIntoTshark(t *testing.T) {
 		if lines := strings.Count(stdout.String(), "\n"); err != nil || lines != 100 || !strings.Contains(stderr.String(), "status 0") {
 			t.Errorf("%v: tshark printed %d lines; stderr:\n%s", err, lines, &stderr)
 		}
-	case <-time.After(60 * time.Second):
+	case <-time.After(2 * time.Minute):
 		shell.Process.Kill()
 		t.Error("the collector does not end when its reader is gone")
 	}

@@ -86,7 +86,7 @@ func (o *openVSwitch) tool(args ...string) string {
 
 func (o *openVSwitch) vsctl(args ...string) string {
 	o.t.Helper()
-	return o.tool(append([]string{"ovs-vsctl", "--db=" + o.db, "--timeout=20"}, args...)...)
+	return o.tool(append([]string{"ovs-vsctl", "--db=" + o.db, "--timeout=60"}, args...)...)
 }
 
 // ntap runs ntap ovs, and returns what it prints and whether it went well.

@@ -31,7 +31,7 @@ func sizes(t *testing.T, file string, more ...string) map[proto.Kind]map[int]int
 	out := map[proto.Kind]map[int]int{}
 	buf := make([]byte, 1<<16)
 	for {
-		conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond)) // all is in the buffer
+		conn.SetReadDeadline(time.Now().Add(500 * time.Millisecond)) // all was sent, and is in the buffer
 		n, err := conn.Read(buf)
 		if err != nil {
 			return out

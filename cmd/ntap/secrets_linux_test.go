@@ -271,9 +271,9 @@ func begin(t *testing.T, text string, args ...string) *background {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { b.cmd.Process.Kill(); b.cmd.Wait() })
-	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(b.out.String(), text); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !strings.Contains(b.out.String(), text); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("20 s, and no %q from %v:\n%s", text, args, b.out.String())
+			t.Fatalf("a minute, and no %q from %v:\n%s", text, args, b.out.String())
 		}
 	}
 	return b

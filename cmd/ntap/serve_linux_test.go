@@ -79,7 +79,7 @@ func (l *local) stop() string {
 		if err != nil {
 			l.t.Errorf("%v\n%s", err, l.text())
 		}
-	case <-time.After(60 * time.Second):
+	case <-time.After(2 * time.Minute):
 		l.t.Fatalf("does not end:\n%s", l.text())
 	}
 	return l.text()
@@ -249,7 +249,7 @@ func TestServeOpenSSL(t *testing.T) {
 	go func() { done <- shell.Wait() }()
 	select {
 	case <-done:
-	case <-time.After(60 * time.Second):
+	case <-time.After(2 * time.Minute):
 		shell.Process.Kill()
 		t.Error("tshark does not get 50 frames")
 	}

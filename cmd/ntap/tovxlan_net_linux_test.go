@@ -107,7 +107,7 @@ func TestRemoteToVXLANFromFile(t *testing.T) {
 	}
 	buf := make([]byte, 1<<16)
 	for range count {
-		in.SetReadDeadline(time.Now().Add(10 * time.Second))
+		in.SetReadDeadline(time.Now().Add(time.Minute))
 		n, err := in.Read(buf)
 		if err != nil {
 			t.Fatal(err)

@@ -85,13 +85,13 @@ func (w *world) link(a, ifA, b, ifB, net string) {
 // waitUp waits until an interface carries, see testnet.WaitUp.
 func (w *world) waitUp(ns, iface string) {
 	w.t.Helper()
-	for range 500 {
+	for range 6000 {
 		if strings.Contains(w.in(ns, "ip", "-o", "link", "show", iface), "state UP") {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	w.t.Fatalf("%s does not come up in 5 s", iface)
+	w.t.Fatalf("%s does not come up in a minute", iface)
 }
 
 func (w *world) must(name string, args ...string) string {
@@ -160,7 +160,7 @@ func (p *proc) wait(text string) {
 // until waits for a condition, while the program runs.
 func (p *proc) until(what string, ok func() bool) {
 	p.w.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(10 * time.Millisecond) {
 		select {
 		case <-p.done:
 			if ok() {
@@ -170,7 +170,7 @@ func (p *proc) until(what string, ok func() bool) {
 		default:
 		}
 		if time.Now().After(deadline) {
-			p.w.t.Fatalf("%s: 20 s, and not yet: %s\n%s", p.name, what, p.text())
+			p.w.t.Fatalf("%s: a minute, and not yet: %s\n%s", p.name, what, p.text())
 		}
 	}
 }
@@ -187,7 +187,7 @@ func (p *proc) end() string {
 	p.w.t.Helper()
 	select {
 	case <-p.done:
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * time.Minute):
 		p.w.t.Fatalf("%s does not end:\n%s", p.name, p.text())
 	}
 	if p.err != nil {
@@ -247,9 +247,9 @@ func (w *world) counter(ns, iface, name string) int {
 // poll waits for a condition.
 func (w *world) poll(what string, ok func() bool) {
 	w.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			w.t.Fatalf("20 s, and not yet: %s", what)
+			w.t.Fatalf("a minute, and not yet: %s", what)
 		}
 	}
 }

@@ -41,7 +41,7 @@ func TestSourceOffersWhatItSays(t *testing.T) {
 			}
 			var frames, bytes, number, whole uint64
 			for frames < offered.Frames {
-				b, err := r.Take(5 * time.Second)
+				b, err := r.Take(time.Minute)
 				if err != nil || b == nil {
 					t.Fatalf("%d frames of %d, then %v", frames, offered.Frames, err)
 				}

@@ -32,13 +32,13 @@ func Veth(t testing.TB) (a, b string) {
 // time after it was set up, and drops what is sent before (net/core/link_watch.c).
 func WaitUp(t testing.TB, iface string) {
 	t.Helper()
-	for range 500 {
+	for range 6000 {
 		if strings.Contains(Run(t, "ip -o link show "+iface), "state UP") {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	t.Fatalf("%s does not come up in 5 s", iface)
+	t.Fatalf("%s does not come up in a minute", iface)
 }
 
 // Namespace moves the calling test into a new network namespace, which ends

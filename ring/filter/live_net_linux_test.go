@@ -94,7 +94,7 @@ func TestLiveBesideTcpdump(t *testing.T) {
 			}
 			until := func(f []byte) {
 				t.Helper()
-				for end := time.Now().Add(20 * time.Second); !has(f); time.Sleep(10 * time.Millisecond) {
+				for end := time.Now().Add(time.Minute); !has(f); time.Sleep(10 * time.Millisecond) {
 					if time.Now().After(end) {
 						t.Fatalf("tcpdump does not see the mark: %s", said.String())
 					}
