@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/sys/unix"
 
 	"github.com/ntap-project/ntap/crypto"
 	"github.com/ntap-project/ntap/internal/testnet"
@@ -90,18 +89,14 @@ func TestTimesAreMonotone(t *testing.T) {
 	var senders sync.WaitGroup
 	frame := testnet.Numbered(0, 100)
 	for _, from := range []string{iface, peer} { // at the same time, on several CPUs if there are
-		i, err := net.InterfaceByName(from)
+		wire, err := testnet.OpenWire(from)
 		if err != nil {
 			t.Fatal(err)
 		}
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0) // of the namespace of this thread
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer unix.Close(fd)
+		defer wire.Close()
 		senders.Go(func() {
 			for range sent {
-				if err := unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: i.Index}); err != nil {
+				if err := wire.Send(frame); err != nil {
 					t.Error(err)
 				}
 			}

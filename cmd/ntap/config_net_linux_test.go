@@ -16,8 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/ntap-project/ntap/internal/testnet"
 )
 
@@ -49,15 +47,11 @@ func (w *world) stream(ns, iface string, tap int) (sent *atomic.Int64, stop func
 	go func() {
 		defer close(done)
 		w.inside(ns, func() error {
-			i, err := net.InterfaceByName(iface)
+			wire, err := testnet.OpenWire(iface)
 			if err != nil {
 				return err
 			}
-			fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
-			if err != nil {
-				return err
-			}
-			defer unix.Close(fd)
+			defer wire.Close()
 			for {
 				select {
 				case <-end:
@@ -66,7 +60,7 @@ func (w *world) stream(ns, iface string, tap int) (sent *atomic.Int64, stop func
 				}
 				for range 8 {
 					n := int(sent.Load())
-					if err := unix.Sendto(fd, flowFrame(tap, n/2%16, n), 0, &unix.SockaddrLinklayer{Ifindex: i.Index}); err != nil {
+					if err := wire.Send(flowFrame(tap, n/2%16, n)); err != nil {
 						return err
 					}
 					sent.Add(1)

@@ -4,15 +4,12 @@ package main
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/ntap-project/ntap/internal/testnet"
 )
@@ -26,17 +23,13 @@ type flow struct {
 func (w *world) flow() *flow {
 	w.t.Helper()
 	f := &flow{make(chan struct{}), make(chan int, 1)}
-	fd, to := -1, &unix.SockaddrLinklayer{}
-	w.inside(w.peer, func() error {
-		i, err := net.InterfaceByName("p0")
-		if err == nil {
-			to.Ifindex = i.Index
-			fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
-		}
+	var wire *testnet.Wire
+	w.inside(w.peer, func() (err error) {
+		wire, err = testnet.OpenWire("p0")
 		return err
 	})
 	go func() {
-		defer unix.Close(fd)
+		defer wire.Close()
 		n := 0
 		for {
 			select {
@@ -46,7 +39,7 @@ func (w *world) flow() *flow {
 			case <-time.After(10 * time.Millisecond):
 			}
 			for range 20 {
-				if err := unix.Sendto(fd, testnet.Numbered(n, 100+n%1000), 0, to); err != nil {
+				if err := wire.Send(testnet.Numbered(n, 100+n%1000)); err != nil {
 					f.sent <- -n // the test is over, or fails by this
 					return
 				}

@@ -5,7 +5,6 @@ package main
 import (
 	"bytes"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -279,17 +278,13 @@ func (w *world) inside(ns string, do func() error) {
 func (w *world) inject(ns, iface string, frames ...[]byte) {
 	w.t.Helper()
 	w.inside(ns, func() error {
-		i, err := net.InterfaceByName(iface)
+		wire, err := testnet.OpenWire(iface)
 		if err != nil {
 			return err
 		}
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
+		defer wire.Close()
 		for _, f := range frames {
-			if err := unix.Sendto(fd, f, 0, &unix.SockaddrLinklayer{Ifindex: i.Index}); err != nil {
+			if err := wire.Send(f); err != nil {
 				return fmt.Errorf("%d bytes: %w", len(f), err)
 			}
 		}

@@ -105,31 +105,52 @@ func send(t testing.TB, ifname string, next func() []byte) {
 	}
 }
 
-func sendAll(ifname string, next func() []byte) error {
+// A Wire sends raw frames out of an interface of the network namespace that the
+// thread which opened it was in.
+type Wire struct {
+	fd int
+	to unix.SockaddrLinklayer
+}
+
+// OpenWire opens one.
+func OpenWire(ifname string) (*Wire, error) {
 	iface, err := net.InterfaceByName(ifname)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	return &Wire{fd, unix.SockaddrLinklayer{Ifindex: iface.Index}}, nil
+}
+
+// Send sends one frame; the errors are those of sendto(2).
+func (w *Wire) Send(frame []byte) error { return unix.Sendto(w.fd, frame, 0, &w.to) }
+
+// Close closes it.
+func (w *Wire) Close() { unix.Close(w.fd) }
+
+func sendAll(ifname string, next func() []byte) error {
+	w, err := OpenWire(ifname)
+	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
+	defer w.Close()
 	unpin, err := pin()
 	if err != nil {
 		return err
 	}
 	defer unpin()
-	to := &unix.SockaddrLinklayer{Ifindex: iface.Index}
 	for n := 0; ; n++ {
 		f := next()
 		if f == nil {
 			return nil
 		}
-		err := unix.Sendto(fd, f, 0, to)
+		err := w.Send(f)
 		for tries := 0; errors.Is(err, unix.ENOBUFS) && tries < 1000; tries++ {
 			time.Sleep(time.Millisecond)
-			err = unix.Sendto(fd, f, 0, to)
+			err = w.Send(f)
 		}
 		if err != nil {
 			return fmt.Errorf("frame %d of %d bytes: %w", n, len(f), err)
