@@ -51,7 +51,7 @@ func (s *configFlag) settings(c *cobra.Command) map[string]settable {
 	c.Flags().VisitAll(func(f *pflag.Flag) {
 		list := f.Value.Type() == "stringArray"
 		if (s.lists || !list) && !slices.Contains(s.except, f.Name) {
-			known[f.Name] = settable{list, func(v string) error { return checkSetting(f, v) }}
+			known[f.Name] = settable{list, func(v string) error { return checkSetting(c.Name(), f, v) }}
 		}
 	})
 	return known
@@ -73,8 +73,9 @@ func (s *configFlag) replaced(c *cobra.Command, name string, words bool) bool {
 	return false
 }
 
-// checkSetting says what is wrong with a value for a flag, without setting it.
-func checkSetting(f *pflag.Flag, v string) error {
+// checkSetting says what is wrong with a value for a flag of a command, without
+// setting it.
+func checkSetting(command string, f *pflag.Flag, v string) error {
 	var err error
 	switch f.Value.Type() {
 	case "bool":
@@ -102,7 +103,7 @@ func checkSetting(f *pflag.Flag, v string) error {
 	case "port":
 		_, err = listenAddress(v)
 	case "io":
-		err = ways(v)
+		err = ways(command, v)
 	case "workers":
 		if n, e := strconv.Atoi(v); v != "auto" && (e != nil || n < 1 || n > engine.MaxShards) {
 			err = fmt.Errorf("want auto, or a number from 1 to %d", engine.MaxShards)

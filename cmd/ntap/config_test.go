@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/spf13/cobra"
 )
 
 // collectorSettings are the settings of the collector's file.
@@ -277,4 +279,20 @@ func FuzzConfig(f *testing.F) {
 		}
 		printRoutes(new(bytes.Buffer), c, &c.outputs)
 	})
+}
+
+// A wrong --io in a file is refused with what the command takes: since it
+// differs by command, a file of the collector's panicked.
+func TestConfigIO(t *testing.T) {
+	for _, v := range []struct {
+		command *cobra.Command
+		io      string
+		good    bool
+	}{{newRemote(), "zerocopy", true}, {newRemote(), "magic", false}, {newCollector(), "uring", true}, {newCollector(), "zerocopy", false}} {
+		var s configFlag
+		_, err := parseConfig("x", []byte("io: "+v.io), s.settings(v.command), false)
+		if (err == nil) != v.good || err != nil && !strings.Contains(err.Error(), "auto, uring") {
+			t.Errorf("%s: io: %s: %v", v.command.Name(), v.io, err)
+		}
+	}
 }

@@ -34,7 +34,7 @@ func checkRemote(cfg *remote.Config) error {
 	}
 	return errors.Join(
 		others,
-		ways(cfg.IO, "auto", "uring", "mmsg", "zerocopy"),
+		ways("remote", cfg.IO),
 		within("--snaplen", cfg.SnapLen, 0, proto.MaxFrame),
 		oneOf0("--mtu", cfg.MTU, 576, 65535),
 		within("--ring", cfg.RingBytes, 1, maxMemory),
@@ -46,7 +46,7 @@ func checkRemote(cfg *remote.Config) error {
 // checkCollector does the same for the collector's.
 func checkCollector(cfg *collector.Config) error {
 	return errors.Join(
-		ways(cfg.IO, "auto", "uring", "mmsg"),
+		ways("collector", cfg.IO),
 		within("--reorder", cfg.Reorder, 1, 4096),
 		within("--reorder-wait", cfg.ReorderWait, time.Microsecond, maxWait),
 		within("--merge", cfg.Merge, 0, maxWait),
@@ -55,9 +55,12 @@ func checkCollector(cfg *collector.Config) error {
 	)
 }
 
-// ways refuses a way of input and output that there is not.
-func ways(io string, all ...string) error {
-	if !slices.Contains(all, io) {
+// ioWays are what --io takes, by command.
+var ioWays = map[string][]string{"remote": {"auto", "uring", "mmsg", "zerocopy"}, "collector": {"auto", "uring", "mmsg"}}
+
+// ways refuses a way of input and output that a command does not have.
+func ways(command, io string) error {
+	if all := ioWays[command]; !slices.Contains(all, io) {
 		last := len(all) - 1
 		return usagef("--io %q: %s or %s", io, strings.Join(all[:last], ", "), all[last])
 	}
