@@ -26,7 +26,7 @@ func TestCutAsTheKernelDoes(t *testing.T) {
 	}
 	testnet.Run(t, "ip link set "+a+" mtu 9000")
 	testnet.Run(t, "ip link set "+b+" mtu 9000")
-	r, err := ring.Open(ring.Config{Interface: b, Blocks: 8, BlockSize: 1 << 20, Retire: 5 * time.Millisecond})
+	r, err := ring.Open(ring.Config{Interface: b, Blocks: 32, BlockSize: 1 << 20, Retire: 5 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +145,7 @@ func cutsWhatARingCaptured(t *testing.T, underlay6 bool) {
 	testnet.Run(t, "ip link add vx type vxlan id 7 remote "+remote+" dstport 4789 dev "+a+more)
 	testnet.Run(t, "ip link set vx addrgenmode none")
 	testnet.Run(t, "ip link set vx up")
-	r, err := ring.Open(ring.Config{Interface: b, Blocks: 8, BlockSize: 1 << 20, Retire: 5 * time.Millisecond})
+	r, err := ring.Open(ring.Config{Interface: b, Blocks: 32, BlockSize: 1 << 20, Retire: 5 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -62,7 +62,7 @@ func openShards(t *testing.T, iface string, sink *net.UDPConn) []*shard {
 	}
 	tp, err := newTap(Config{
 		Interfaces: []string{iface}, Collector: sink.LocalAddr().String(), Keys: crypto.FromMaster(key), Suite: crypto.AES256GCM,
-		MTU: 1500, Retire: time.Millisecond, BlockSize: 1 << 16, RingBytes: 16 << 20, Log: zerolog.Nop(),
+		MTU: 1500, Retire: 50 * time.Millisecond, BlockSize: 1 << 16, RingBytes: 16 << 20, Log: zerolog.Nop(),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -26,7 +26,7 @@ func TestSourceOffersWhatItSays(t *testing.T) {
 			defer s.Close()
 			testnet.Run(t, "ip link set "+device+" addrgenmode none")
 			testnet.Run(t, "ip link set "+device+" up")
-			r, err := ring.Open(ring.Config{Interface: device})
+			r, err := ring.Open(ring.Config{Interface: device, Retire: 50 * time.Millisecond}) // nobody reads it meanwhile
 			if err != nil {
 				t.Fatal(err)
 			}
