@@ -3,6 +3,7 @@
 package collector
 
 import (
+	"maps"
 	"net/netip"
 	"testing"
 	"time"
@@ -13,17 +14,23 @@ import (
 	"github.com/ntap-project/ntap/proto"
 )
 
-// apart returns n taps that share no bucket.
-func apart(g *gate, n int) (ids []uint32) {
+// apart returns n taps that share no bucket, whichever of sources they come from.
+func apart(g *gate, n int, sources ...netip.Addr) (ids []uint32) {
 	used := map[*bucket]bool{}
+candidates:
 	for id := uint32(1); len(ids) < n; id++ {
-		t, ok := g.admit(g.begin, id, netip.Addr{}, false, 1)
-		if ok && !used[t.tap] {
-			used[t.tap] = true
-			ids = append(ids, id)
+		its := map[*bucket]bool{}
+		for _, from := range sources {
+			t, _ := g.admit(g.begin, id, from, false, 0)
+			if used[t.pair] || used[t.tap] || its[t.pair] {
+				continue candidates
+			}
+			its[t.pair] = true
+			its[t.tap] = true
 		}
+		maps.Copy(used, its)
+		ids = append(ids, id)
 	}
-	*g = gate{seed: g.seed, begin: g.begin}
 	return ids
 }
 
@@ -50,7 +57,13 @@ var (
 func TestGateKeepsFloodsApart(t *testing.T) {
 	now := time.Now()
 	g := newGate(now)
-	taps := apart(g, 3)
+	few := foe // of those it comes from at last: as many as take all that is left
+	sources := []netip.Addr{friend, foe, another}
+	for range 5 {
+		few = few.Next()
+		sources = append(sources, few)
+	}
+	taps := apart(g, 3, sources...)
 	victim, other, third := taps[0], taps[1], taps[2]
 
 	if n := flood(g, now, victim, foe, true); n != int(pairLimit.burst) {

@@ -84,16 +84,12 @@ func (p *place) inside(do func() error) error {
 	if here, err := p.is("/proc/thread-self/ns/net"); here || err != nil {
 		return do()
 	}
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // kept: a thread in another namespace is not used again
+	return ring.Apart(func() error {
 		if err := unix.Setns(p.fd, unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("collector: TAP: network namespace: %w; it takes CAP_SYS_ADMIN: run as root", os.NewSyscallError("setns", err))
-			return
+			return fmt.Errorf("collector: TAP: network namespace: %w; it takes CAP_SYS_ADMIN: run as root", os.NewSyscallError("setns", err))
 		}
-		done <- do()
-	}()
-	return <-done
+		return do()
+	})
 }
 
 // changed says whether interfaces came, went or were changed since it was asked

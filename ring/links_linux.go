@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"runtime"
 	"syscall"
 	"time"
 	"unsafe"
@@ -195,36 +194,4 @@ func (l *Links) parse(m *syscall.NetlinkMessage) (out Interface, ok bool) {
 		}
 	}
 	return out, out.Name != ""
-}
-
-// Inside runs do in the network namespace that a file stands for, as
-// /proc/PID/ns/net does: sockets that it opens stay there, wherever they are
-// used. It is another thread, which ends with the call. An empty path is the
-// namespace of the caller.
-func Inside(path string, do func() error) error {
-	if path == "" {
-		return do()
-	}
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			result <- fmt.Errorf("ring: network namespace %s: %w", path, os.NewSyscallError("open", err))
-			return
-		}
-		err = unix.Setns(fd, unix.CLONE_NEWNET)
-		unix.Close(fd)
-		switch {
-		case errors.Is(err, unix.EPERM):
-			result <- fmt.Errorf("ring: network namespace %s: to capture from outside it needs the capability CAP_SYS_ADMIN: run as root, or run ntap inside that namespace: %w", path, os.NewSyscallError("setns", err))
-		case errors.Is(err, unix.EINVAL):
-			result <- fmt.Errorf("ring: %s is not a network namespace: want a file as /run/netns/NAME or /proc/PID/ns/net: %w", path, os.NewSyscallError("setns", err))
-		case err != nil:
-			result <- fmt.Errorf("ring: network namespace %s: %w", path, os.NewSyscallError("setns", err))
-		default:
-			result <- do()
-		}
-	}()
-	return <-result
 }

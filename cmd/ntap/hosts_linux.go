@@ -11,11 +11,12 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"runtime"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+
+	"github.com/ntap-project/ntap/ring"
 )
 
 // The link of the demo, in namespaces where nothing else is.
@@ -38,16 +39,12 @@ type host struct{ ns netns.NsHandle }
 
 // do runs f on a thread in the host. Sockets that f opens stay there.
 func (h host) do(f func() error) error {
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		err := netns.Set(h.ns)
-		if err == nil {
-			err = f()
+	return ring.Apart(func() error {
+		if err := netns.Set(h.ns); err != nil {
+			return err
 		}
-		result <- err
-	}()
-	return <-result
+		return f()
+	})
 }
 
 type hosts struct{ a, b host }
@@ -64,14 +61,7 @@ func newHosts() (_ *hosts, err error) {
 		}
 	}()
 	for _, one := range []*host{&h.a, &h.b} {
-		made := make(chan error, 1)
-		go func() {
-			runtime.LockOSThread() // this thread is in the new namespace: it ends here
-			ns, err := netns.New()
-			one.ns = ns
-			made <- err
-		}()
-		if err := <-made; err != nil {
+		if err := ring.Apart(func() (err error) { one.ns, err = netns.New(); return }); err != nil {
 			return nil, fmt.Errorf("unshare: %w", err)
 		}
 	}

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"time"
 
@@ -18,6 +17,8 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/ntap-project/ntap/ring"
 )
 
 // A Host is a network namespace without a name, and a thread in it: it goes
@@ -32,8 +33,7 @@ type Host struct {
 func NewHost() (*Host, error) {
 	h := &Host{do: make(chan func())}
 	made := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the host
+	go ring.Apart(func() error {
 		err := unix.Unshare(unix.CLONE_NEWNET)
 		if err != nil {
 			err = fmt.Errorf("no network namespace: %w; run as root", os.NewSyscallError("unshare", err))
@@ -46,12 +46,13 @@ func NewHost() (*Host, error) {
 		}
 		made <- err
 		if err != nil {
-			return
+			return err
 		}
 		for f := range h.do {
 			f()
 		}
-	}()
+		return nil
+	})
 	if err := <-made; err != nil {
 		return nil, err
 	}

@@ -28,6 +28,11 @@ func Veth(t testing.TB) (a, b string) {
 	return "va", "vb"
 }
 
+// No test is to run on the process's first thread: one that moves to another
+// namespace there would take /proc/self along, and hold the namespace after its
+// end (see ring.Apart). So the main goroutine keeps that thread.
+func init() { runtime.LockOSThread() }
+
 // WaitUp waits until an interface carries: the kernel activates its queue some
 // time after it was set up, and drops what is sent before (net/core/link_watch.c).
 func WaitUp(t testing.TB, iface string) {
