@@ -10,7 +10,7 @@ ROUNDS   ?= 251
 SOAK     ?= 10m
 TOOLS    := ip:iproute2 tcpdump:tcpdump tshark:tshark ethtool:ethtool nft:nftables ping:iputils-ping ovs-vswitchd:openvswitch-switch setpriv:util-linux nsenter:util-linux unshare:util-linux mount:mount prlimit:util-linux openssl:openssl nc:netcat-openbsd
 
-.PHONY: build generate demo test test-net test-arm64 test-avx512 check cross race fuzz bench bench-quick bench-tools bench-path report sizing soak bench-flood bench-crypto tools install-extcap install-dissector clean
+.PHONY: build generate demo test test-net test-arm64 test-avx512 check cross suricata race fuzz bench bench-quick bench-tools bench-path report sizing soak bench-flood bench-crypto tools install-extcap install-dissector clean
 
 build: ## the binary, bin/ntap, and its links with nTap's names
 	$(GO) build -trimpath -o bin/ntap ./cmd/ntap
@@ -63,6 +63,9 @@ tools: ## as root on Debian: installs what the tests need and is missing
 			{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y $$missing >/dev/null; } || \
 				echo "could not install$$missing: tests that need them are skipped, or fail where CI=true"; \
 		else echo "not installed:$$missing: tests that need them are skipped (as root, make test installs them)"; fi; fi
+
+suricata: ## as root on Debian: Suricata for the tests, from the backports of a release that has none
+	@command -v suricata >/dev/null || internal/testnet/suricata.sh
 
 check: cross ## what has to be clean: format, the import picture, licence lines, vet, staticcheck, modules, generated code, other systems
 	@bad="$$($$($(GO) env GOROOT)/bin/gofmt -l .)"; test -z "$$bad" || { echo "not gofmt-clean:"; echo "$$bad"; exit 1; }

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,8 +17,8 @@ import (
 	"github.com/ntap-project/ntap/internal/testnet"
 )
 
-// standIn is in the place of programs that CI cannot install. It opens what the program of
-// its name would, and ends after 20 frames.
+// standIn is in the place of Zeek, and of Suricata where it is not installed. It
+// opens what the program of its name would, and ends after 20 frames.
 const standIn = `#!/bin/sh
 case " $* " in
 *" -i ntap0 "*) exec tcpdump -n -i ntap0 -c 20 ;;
@@ -66,7 +67,12 @@ func runProgram(t *testing.T, lines []string) {
 	if err := os.Mkdir(bin, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	_, err := exec.LookPath("suricata")
+	endless := err == nil && strings.Contains(lines[len(lines)-1], "suricata") // the real one reads until it is told to end
 	for _, name := range []string{"suricata", "zeek"} {
+		if name == "suricata" && err == nil {
+			continue
+		}
 		if err := os.WriteFile(filepath.Join(bin, name), []byte(standIn), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -112,9 +118,14 @@ func runProgram(t *testing.T, lines []string) {
 	}
 	done := make(chan error, 1)
 	go func() { done <- reader.Wait() }()
-	for deadline := time.Now().Add(60 * time.Second); ; {
-		remote := exec.Command(ntapBinary, "remote", "-r", file, "--pace", "real", "-c", "127.0.0.1:5678", "--key-file", filepath.Join(dir, "master.key"), "--tap", "7")
-		remote.Run() // its error may be that nobody listens any more
+	if endless {
+		feedSuricata(t, suricata(dir), file, reader.Process.Pid, collector == nil)
+		if err := <-done; err != nil {
+			t.Fatalf("%s: %v\n%s\n%s", lines[len(lines)-1], err, out, said(log))
+		}
+	}
+	for deadline := time.Now().Add(60 * time.Second); !endless; {
+		remoteOf(dir, file).Run() // its error may be that nobody listens any more
 		select {
 		case err := <-done:
 			if n := strings.Count(out.String(), "\n"); err != nil || n != 20 {
@@ -129,7 +140,7 @@ func runProgram(t *testing.T, lines []string) {
 		break
 	}
 	if collector == nil {
-		if text := said(log); !strings.Contains(text, "the reader of its output is gone") || !strings.Contains(text, "collector stopped") {
+		if text := said(log); !endless && !strings.Contains(text, "the reader of its output is gone") || !strings.Contains(text, "collector stopped") {
 			t.Errorf("the collector does not end in order with its reader:\n%s", text)
 		}
 		return
@@ -138,4 +149,40 @@ func runProgram(t *testing.T, lines []string) {
 	if err := collector.Wait(); err != nil {
 		t.Errorf("%s: %v\n%s", lines[0], err, said(collectorLog))
 	}
+}
+
+// remoteOf is a remote that sends the frames of a file to port 5678.
+func remoteOf(dir, file string) *exec.Cmd {
+	return exec.Command(ntapBinary, "remote", "-r", file, "--pace", "real", "-c", "127.0.0.1:5678", "--key-file", filepath.Join(dir, "master.key"), "--tap", "7")
+}
+
+// feedSuricata sends the 300 frames of a file to a Suricata, of a process group,
+// and ends it: by its own signal or, in a pipe, by that of the collector.
+func feedSuricata(t *testing.T, logs suricata, file string, group int, pipe bool) {
+	t.Helper()
+	until := func(what string, ok func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				text, _ := os.ReadFile(filepath.Join(string(logs), "suricata.log"))
+				t.Fatalf("a minute, and not yet: %s\n%s", what, text)
+			}
+		}
+	}
+	if !pipe { // there it starts with the first frame
+		until("Suricata reads", logs.engineStarted)
+	}
+	if out, err := remoteOf(string(logs), file).CombinedOutput(); err != nil {
+		t.Fatalf("remote: %v\n%s", err, out)
+	}
+	who := "suricata"
+	if pipe {
+		who = "ntap"
+	} else {
+		until("Suricata counts all frames", func() bool { return logs.stats().Decoder.Packets >= 300 })
+	}
+	if out, err := exec.Command("pkill", "-INT", "-i", "-g", strconv.Itoa(group), who).CombinedOutput(); err != nil {
+		t.Fatalf("pkill %s: %v\n%s", who, err, out)
+	}
+	until("its last count is of all frames", func() bool { return logs.stats().Decoder.Packets == 300 })
 }

@@ -27,6 +27,15 @@ func RequireTool(t testing.TB, names ...string) {
 	}
 }
 
+// WantTool skips a test, in CI too, whose program not every release of Debian
+// has, and says how to get it. .ci/run installs it, or says that it could not.
+func WantTool(t testing.TB, name, cure string) {
+	t.Helper()
+	if _, err := exec.LookPath(name); err != nil {
+		t.Skip(name + " is not installed; run: " + cure)
+	}
+}
+
 // Missing skips a test that cannot run here, and says what is missing, with its
 // cure. Where CI=true, which .ci/run sets, the test fails: nothing is skipped
 // there unseen.
