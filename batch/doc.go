@@ -23,11 +23,18 @@ type SenderConfig struct {
 	SendBuffer int    // SO_SNDBUF, bytes; 0: the system's default
 	Pace       uint64 // bytes a second that are sent at the most, headers from Ethernet on counted; 0: no limit
 
+	// Resolve is how often the name in To is looked up again while all goes well;
+	// 0: DefaultResolve; below 0: only after failures.
+	Resolve time.Duration
+
 	// Shy is for one of several senders of a thread. It never waits: what finds
 	// no room in the socket's buffer is counted as unsent. It is made though its
 	// name is not known or there is no route, and then looks again.
 	Shy bool
 }
+
+// DefaultResolve is how often the name of a destination is looked up again.
+const DefaultResolve = 30 * time.Second
 
 // MaxPorts is the most source ports that a Fan can have. Its first is looked
 // for from firstDynamic on: RFC 7348, section 5, wants them dynamic, and
@@ -39,15 +46,16 @@ const (
 
 // A FanConfig says where the datagrams of a Fan go, and from where.
 type FanConfig struct {
-	To         string // HOST:PORT
-	What       string // is there, in errors
-	Ports      int    // source ports: 1 to MaxPorts
-	FirstPort  uint16 // of them; 0: the first dynamic ones that are free
-	MTU        int    // IP MTU of the path, bytes; 0: what the route says
-	Fragment   bool   // datagrams that the path does not take whole go as IP fragments
-	Drop       bool   // datagrams for which there is no room are dropped, instead of waiting
-	Mark       uint32 // SO_MARK; 0: none
-	SendBuffer int    // SO_SNDBUF of each socket, bytes; 0: the system's default
+	To         string        // HOST:PORT
+	What       string        // is there, in errors
+	Ports      int           // source ports: 1 to MaxPorts
+	FirstPort  uint16        // of them; 0: the first dynamic ones that are free
+	MTU        int           // IP MTU of the path, bytes; 0: what the route says
+	Fragment   bool          // datagrams that the path does not take whole go as IP fragments
+	Drop       bool          // datagrams for which there is no room are dropped, instead of waiting
+	Mark       uint32        // SO_MARK; 0: none
+	SendBuffer int           // SO_SNDBUF of each socket, bytes; 0: the system's default
+	Resolve    time.Duration // as a SenderConfig's
 }
 
 // SenderStats count since the Sender or the Fan was made. One goroutine writes them.

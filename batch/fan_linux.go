@@ -109,6 +109,7 @@ func NewFan(cfg FanConfig) (*Fan, error) {
 		c.head.Level, c.head.Type = unix.SOL_UDP, unix.UDP_SEGMENT
 		c.head.SetLen(unix.SizeofCmsghdr + 2)
 	}
+	f.follow(cfg.Resolve)
 	return f, nil
 }
 
@@ -150,6 +151,7 @@ func (f *Fan) open(to netip.AddrPort) error {
 		l.fd, l.runs = fds[i], l.room[:0]
 	}
 	f.to, f.first, f.marked = to, uint16(from), marked
+	f.at.Store(&to)
 	f.most = min(maxMTU-head, maxUDP)
 	f.segmented = unix.SetsockoptInt(fds[0], unix.SOL_UDP, unix.UDP_SEGMENT, 0) == nil
 	f.measured = time.Now()
@@ -408,6 +410,7 @@ func (f *Fan) Marked() bool { return f.marked }
 
 // Close closes the sockets. What is queued is not sent.
 func (f *Fan) Close() error {
+	f.unfollow()
 	var err error
 	for i := range f.lanes {
 		err = errors.Join(err, unix.Close(f.lanes[i].fd))

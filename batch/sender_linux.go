@@ -105,21 +105,8 @@ func NewSender(cfg SenderConfig) (*Sender, error) {
 		s.arena.Close()
 		return nil, err
 	}
+	s.follow(cfg.Resolve)
 	return s, nil
-}
-
-// resolve looks a HOST:PORT up; what says what is there.
-func resolve(what, to string) (netip.AddrPort, error) {
-	a, err := net.ResolveUDPAddr("udp", to)
-	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("batch: %s %q: %w; want HOST:PORT, as in 192.0.2.1:5678, [2001:db8::1]:5678 or tap.example.org:5678", what, to, err)
-	}
-	ap := a.AddrPort()
-	ap = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
-	if !ap.Addr().IsValid() || ap.Addr().IsUnspecified() || ap.Port() == 0 {
-		return netip.AddrPort{}, fmt.Errorf("batch: %s %q: host and port are both needed, as in 192.0.2.1:5678", what, to)
-	}
-	return ap, nil
 }
 
 func sockaddr(a netip.AddrPort) (int, unix.Sockaddr) {
@@ -147,6 +134,7 @@ func (s *Sender) connect(to netip.AddrPort) error {
 		unix.Close(s.fd)
 	}
 	s.fd, s.to, s.marked, s.most = fd, to, marked, maxSegments
+	s.at.Store(&to)
 	size, err := s.wanted()
 	if err != nil {
 		return err
@@ -414,5 +402,6 @@ func (s *Sender) Buffer() int {
 
 // Close closes the socket. What is queued is not sent.
 func (s *Sender) Close() error {
+	s.unfollow()
 	return errors.Join(unix.Close(s.fd), s.arena.Close())
 }

@@ -3,6 +3,7 @@
 package batch
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"os"
@@ -22,7 +23,8 @@ const (
 	refusedGap   = 5 * time.Second  // without one it is over: hosts tell at most about one a second
 )
 
-// A trouble is what a sender does about errors, and counts.
+// A trouble is what a sender does about errors and about a name that stands for
+// another address now, and counts.
 type trouble struct {
 	what     string // is at the other end
 	name     string // HOST:PORT of it, to be resolved again
@@ -32,13 +34,17 @@ type trouble struct {
 	refusing time.Time // since when the network says that nobody gets it,
 	refused  time.Time // and when it said so last
 	looking  bool
-	last     unix.Errno // of a call that failed
-	rebound  time.Time  // when a socket was last made for another local address
-	found    atomic.Pointer[netip.AddrPort]
+	last     unix.Errno                     // of a call that failed
+	rebound  time.Time                      // when a socket was last made for another local address
+	found    atomic.Pointer[netip.AddrPort] // what the name stands for now
+	at       atomic.Pointer[netip.AddrPort] // where the socket sends, for the watch over the name
+	unwatch  context.CancelFunc
 }
 
 // calm says that there is nothing to be done.
-func (t *trouble) calm() bool { return t.failing.IsZero() && t.refusing.IsZero() && !t.looking }
+func (t *trouble) calm() bool {
+	return t.failing.IsZero() && t.refusing.IsZero() && !t.looking && t.found.Load() == nil
+}
 
 // sent counts what one call sent.
 func (t *trouble) sent(n, bytes int) {
@@ -99,15 +105,6 @@ func (t *trouble) consider(left int) (to *netip.AddrPort) {
 		go t.look()
 	}
 	return nil
-}
-
-// look resolves the host's name again, aside: it can take seconds.
-func (t *trouble) look() {
-	to, err := resolve(t.what, t.name)
-	if err != nil {
-		to = netip.AddrPort{}
-	}
-	t.found.Store(&to)
 }
 
 // unbound says that the local address of a connected socket seems to be gone,

@@ -55,6 +55,7 @@ type Config struct {
 	BlockSize   int           // of the ring, bytes; 0: 256 KiB
 	Retire      time.Duration // the longest a frame waits in a block; 0: 1 ms
 	SendBuffer  int           // SO_SNDBUF, bytes; 0: 4 MiB
+	Resolve     time.Duration // how often the collectors' names are looked up again; 0: 30 s; below 0: only after failures
 	SendRate    uint64        // bit/s on the wire at the most, all shards together; 0: no limit
 	IO          string        // how datagrams are sent: auto, uring, mmsg or zerocopy
 	LowLatency  bool          // frames are sent one by one, at once, by shards that never sleep

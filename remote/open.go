@@ -53,7 +53,7 @@ func (t *tap) openShard(name string, member, of int) (*shard, error) {
 		t.closers = append(t.closers, func() { l.seal.wipe() })
 		var err error
 		l.out, err = batch.NewSender(batch.SenderConfig{
-			To: d.name, MTU: t.cfg.MTU, Mark: t.cfg.Mark, SendBuffer: t.cfg.SendBuffer, Shy: len(t.destinations) > 1,
+			To: d.name, MTU: t.cfg.MTU, Mark: t.cfg.Mark, SendBuffer: t.cfg.SendBuffer, Shy: len(t.destinations) > 1, Resolve: t.cfg.Resolve,
 			Pace: t.cfg.SendRate / 8 / uint64(of*len(t.destinations)),
 		})
 		if err != nil {

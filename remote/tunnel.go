@@ -82,7 +82,7 @@ func (t *tap) newTunnel(first uint16) (*tunnel, error) {
 	}
 	fan, err := batch.NewFan(batch.FanConfig{
 		To: to, What: "VTEP", Ports: ports, FirstPort: first, MTU: t.cfg.MTU, Fragment: v.Oversize == proto.OversizeFragment,
-		Mark: t.cfg.Mark, SendBuffer: t.cfg.SendBuffer,
+		Mark: t.cfg.Mark, SendBuffer: t.cfg.SendBuffer, Resolve: t.cfg.Resolve,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("remote: VXLAN: %w", err)

@@ -3,7 +3,9 @@
 package main
 
 import (
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/ntap-project/ntap/internal/testnet"
@@ -45,5 +47,49 @@ func TestRemoteAddressChanges(t *testing.T) {
 				t.Errorf("%d frames lost, %d datagrams not taken by the kernel", lost, account(rText, "not taken by the kernel"))
 			}
 		})
+	}
+}
+
+// A collector that has moved to another address, as its name says, is followed
+// though nothing tells of it: where it was, datagrams vanish, and each send went
+// well. They used to go there until the remote was started anew.
+func TestCollectorNameMoves(t *testing.T) {
+	testnet.RequireTool(t, "nft")
+	w := newWorld(t)
+	etc := filepath.Join("/etc/netns", w.sender) // ip-netns(8): what is there is in /etc for programs in that namespace
+	if err := os.MkdirAll(etc, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(etc) })
+	name := func(addr string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(etc, "hosts"), []byte(addr+" collector.test\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	name("10.99.0.2")
+	w.in(w.collector, "ip", "addr", "add", "10.99.0.9/24", "dev", "up1")
+	file := filepath.Join(w.dir, "out.pcapng")
+	c := w.startCollector("--no-tap", "-w", file)
+	r := w.start(w.sender, ntapBinary, "remote", "-c", "collector.test:5678", "--key-file", w.key, "--tap", "1", "-i", "t0", "--resolve", "1s", "--workers", "2")
+	r.wait("remote started")
+	w.inject(w.peer, "p0", numberedMark("before", 0))
+	c.until("the first frame is written", func() bool { return fileHas(file, numberedMark("before", 0)) })
+	w.in(w.collector, "nft", "add", "table", "inet", "gone")
+	w.in(w.collector, "nft", "add", "chain", "inet", "gone", "in", "{ type filter hook prerouting priority -300 ; }")
+	w.in(w.collector, "nft", "add", "rule", "inet", "gone", "in", "ip", "daddr", "10.99.0.2", "udp", "dport", "5678", "drop")
+	name("10.99.0.9")
+	r.until("both shards send to the new address", func() bool {
+		return strings.Count(r.text(), "the collector has another address now") == 2
+	})
+	r.until("frames come there", func() bool {
+		w.inject(w.peer, "p0", numberedMark("after", 0))
+		return fileHas(file, numberedMark("after", 0))
+	})
+	rText := r.stop()
+	cText := c.stop()
+	captured, written, lost := account(rText, "frames captured"), account(cText, "frames written to"), account(cText, "frames lost")
+	if captured == 0 || written+lost != captured || account(rText, "not taken by the kernel") != 0 || len(testnet.ReadCapture(t, file)) != written {
+		t.Errorf("%d captured, %d written, %d lost:\n%s%s", captured, written, lost, rText, cText)
 	}
 }

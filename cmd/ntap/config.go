@@ -116,7 +116,7 @@ func checkSetting(command string, f *pflag.Flag, v string) error {
 var (
 	settingRange = map[string][2]int64{"reorder": {1, 4096}, "receive-buffer": {1, maxMemory}, "ring": {1, maxMemory}, "block": {1, maxMemory}, "snaplen": {0, proto.MaxFrame}}
 	settingTime  = map[string][2]time.Duration{
-		"reorder-wait": {time.Microsecond, maxWait}, "clock-window": {0, maxWindow}, "retire": {time.Millisecond, maxWait},
+		"reorder-wait": {time.Microsecond, maxWait}, "clock-window": {0, maxWindow}, "retire": {time.Millisecond, maxWait}, "resolve": {0, maxWindow},
 	}
 )
 

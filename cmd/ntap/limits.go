@@ -40,6 +40,7 @@ func checkRemote(cfg *remote.Config) error {
 		within("--ring", cfg.RingBytes, 1, maxMemory),
 		within("--block", cfg.BlockSize, 1, maxMemory),
 		within("--retire", cfg.Retire, time.Millisecond, maxWait),
+		within("--resolve", cfg.Resolve, 0, maxWindow),
 	)
 }
 

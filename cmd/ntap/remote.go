@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ntap-project/ntap/batch"
 	"github.com/ntap-project/ntap/crypto"
 	"github.com/ntap-project/ntap/engine"
 	"github.com/ntap-project/ntap/remote"
@@ -141,6 +142,9 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
 			}
 			defer engine.Settle(max(plan.Workers*len(remote.Captures(cfg.Interfaces)), 1))()
 			logger.Debug().Stringer("plan", plan).Msg("placement")
+			if cfg.Resolve == 0 {
+				cfg.Resolve = -1
+			}
 			_, err = remote.Run(c.Context(), cfg)
 			return filterUsage(err)
 		},
@@ -170,6 +174,7 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
 	f.IntVar(&cfg.RingBytes, "ring", ring.DefaultBlocks*ring.DefaultBlockSize, "bytes of ring memory for each shard")
 	f.IntVar(&cfg.BlockSize, "block", ring.DefaultBlockSize, "bytes of a ring block: frames longer than that are cut")
 	f.DurationVar(&cfg.Retire, "retire", ring.DefaultRetire, "the longest that a frame waits in a block")
+	f.DurationVar(&cfg.Resolve, "resolve", batch.DefaultResolve, "how often a collector's name is looked up again; 0: only when sending fails")
 	f.BoolVar(&cfg.Stats, "stats", false, "print the account every second")
 	keys.add(c)
 	file.add(c)
