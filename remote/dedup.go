@@ -8,7 +8,8 @@ import (
 )
 
 // A seenTable knows the frames that were seen lately, and where. Its size is
-// fixed, all shards share it, and nobody waits for anybody; a bucket is one
+// fixed, and all shards share it: one waits for another for the time of two
+// stores, if they note a frame in the same bucket at the same moment. A bucket is one
 // cache line. A frame is known by 64 bits of a hash of all its bytes under a random key.
 type seenTable struct {
 	buckets []seenBucket
@@ -23,13 +24,14 @@ type seenBucket struct {
 
 // Chosen.
 const (
-	seenPlaces = 64      // interfaces that are told apart; its logarithm:
-	placeBits  = 6       // room for nine years of ns beside it
-	seenTries  = 4       // to note a frame while others note theirs
-	seenRate   = 4e6     // frames a second for which there is room
-	seenBytes  = 64      // of a bucket
-	leastSeen  = 1 << 13 // buckets: 512 KiB
-	mostSeen   = 1 << 20 // 64 MiB
+	seenPlaces = 64        // interfaces that are told apart; its logarithm:
+	placeBits  = 6         // room for nine years of ns beside it
+	seenLooks  = 1000      // at a bucket in which others note frames: some µs
+	seenRate   = 4e6       // frames a second for which there is room
+	seenBytes  = 64        // of a bucket
+	seenBusy   = 1<<64 - 1 // a time that is being written, and its hash
+	leastSeen  = 1 << 13   // buckets: 512 KiB
+	mostSeen   = 1 << 20   // 64 MiB
 )
 
 func newSeenTable(window time.Duration) *seenTable {
@@ -48,44 +50,46 @@ func (t *seenTable) twice(hash uint64, ns int64, place uint32) bool {
 	b := &t.buckets[hash>>t.shift]
 	hash = max(hash, 1)
 	entry := uint64(ns)<<placeBits | uint64(place%seenPlaces)
-	for range seenTries {
-		at, known := b.find(hash, entry)
-		if !known {
-			// Whoever meets the frame between the two sees the time of what was
-			// here before. At the worst a frame is sent that need not be.
-			if old := b.hash[at].Load(); old != hash && b.hash[at].CompareAndSwap(old, hash) {
+	for range seenLooks {
+		at, was, known := b.find(hash, entry)
+		switch {
+		case was == seenBusy: // another shard notes a frame here, which may be this one
+		case !known:
+			if b.when[at].CompareAndSwap(was, seenBusy) {
+				b.hash[at].Store(hash)
 				b.when[at].Store(entry)
 				return false
 			}
-			continue
-		}
-		was := b.when[at].Load()
-		if (was^entry)%seenPlaces != 0 && max(apart(entry, was), -apart(entry, was)) <= t.window {
+		case (was^entry)%seenPlaces != 0 && max(apart(entry, was), apart(was, entry)) <= t.window:
 			return true
-		}
-		if b.when[at].CompareAndSwap(was, entry) {
+		case b.when[at].CompareAndSwap(was, entry):
 			return false
 		}
 	}
-	return false
+	return false // whoever notes it was stopped meanwhile: at the worst this frame is sent and need not be
 }
 
-// find returns where a frame stands, or else where it belongs: in place of none,
-// or of the oldest.
-func (b *seenBucket) find(hash, entry uint64) (at int, known bool) {
+// find returns where a frame stands and when it was seen, or else where it
+// belongs and what is there: in place of none, or of the oldest. While another
+// shard notes a frame in the bucket, that one's time is seenBusy.
+func (b *seenBucket) find(hash, entry uint64) (at int, was uint64, known bool) {
 	oldest := int64(-1 << 62)
 	for i := range b.hash {
-		switch h := b.hash[i].Load(); {
-		case h == hash:
-			return i, true
+		when := b.when[i].Load()
+		h := b.hash[i].Load()
+		switch {
+		case h == hash && b.when[i].Load() != when: // it was written between the two
+			return i, seenBusy, true
+		case h == hash || when == seenBusy:
+			return i, when, h == hash
 		case h == 0:
-			return i, false
+			return i, when, false
 		}
-		if age := apart(entry, b.when[i].Load()); age > oldest {
-			at, oldest = i, age
+		if age := apart(entry, when); age > oldest {
+			at, was, oldest = i, when, age
 		}
 	}
-	return at, false
+	return at, was, false
 }
 
 // apart returns how much later a is than b, ns.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -123,6 +124,36 @@ func TestSeenByTwoShards(t *testing.T) {
 	// dropped that was not sent.
 	if d := dropped.Load(); d > n || d < n*9/10 {
 		t.Errorf("%d of %d frames were sent once", d, n)
+	}
+}
+
+// Two shards that begin with the same frames at the same moment, again and again:
+// one of them that meets a frame while the other notes it waits for that. It used to send
+// it again.
+func TestSeenInStep(t *testing.T) {
+	const rounds, frames = 3000, 50
+	table := newSeenTable(time.Second)
+	var dropped, ready atomic.Int64
+	var wg sync.WaitGroup
+	for place := range uint32(2) {
+		wg.Go(func() {
+			for round := range int64(rounds) {
+				for ready.Add(1); ready.Load() < 2*(round+1); {
+					runtime.Gosched()
+				}
+				for i := range int64(frames) {
+					n := round*frames + i
+					if table.twice(uint64(n+1)*0xD1B54A32D192ED03, n*100, place) {
+						dropped.Add(1)
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	// One that is stopped between two stores is not waited for longer than some µs.
+	if again := rounds*frames - dropped.Load(); again < 0 || again > rounds*frames/1000 {
+		t.Errorf("%d of %d frames were sent again", again, rounds*frames)
 	}
 }
 
