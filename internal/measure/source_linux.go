@@ -35,7 +35,9 @@ const vnetLen = 10
 // A Source writes frames into a TAP device that it made: they appear as
 // received by that. It belongs to the thread that opened it.
 type Source struct {
+	device  string
 	fd      int
+	vnet    bool        // each frame has a virtio_net_hdr before it: for GSO frames
 	uring   *ring.Uring // nil: write(2)
 	frames  *frames
 	next    int // of frames.order
@@ -72,21 +74,45 @@ func OpenSource(device string, t Traffic) (*Source, error) {
 		return nil, err
 	}
 	runtime.LockOSThread()
-	s := &Source{}
-	if s.fd, err = unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
-		return nil, fmt.Errorf("source: %w", &os.PathError{Op: "open", Path: "/dev/net/tun", Err: err})
-	}
-	req, err := unix.NewIfreq(device)
-	if err != nil {
-		unix.Close(s.fd)
-		return nil, fmt.Errorf("source: %q is no name of a device: %w", device, err)
-	}
-	req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
-	if err := unix.IoctlIfreq(s.fd, unix.TUNSETIFF, req); err != nil {
-		unix.Close(s.fd)
-		return nil, fmt.Errorf("source: %s: %w; it takes CAP_NET_ADMIN, and a name that nobody has", device, os.NewSyscallError("TUNSETIFF", err))
+	s := &Source{device: device, fd: -1}
+	if err := s.attach(f.gso); err != nil {
+		s.detach()
+		return nil, err
 	}
 	s.take(f)
+	unix.Prctl(unix.PR_SET_TIMERSLACK, 1000, 0, 0, 0) // ns: short sleeps are short
+	return s, nil
+}
+
+// attach opens the device, and makes it if it is not there. Headers for GSO are
+// there only where they are needed: with them the kernel builds each frame the
+// long way (tun_can_build_skb, drivers/net/tun.c), which takes half as long
+// again. The device stays while it is opened anew with other flags.
+func (s *Source) attach(vnet bool) (err error) {
+	first := s.fd < 0
+	s.detach()
+	if s.fd, err = unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0); err != nil {
+		return fmt.Errorf("source: %w", &os.PathError{Op: "open", Path: "/dev/net/tun", Err: err})
+	}
+	req, err := unix.NewIfreq(s.device)
+	if err != nil {
+		return fmt.Errorf("source: %q is no name of a device: %w", s.device, err)
+	}
+	flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI)
+	if first {
+		flags |= unix.IFF_TUN_EXCL
+	}
+	if vnet {
+		flags |= unix.IFF_VNET_HDR
+	}
+	req.SetUint16(flags)
+	if err := unix.IoctlIfreq(s.fd, unix.TUNSETIFF, req); err != nil {
+		return fmt.Errorf("source: %s: %w; it takes CAP_NET_ADMIN, and a name that nobody has", s.device, os.NewSyscallError("TUNSETIFF", err))
+	}
+	if err := unix.IoctlSetInt(s.fd, unix.TUNSETPERSIST, 1); err != nil {
+		return fmt.Errorf("source: %s: %w", s.device, os.NewSyscallError("TUNSETPERSIST", err))
+	}
+	s.vnet = vnet
 	if s.uring, err = ring.SetupUring(writeBatch); err == nil {
 		err = s.uring.RegisterFiles([]int32{int32(s.fd)})
 	}
@@ -94,33 +120,46 @@ func OpenSource(device string, t Traffic) (*Source, error) {
 		s.uring.Close()
 		s.uring = nil
 	}
-	unix.Prctl(unix.PR_SET_TIMERSLACK, 1000, 0, 0, 0) // ns: short sleeps are short
-	return s, nil
+	return nil
+}
+
+// detach closes the device, which stays.
+func (s *Source) detach() {
+	if s.uring != nil {
+		s.uring.Close()
+		s.uring = nil
+	}
+	if s.fd >= 0 {
+		unix.Close(s.fd)
+	}
 }
 
 // SetTraffic has the source send other frames from now on, on the same device.
 func (s *Source) SetTraffic(t Traffic) error {
 	f, err := t.frames()
+	if err == nil && f.gso != s.vnet {
+		err = s.attach(f.gso)
+	}
 	if err == nil {
 		s.take(f)
 	}
 	return err
 }
 
-// take puts the header before the frames that each has on its way to the TAP,
-// and makes the probes that go with them.
+// take puts the header before the frames that each has on its way to a TAP with
+// headers, and makes the probes that go with them.
 func (s *Source) take(f *frames) {
-	head := make([]byte, vnetLen)
-	if f.gso {
-		head = gsoHeader()
+	var head, plain []byte
+	if s.vnet {
+		head, plain = gsoHeader(), make([]byte, vnetLen)
 	}
 	size := minFrame
 	for i, b := range f.all {
 		size = max(size, len(b))
-		f.all[i] = append(head[:vnetLen:vnetLen], b...)
+		f.all[i] = append(head[:len(head):len(head)], b...)
 	}
 	for i := range s.probes {
-		s.probes[i] = append(make([]byte, vnetLen), probe(min(size, 1514))...)
+		s.probes[i] = append(plain[:len(plain):len(plain)], probe(min(size, 1514))...)
 	}
 	s.frames, s.next = f, 0
 }
@@ -137,10 +176,18 @@ func gsoHeader() []byte {
 
 // Close removes the device.
 func (s *Source) Close() error {
-	if s.uring != nil {
-		s.uring.Close()
+	err := unix.IoctlSetInt(s.fd, unix.TUNSETPERSIST, 0)
+	s.detach()
+	s.fd = -1
+	return err
+}
+
+// headLen is how many bytes each frame has before it.
+func (s *Source) headLen() int {
+	if s.vnet {
+		return vnetLen
 	}
-	return unix.Close(s.fd)
+	return 0
 }
 
 // Run sends what o says, or until ctx is done. It sleeps while it is ahead of
@@ -205,11 +252,12 @@ func (s *schedule) wait(now time.Time, sent float64) bool {
 
 // write sends n frames, the first of them probes, and counts them.
 func (s *Source) write(n, probes int, r *Offered) error {
+	head := s.headLen()
 	take := func(i int) []byte {
 		if i < probes {
 			s.numbers++
 			b := s.probes[i]
-			binary.BigEndian.PutUint64(b[vnetLen+probeNumber:], s.numbers)
+			binary.BigEndian.PutUint64(b[head+probeNumber:], s.numbers)
 			return b
 		}
 		b := s.frames.all[s.frames.order[s.next]]
@@ -224,7 +272,7 @@ func (s *Source) write(n, probes int, r *Offered) error {
 			return
 		}
 		r.Frames++
-		r.Bytes += uint64(len(b) - vnetLen)
+		r.Bytes += uint64(len(b) - head)
 	}
 	r.Probes += uint64(probes)
 	if s.uring == nil {
