@@ -5,7 +5,9 @@ package main
 import (
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -58,6 +60,56 @@ func TestCutShort(t *testing.T) {
 	}
 }
 
+// So does one that is cut short while it measures.
+func TestCutShortInTheMiddle(t *testing.T) {
+	testnet.RequireRoot(t)
+	path := filepath.Join(t.TempDir(), "results.json")
+	ctx, cancel := context.WithCancel(t.Context())
+	began := make(chan struct{})
+	saved := sections
+	defer func() { sections = saved }()
+	sections = slices.Clone(saved)
+	first := sections[1].run
+	sections[1].run = func(b *bench, ctx context.Context) error {
+		close(began)
+		return first(b, ctx)
+	}
+	go func() {
+		<-began
+		time.Sleep(300 * time.Millisecond) // some of it is measured by then, or being set up
+		cancel()
+	}()
+	if err := run(ctx, []string{"-quick", "-rounds", "50", "-only", "quiet,costs", "-out", path}); err == nil || !strings.Contains(err.Error(), "interrupted: nothing is written") {
+		t.Error(err)
+	}
+	if all, _ := os.ReadDir(filepath.Dir(path)); len(all) != 0 {
+		t.Errorf("it left %v", all)
+	}
+}
+
+// Without rights it says so before it begins.
+func TestNoRoot(t *testing.T) {
+	testnet.RequireRoot(t)
+	testnet.RequireTool(t, "setpriv")
+	dir, err := os.MkdirTemp("", "ntap-bench-") // which nobody may read t.TempDir of
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	program := filepath.Join(dir, "bench")
+	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", program, "-quick")
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "it makes network namespaces and interfaces: run it as root") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
 // A peer that is not there gets a row that says so, and the others are measured.
 func TestMissingPeer(t *testing.T) {
 	testnet.RequireRoot(t)
@@ -71,7 +123,7 @@ func TestMissingPeer(t *testing.T) {
 	}
 	missing, measured := false, map[string]bool{}
 	for _, p := range r.Peers {
-		missing = missing || p.Name == sysWireGuard && !p.Available && strings.Contains(p.How, "not available: wireguard-go: stat /nowhere/wireguard")
+		missing = missing || p.Name == sysWireGuard && !p.Available && strings.HasPrefix(p.How, "wireguard-go: stat /nowhere/wireguard")
 	}
 	for _, c := range r.Costs {
 		measured[c.System] = c.Own != nil && c.Rate > 0
@@ -107,11 +159,30 @@ func TestMachineName(t *testing.T) {
 	}
 }
 
+// A soak says what it did, and one whose load was not offered, or that lost a
+// frame, is none: it used to pass at three quarters of the load.
 func TestSoakRuns(t *testing.T) {
 	testnet.RequireRoot(t)
 	b := &bench{begun: time.Now(), highest: map[string]float64{"imix": 4000}}
 	b.Quick, b.Rounds, b.Trial, b.Source = true, 1, 30*time.Millisecond, measure.SourceCPU()
-	if err := b.soak(t.Context(), "imix", 0.5, 500*time.Millisecond); err != nil {
+	path := filepath.Join(t.TempDir(), "soak.json")
+	b.results.Schema = outcome.Schema
+	var err error
+	for range 10 { // a machine that stands still now and then offers less
+		if err = b.soakRun(t.Context(), "imix", 0.5, time.Second, path); err == nil || !strings.Contains(err.Error(), "that is no soak") {
+			break
+		}
+		b.results.Errors = nil
+	}
+	if err != nil {
 		t.Error(err)
+	}
+	r, err := outcome.Load(path)
+	if err != nil || r.Soak == nil || r.Soak.Frames < 1900 || r.Soak.Lost != 0 || r.Soak.Asked != 2000 || len(r.Soak.RSS[measure.RoleRemote]) != 10 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	b.highest["imix"] = 1e9 // what no source offers
+	if _, err := b.soak(t.Context(), "imix", 1, 300*time.Millisecond); err == nil || !strings.Contains(err.Error(), "that is no soak at 100 %") {
+		t.Errorf("a load that nobody offered: %v", err)
 	}
 }

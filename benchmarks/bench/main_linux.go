@@ -41,6 +41,7 @@ var sections = []struct {
 	{"quiet", (*bench).quiet},
 	{"costs", (*bench).costs},
 	{"rates", (*bench).rates},
+	{"alone", (*bench).alone},
 	{"curves", (*bench).curves},
 	{"latency", (*bench).latency},
 	{"stages", (*bench).stages},
@@ -93,9 +94,6 @@ func run(ctx context.Context, args []string) error {
 	if err := b.check(*only, *soak, *load, *frame); err != nil {
 		return err
 	}
-	if *soak > 0 {
-		return b.soak(ctx, *frame, *load, *soak)
-	}
 	b.results.Schema, b.results.Settings = outcome.Schema, b.Settings
 	b.results.Begun = b.begun.UTC().Truncate(time.Second)
 	b.results.Command = strings.Join(append([]string{"bench"}, args...), " ")
@@ -104,7 +102,14 @@ func run(ctx context.Context, args []string) error {
 	}
 	path := *out
 	if path == "" && !b.Quick {
-		path = filepath.Join("benchmarks", "results", b.results.Machine.Name+"-"+b.results.Commit+".json")
+		name := b.results.Machine.Name + "-" + b.results.Commit
+		if *soak > 0 {
+			name += "-soak"
+		}
+		path = filepath.Join("benchmarks", "results", name+".json")
+	}
+	if *soak > 0 {
+		return b.soakRun(ctx, *frame, *load, *soak, path)
 	}
 	for _, s := range sections {
 		if *only != "" && !slices.Contains(strings.Split(*only, ","), s.name) {

@@ -21,6 +21,9 @@ const (
 	sysTcpdump   = "tcpdump"            // to /dev/null: the capture alone
 	sysVXLAN     = "kernel VXLAN"       // tc mirred, in clear
 	sysWireGuard = "VXLAN in WireGuard" // the same over wireguard-go: encrypted
+
+	sysCollectorTAP   = "collector alone, TAP" // one worker, of taps that are played on another CPU
+	sysCollectorVXLAN = "collector alone, VXLAN"
 )
 
 var systemsAll = []string{sysSource, sysNtap, sysClear, sysRemote, sysTcpdump, sysVXLAN, sysWireGuard}
@@ -87,8 +90,8 @@ func balance(ctx context.Context, all []system) error {
 func (b *bench) peer(name, how string, err error) {
 	p := outcome.Peer{Name: name, Available: err == nil, How: how}
 	if err != nil {
-		p.How = fmt.Sprintf("not available: %v", err)
-		b.say("%s is %s", name, p.How)
+		p.How = err.Error()
+		b.say("%s is not available: %s", name, p.How)
 	}
 	for i := range b.results.Peers {
 		if b.results.Peers[i].Name == name {

@@ -60,6 +60,7 @@ type Parts struct {
 	Outputs []Output  `json:"outputs,omitempty"`
 	Model   []Held    `json:"model,omitempty"`
 	Options []Option  `json:"options,omitempty"`
+	Soak    *Soak     `json:"soak,omitempty"`
 	Errors  []string  `json:"errors,omitempty"` // of parts that are missing for them
 }
 
@@ -68,7 +69,6 @@ type Machine struct {
 	Name   string   `json:"name"` // in file names
 	CPU    string   `json:"cpu"`
 	CPUs   int      `json:"cpus"`
-	Nodes  int      `json:"nodes,omitempty"`
 	Kernel string   `json:"kernel"`
 	Flags  []string `json:"flags"` // of the CPU, those that matter here
 	Guest  bool     `json:"guest"` // runs under a hypervisor
@@ -77,9 +77,8 @@ type Machine struct {
 
 // Quiet says how quiet the machine was, and how fast.
 type Quiet struct {
-	Busy       measure.Spread `json:"busy"`             // CPUs that were busy with nothing of ours running
-	CyclesA    float64        `json:"cycles,omitempty"` // of all CPUs a second, meanwhile
-	CyclesANs  float64        `json:"cycles_a_ns"`      // of a thread that computes; 0: no counters
+	Busy       measure.Spread `json:"busy"`        // CPUs that were busy with nothing of ours running
+	CyclesANs  float64        `json:"cycles_a_ns"` // of a thread that computes; 0: no counters
 	HasCounter bool           `json:"has_counters"`
 }
 
@@ -105,13 +104,12 @@ type Cost struct {
 	System string                    `json:"system"`
 	Frame  string                    `json:"frame"`
 	Bytes  float64                   `json:"bytes"`
-	Suite  string                    `json:"suite,omitempty"`
 	Rate   float64                   `json:"rate"`
 	Own    map[string]measure.Spread `json:"own,omitempty"`    // ns a frame, by process
-	Cycles map[string]measure.Work   `json:"cycles,omitempty"` // a frame, by process: of the median trial
+	Cycles map[string]measure.Work   `json:"cycles,omitempty"` // a frame, by process: of the last trial
 	Source measure.Spread            `json:"source"`           // ns a frame of the source's process
 	All    measure.Spread            `json:"all"`              // ns a frame of all CPUs, less idle machine and source alone
-	Ours   measure.Spread            `json:"ours,omitzero"`    // cycles a frame of all threads of the trial and ksoftirqd, less source alone
+	Ours   measure.Spread            `json:"ours,omitzero"`    // ns a frame of all processes of the trial and ksoftirqd, less source alone
 	Lost   int64                     `json:"lost"`             // frames, in all trials
 	RSS    map[string]uint64         `json:"rss,omitempty"`    // bytes, by process
 }
@@ -130,12 +128,9 @@ type Rate struct {
 	System   string           `json:"system"`
 	Frame    string           `json:"frame"`
 	Bytes    float64          `json:"bytes"`
-	Suite    string           `json:"suite,omitempty"`
-	Workers  int              `json:"workers,omitempty"`
 	Rate     measure.Spread   `json:"rate"`
 	Gbps     float64          `json:"gbps"`            // of captured bytes, at the median
 	Bound    bool             `json:"bound,omitempty"` // by the source
-	All      float64          `json:"all"`             // ns a frame of all CPUs with the source, at that rate
 	Searches []measure.Search `json:"searches"`
 }
 
@@ -179,6 +174,9 @@ type Latency struct {
 	Least  int64        `json:"least"`
 	Most   int64        `json:"most"`
 	Points [][2]float64 `json:"points"` // the distribution: percent, ns
+	// Busy is how many CPUs' time each side took.
+	Busy map[string]float64 `json:"busy,omitempty"`
+	Wire float64            `json:"wire,omitempty"` // bytes on the wire, outer Ethernet header included, for a captured byte
 }
 
 // An Option is what a remote takes with an option.
@@ -227,7 +225,23 @@ type Scaling struct {
 	Frame   string                    `json:"frame"`
 	Rate    measure.Spread            `json:"rate"` // highest without loss, end to end
 	Own     map[string]measure.Spread `json:"own"`  // ns a frame, by process, at one rate for all
-	Alone   map[string]measure.Spread `json:"alone,omitempty"`
+	// Alone is, by side, ns a frame of a remote or a collector by itself, with as
+	// much to do for each shard or worker however many there are.
+	Alone map[string]measure.Spread `json:"alone,omitempty"`
+}
+
+// A Soak is a long run at a set load.
+type Soak struct {
+	Frame   string            `json:"frame"`
+	Highest float64           `json:"highest"` // frames a second without loss, as searched before
+	Asked   float64           `json:"asked"`   // frames a second
+	Rate    float64           `json:"rate"`    // that were offered
+	Took    time.Duration     `json:"took"`
+	Frames  uint64            `json:"frames"`
+	Lost    int64             `json:"lost"`
+	Mallocs map[string]uint64 `json:"mallocs"` // objects, by side
+	GCs     map[string]uint32 `json:"gcs"`
+	RSS     map[string][]int  `json:"rss"` // MiB after each tenth, by side
 }
 
 // ErrVersion says that a results file is of another version.

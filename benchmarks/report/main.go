@@ -77,7 +77,7 @@ func run(args []string, w io.Writer) error {
 }
 
 // newest returns the results file of a folder whose run began last. Those of
-// other versions are left out.
+// other versions, and of soaks, are left out.
 func newest(dir string) (string, error) {
 	all, err := filepath.Glob(filepath.Join(dir, "*.json"))
 	if err != nil {
@@ -92,7 +92,7 @@ func newest(dir string) (string, error) {
 			wrong = errors.Join(wrong, err)
 			continue
 		}
-		if last == nil || r.Begun.After(last.Begun) {
+		if r.Soak == nil && (last == nil || r.Begun.After(last.Begun)) {
 			path, last = one, r
 		}
 	}

@@ -125,10 +125,10 @@ func (d *drawing) sort() {
 }
 
 func deliveredPlot(r *outcome.Results) drawing {
-	d := drawing{name: "delivered", what: "Frames delivered against frames offered", x: "offered, million frames a second", y: "delivered, million frames a second"}
+	d := drawing{name: "delivered", what: "Frames delivered against frames offered", x: "offered, million frames a second", y: "delivered meanwhile, million frames a second"}
 	for _, c := range r.Curves {
 		for _, p := range c.Points {
-			y := min(p.Arrived, p.Offered) / 1e6
+			y := min(p.Through, p.Offered) / 1e6
 			d.add(c.System+", "+c.Frame+" B", p.Offered/1e6, y, y, y)
 		}
 	}

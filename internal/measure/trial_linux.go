@@ -20,6 +20,7 @@ type Use struct {
 type Trial struct {
 	Offered   Offered        `json:"offered"`
 	Arrived   uint64         `json:"arrived"` // frames that came out; those that GSO frames stand for, where they are cut
+	Through   uint64         `json:"through"` // of them when the source ended
 	Counted   bool           `json:"counted"` // Arrived is known
 	Parties   map[string]Use `json:"parties"` // by role
 	Ours      float64        `json:"ours"`    // ns of CPU of all parties, and of ksoftirqd
@@ -38,8 +39,11 @@ func (r *Rig) Attempt(ctx context.Context, rate float64, d time.Duration, pieces
 	if t, err = r.Trial(ctx, Offer{Rate: rate, For: d}); err != nil {
 		return a, t, err
 	}
-	a = Attempt{Asked: rate, Offered: t.Offered.Rate(), Arrived: float64(t.Arrived) / float64(pieces) / t.Offered.Took.Seconds(),
-		Lossless: t.Offered.Failed == 0 && t.Lost(pieces) == 0 && t.Collector.Undelivered == 0}
+	a = Attempt{Asked: rate, Offered: t.Offered.Rate(), Lossless: t.Offered.Failed == 0 && t.Lost(pieces) == 0 && t.Collector.Undelivered == 0}
+	a.Arrived = float64(t.Arrived) / float64(pieces) / t.Offered.Took.Seconds()
+	a.Through = float64(t.Through) / float64(pieces) / t.Offered.Took.Seconds()
+	a.Behind = max(0, 1-a.Through/a.Offered) * t.Offered.Took.Seconds()
+	a.Carried = a.Lossless && a.Behind <= backlogMost
 	return a, t, nil
 }
 
@@ -56,6 +60,13 @@ func (r *Rig) Trial(ctx context.Context, o Offer) (t Trial, err error) {
 		return t, err
 	}
 	r.offered += t.Offered.Frames
+	if r.arrived != nil {
+		n, err := r.arrived()
+		if err != nil {
+			return t, err
+		}
+		t.Through = n - before.arrived
+	}
 	if err := r.settle(ctx, before.arrived, t.Offered.Frames); err != nil {
 		return t, err
 	}
