@@ -83,7 +83,7 @@ func (b *bench) beyond(ctx context.Context, r *measure.Rig, name, frame string, 
 	for _, part := range pick(b, []float64{0.25, 0.5, 0.75, 0.95, 1.1, 1.3, 1.6}, []float64{0.5}) {
 		d := b.Trial / 2
 		if part > 1 {
-			d = 2 * b.Trial
+			d = 3 * b.Trial
 		}
 		a, _, err := r.Attempt(ctx, rate*part, d, measure.Pieces(frame))
 		if err != nil {

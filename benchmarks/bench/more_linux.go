@@ -6,15 +6,13 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"os"
-	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/ntap-project/ntap/benchmarks/outcome"
 	"github.com/ntap-project/ntap/internal/measure"
 	"github.com/ntap-project/ntap/perf/sizing"
-	"io"
-	"net"
 )
 
 // stages measures each stage alone, and makes the profile of the sizing model.
@@ -22,9 +20,9 @@ func (b *bench) stages(ctx context.Context) error {
 	stages, checks, err := measure.Survey(ctx, measure.SurveyConfig{
 		Frames:     pick(b, []string{"64", "128", "300", "imix", "594", "1514", "9000", "gso"}, []string{"64", "1514"}),
 		Checks:     pick(b, []string{"200", "1000"}, []string{"700"}),
-		Rounds:     min(b.Rounds, 3),
-		Pure:       b.Trial / 20,
-		Trial:      b.Trial * 2 / 5,
+		Rounds:     b.Rounds,
+		Pure:       b.Trial / 15,
+		Trial:      b.Trial * 3 / 5,
 		AllKernels: true,
 		Say:        func(s string) { b.say("%s", s) },
 	})
@@ -35,9 +33,27 @@ func (b *bench) stages(ctx context.Context) error {
 		b.results.Stages = append(b.results.Stages, outcome.Stage{Stage: s.Stage, Suite: s.Suite, Frame: s.Frame, Bytes: s.Bytes, Datagrams: s.Datagrams, NS: measure.SpreadOf(s.NS...)})
 	}
 	p := measure.ProfileOf(stages, checks)
+	if len(p.Checks) > 0 {
+		p.Checks = append(p.Checks, b.limits(p.Checks[0].Suite)...) // all of them seal in one way
+	}
 	p.Machine, p.Commit, p.Date = b.results.Machine.CPU, b.results.Commit, b.begun.UTC().Format(time.DateOnly)
 	b.results.Profile = p
 	return b.model(p)
+}
+
+// limits are what a frame takes of a collector's worker at its limit, where it has a
+// CPU of its own and is busy all the time: the model has to say that, too.
+func (b *bench) limits(suite string) (all []sizing.Point) {
+	const frame = "1300" // at which nothing is fitted
+	for system, role := range map[string]sizing.Role{sysCollectorTAP: sizing.Collector, sysCollectorVXLAN: sizing.CollectorVXLAN} {
+		for _, r := range b.results.Rates {
+			if r.System == system && r.Frame == frame && r.Rate.Median > 0 && !r.Bound {
+				all = append(all, sizing.Point{Stage: string(role), Suite: suite, Frame: frame, Bytes: r.Bytes, NS: 1e9 / r.Rate.Median})
+			}
+		}
+	}
+	slices.SortFunc(all, func(x, y sizing.Point) int { return strings.Compare(x.Stage, y.Stage) })
+	return all
 }
 
 // model makes the sizing model of a profile, and holds it against what it was
@@ -68,95 +84,6 @@ func easy(frame string) float64 {
 	return min(200e3, 1.6e9/8/bytes)
 }
 
-// outputs measures the collector with each kind of output, in turn. The source
-// plays a tap.
-func (b *bench) outputs(ctx context.Context) error {
-	dir, err := os.MkdirTemp("/dev/shm", "ntap-bench-") // memory: not the disk is measured
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	kinds := []struct {
-		name string
-		cfg  measure.CollectorConfig
-		rig  *measure.Rig
-		own  map[string][]float64
-		lost int64
-	}{
-		{name: "none", cfg: measure.CollectorConfig{Nowhere: true}},
-		{name: "tap"},
-		{name: "vxlan", cfg: measure.CollectorConfig{VXLAN: []string{measure.AddrV.String()}}},
-		{name: "pcapng", cfg: measure.CollectorConfig{Write: filepath.Join(dir, "out.pcapng")}},
-		{name: "pcapng to /dev/null", cfg: measure.CollectorConfig{Write: "/dev/null"}},
-		{name: "pcap over IP, one client", cfg: measure.CollectorConfig{Serve: "127.0.0.1:57012"}},
-	}
-	for i := range kinds {
-		k := &kinds[i]
-		k.own = map[string][]float64{}
-		if k.rig, err = measure.NewRig(linkMTU); err != nil {
-			return err
-		}
-		defer k.rig.Close()
-		if k.name == "vxlan" {
-			if err := k.rig.VTEP(); err != nil {
-				return err
-			}
-		}
-		if err := k.rig.B.Up("lo"); err != nil {
-			return err
-		}
-		if err := k.rig.Collector(ctx, k.cfg); err != nil {
-			return fmt.Errorf("%s: %w", k.name, err)
-		}
-		if k.cfg.Serve != "" {
-			if err := client(k.rig, k.cfg.Serve); err != nil {
-				return fmt.Errorf("%s: %w", k.name, err)
-			}
-		}
-		if err := k.rig.Flights(ctx, measure.Traffic{Frame: "300"}, 1, "", b.Source); err != nil {
-			return fmt.Errorf("%s: %w", k.name, err)
-		}
-	}
-	for _, frame := range pick(b, []string{"64", "300", "1514"}, []string{"300"}) {
-		for range min(b.Rounds, 3) {
-			for i := range kinds {
-				k := &kinds[i]
-				if err := k.rig.Traffic(ctx, measure.Traffic{Frame: frame}); err != nil {
-					return err
-				}
-				t, err := k.rig.Trial(ctx, measure.Offer{Rate: easy(frame), For: b.Trial / 2})
-				if err != nil {
-					return fmt.Errorf("%s: %w", k.name, err)
-				}
-				k.own[frame] = append(k.own[frame], t.Parties[measure.RoleCollector].NS/frames(&t))
-				k.lost += t.Lost(1)
-				os.Truncate(filepath.Join(dir, "out.pcapng"), 0) // what it holds is memory
-			}
-		}
-		bytes, _ := measure.MeanLength(frame)
-		for i := range kinds {
-			k := &kinds[i]
-			b.results.Outputs = append(b.results.Outputs, outcome.Output{Output: k.name, Frame: frame, Bytes: bytes, Rate: easy(frame), Own: measure.SpreadOf(k.own[frame]...), Lost: k.lost})
-			k.lost = 0
-		}
-	}
-	return nil
-}
-
-// client reads what a collector serves until the rig is closed.
-func client(r *measure.Rig, addr string) error {
-	var c net.Conn
-	err := r.B.Do(func() (err error) {
-		c, err = net.DialTimeout("tcp", addr, 5*time.Second)
-		return err
-	})
-	if err == nil {
-		r.AtClose(func() { c.Close() })
-		go io.Copy(io.Discard, c) // until it is closed
-	}
-	return err
-}
-
 // taps measures one collector with many taps.
 func (b *bench) taps(ctx context.Context) error {
 	const frame = "300"
@@ -184,7 +111,7 @@ func (b *bench) tapsOf(ctx context.Context, n int, frame string) error {
 	t := outcome.Taps{Taps: n, Frame: frame, Rate: rate}
 	var own []float64
 	for i := range min(b.Rounds, 3) + 1 {
-		trial, err := r.Trial(ctx, measure.Offer{Rate: rate, For: b.Trial / 2})
+		trial, err := r.Trial(ctx, measure.Offer{Rate: rate, For: b.Trial * 2 / 3})
 		if err != nil {
 			return err
 		}

@@ -59,7 +59,7 @@ func (b *bench) options(ctx context.Context) error {
 				if err := r.Traffic(ctx, measure.Traffic{Frame: frame}); err != nil {
 					return err
 				}
-				t, err := r.Trial(ctx, measure.Offer{Rate: easy(frame), For: b.Trial / 3})
+				t, err := r.Trial(ctx, measure.Offer{Rate: easy(frame), For: b.Trial / 2})
 				if err != nil {
 					return fmt.Errorf("%s: %w", remoteOptions[i].name, err)
 				}

@@ -21,7 +21,7 @@ var rateTargets = map[string]float64{"300": 20, "1300": 10} // of the encrypted 
 // used instead, in turn (RFC 2544, section 26.1).
 func (b *bench) rates(ctx context.Context) error {
 	rounds := min(b.Rounds, 3)
-	for _, frame := range pick(b, []string{"300", "1300", "64", "imix", "1514"}, []string{"300"}) {
+	for _, frame := range pick(b, []string{"300", "1300", "64", "imix"}, []string{"300"}) {
 		compared := rateTargets[frame] > 0
 		names := []string{sysNtap}
 		if compared {
@@ -148,7 +148,7 @@ func (b *bench) curve(ctx context.Context, name, frame string, rate float64) err
 	}
 	c := outcome.Curve{System: name, Frame: frame}
 	// 0 is as many as the source can, which comes last.
-	for _, part := range pick(b, []float64{0.05, 0.1, 0.25, 0.5, 0.75, 0.95, 1.1, 1.3, 1.6, 0}, []float64{0.5, 0}) {
+	for _, part := range pick(b, []float64{0.05, 0.1, 0.25, 0.5, 0.75, 0.95, 1.2, 0}, []float64{0.5, 0}) {
 		a, _, err := r.Attempt(ctx, rate*part, b.Trial, measure.Pieces(frame))
 		if err != nil {
 			return err
@@ -245,7 +245,7 @@ func (b *bench) latencyOf(ctx context.Context, r *measure.Rig, frame string, rat
 }
 
 func (b *bench) latencyAt(ctx context.Context, r *measure.Rig, frame string, low bool, load, rate float64) error {
-	ns, lost, t, err := r.Latencies(ctx, measure.Offer{Rate: rate, For: 3 * b.Trial, Probes: min(probeRate, rate)}, measure.TAPDevice)
+	ns, lost, t, err := r.Latencies(ctx, measure.Offer{Rate: rate, For: 4 * b.Trial, Probes: min(probeRate, rate)}, measure.TAPDevice)
 	if err != nil {
 		return err
 	}

@@ -40,8 +40,8 @@ func (b *bench) scale(ctx context.Context, frame string, workers int) error {
 	s := outcome.Scaling{Workers: workers, Frame: frame, Own: map[string]measure.Spread{}}
 	own := map[string][]float64{}
 	var rates []float64
-	for range min(b.Rounds, 2) {
-		t, err := r.Trial(ctx, measure.Offer{Rate: 200e3, For: b.Trial / 2})
+	for range min(b.Rounds, 1) {
+		t, err := r.Trial(ctx, measure.Offer{Rate: 200e3, For: b.Trial * 2 / 3})
 		if err != nil {
 			return err
 		}
@@ -109,7 +109,7 @@ func (b *bench) sideAlone(ctx context.Context, r *measure.Rig, side, frame strin
 		}
 	}
 	for i := 0; err == nil && i <= min(b.Rounds, 3); i++ {
-		t, err := r.Trial(ctx, measure.Offer{Rate: eachWorker * float64(workers), For: b.Trial / 2})
+		t, err := r.Trial(ctx, measure.Offer{Rate: eachWorker * float64(workers), For: b.Trial * 2 / 3})
 		if err != nil {
 			return nil, err
 		}

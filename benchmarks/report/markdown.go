@@ -59,6 +59,10 @@ func markdown(r *outcome.Results, file string, shown []plotted) []byte {
 			p.say("- %s", e)
 		}
 	}
+	if r.Soak != nil {
+		p.soak(r.Soak)
+		return p.Bytes()
+	}
 	targets(p, r)
 	p.peers(r)
 	p.ratios(r)
@@ -141,7 +145,7 @@ func (p *page) costs(r *outcome.Results) {
 		rows = append(rows, []string{c.System, c.Frame, count(c.Rate), ours, strings.Join(own, "; "), c.Source.String(), fmt.Sprint(c.Lost)})
 	}
 	if len(rows) > 0 {
-		p.say("\n## CPU a frame\n\nIn ns, at a rate that all of them carry. All: of every process that takes part and of ksoftirqd, less what the source takes alone.")
+		p.say("\n## CPU a frame\n\nIn ns, at the rate that is given: a system is offered less only where its mirroring holds the source up. All: of every process that takes part and of ksoftirqd, less what the source takes alone.")
 	}
 	p.table([]string{"system", "frame", "frames a second", "all", "own, by process", "the source alone", "lost"}, rows)
 	rows = nil
@@ -161,10 +165,17 @@ func (p *page) rates(r *outcome.Results) {
 		if x.Bound {
 			by = "the source could no more"
 		}
+		if n := len(x.Searches); n > 0 {
+			trials := 0
+			for _, s := range x.Searches {
+				trials += len(s.Attempts)
+			}
+			by = strings.TrimPrefix(by+fmt.Sprintf("; %d trials in %d searches", trials, n), "; ")
+		}
 		rows = append(rows, []string{x.System, x.Frame, x.Rate.String(), fmt.Sprintf("%.2f", x.Gbps), by})
 	}
 	if len(rows) > 0 {
-		p.say("\n## Highest rate without loss\n\nFrames a second, found by halving (RFC 2544, section 26.1); source and both sides share all CPUs.")
+		p.say("\n## Highest rate without loss\n\nFrames a second, found by halving (RFC 2544, section 26.1): none lost, no more than 25 ms of the rate on its way when the source ends, and both three times as long at the rate that is given. Source and both sides share all CPUs; of a collector alone, one worker has a CPU of its own.")
 	}
 	p.table([]string{"system", "frame", "frames a second", "Gbit/s captured", ""}, rows)
 }
@@ -177,12 +188,13 @@ func (p *page) latency(r *outcome.Results) {
 		if l.Load == 0 {
 			load = "light"
 		}
-		rows = append(rows, []string{l.Mode, l.Frame, load, count(l.Rate), us(l.Least), us(l.P50), us(l.P99), us(l.P999), us(l.Most), fmt.Sprintf("%d of %d", l.Lost, l.Probes+l.Lost)})
+		rows = append(rows, []string{l.Mode, l.Frame, load, count(l.Rate), us(l.Least), us(l.P50), us(l.P99), us(l.P999), us(l.Most), fmt.Sprintf("%d of %d", l.Lost, l.Probes+l.Lost),
+			fmt.Sprintf("%.2f, %.2f", l.Busy[remote], l.Busy[collector]), fmt.Sprintf("%.2f", l.Wire)})
 	}
 	if len(rows) > 0 {
-		p.say("\n## Latency\n\nFrom the kernel's timestamp at the capture to that on the TAP, µs.")
+		p.say("\n## Latency\n\nFrom the kernel's timestamp at the capture to that on the TAP, µs. Busy is how many CPUs' time remote and collector took; the last column is bytes on the wire for a captured one.")
 	}
-	p.table([]string{"mode", "frame", "of the highest rate", "frames a second", "least", "p50", "p99", "p99.9", "most", "probes lost"}, rows)
+	p.table([]string{"mode", "frame", "of the highest rate", "frames a second", "least", "p50", "p99", "p99.9", "most", "probes lost", "busy", "wire"}, rows)
 }
 
 func (p *page) stages(r *outcome.Results) {
@@ -239,12 +251,22 @@ func (p *page) more(r *outcome.Results) {
 	p.table([]string{"taps", "frame", "frames a second, of all", "ns a frame", "MiB", "lost"}, rows)
 	rows = nil
 	for _, s := range r.Scaling {
-		rows = append(rows, append([]string{fmt.Sprint(s.Workers), s.Frame, s.Rate.String()}, ownOf(s)...))
+		rows = append(rows, append([]string{fmt.Sprint(s.Workers), s.Frame, s.Rate.String()}, append(ownOf(s), s.Alone[remote].String(), s.Alone[collector].String())...))
 	}
 	if len(rows) > 0 {
-		p.say("\n## Shards and workers\n\nThe source shares the CPUs with them; ns a frame are at one rate for all.")
+		p.say("\n## Shards and workers\n\nThe source shares the CPUs with them. Ns a frame are at one rate for all; of a side alone at 100,000 frames a second for each shard or worker.")
 	}
-	p.table([]string{"shards, workers", "frame", "highest frames a second", "remote, ns", "collector, ns"}, rows)
+	p.table([]string{"shards, workers", "frame", "highest frames a second", "remote, ns", "collector, ns", "remote alone, ns", "collector alone, ns"}, rows)
+}
+
+// soak writes how a long run went.
+func (p *page) soak(s *outcome.Soak) {
+	p.say("\n## Soak\n")
+	p.say("%v at %.0f frames a second of %s bytes, of %.0f that were asked: %.0f %% of the highest rate without loss, which was %.0f. %d frames, %d lost.",
+		s.Took.Round(time.Second), s.Rate, s.Frame, s.Asked, 100*s.Asked/max(s.Highest, 1), s.Highest, s.Frames, s.Lost)
+	for _, side := range []string{remote, collector} {
+		p.say("\n%s: %d objects allocated, %d garbage collections, resident memory in MiB after each tenth: %v.", side, s.Mallocs[side], s.GCs[side], s.RSS[side])
+	}
 }
 
 func ownOf(s outcome.Scaling) []string {

@@ -249,7 +249,7 @@ func sizingHuge(p *page, r *outcome.Results, m *sizing.Model) error {
 	p.say("- **TAP queues.** A TAP device has a queue for each worker, %d at the most (MAX_TAP_QUEUES, drivers/net/tun.c); whoever reads the device pays for each frame once more, and most", 256)
 	p.say("  programs read with one thread. VXLAN to hosts that share the work, or `-i ntap%%t`, a device for each tap, divides it.")
 	p.say("- **64-byte frames** cost by the frame: at 100 Gbit/s the table asks for more cores than hosts have. Filter in the kernel (`docs/FILTER.md`), or divide among hosts.")
-	p.say("\nMeasured from one shard and worker to more (highest rate without loss, end to end; CPU a frame at one rate for all; the source takes its part of the same %d CPUs):", r.Machine.CPUs)
+	p.say("\nMeasured from one shard and worker to more (the highest rate without loss end to end, where the source takes its part of the same %d CPUs; and each side by itself):", r.Machine.CPUs)
 	slopes(p, r.Scaling, r.Machine.CPUs)
 	return nil
 }
@@ -274,19 +274,12 @@ func slopes(p *page, all []outcome.Scaling, cpus int) {
 			}
 			return fmt.Sprintf("%.2f", a/b)
 		}
-		own := func(s outcome.Scaling) (sum float64) {
-			for party, x := range s.Own {
-				if party != source {
-					sum += x.Median
-				}
-			}
-			return sum
-		}
-		rows = append(rows, []string{s.Frame, fmt.Sprint(s.Workers), s.Rate.String(), factor(s.Rate.Median, one.Rate.Median), fmt.Sprintf("%.0f", own(s)), factor(own(s), own(one))})
+		alone := func(side string) string { return factor(s.Alone[side].Median, one.Alone[side].Median) }
+		rows = append(rows, []string{s.Frame, fmt.Sprint(s.Workers), s.Rate.String(), factor(s.Rate.Median, one.Rate.Median), alone(remote), alone(collector)})
 	}
-	p.table([]string{"frame", "shards, workers", "highest frames a second", "times one", "own CPU a frame, ns", "times one"}, rows)
+	p.table([]string{"frame", "shards, workers", "highest frames a second", "times one", "a frame's CPU, remote alone, times one", "collector alone, times one"}, rows)
+	p.say("The last columns are the slope: each shard or worker has as much to do, however many there are, and 1 says that another one costs nothing beyond its own work.")
 	if cpus <= 2 {
-		p.say("With %d CPUs, source, shards and workers already take all there is with one of each: the rate cannot double, and what counts is the last column, the price of a frame where shards are several.", cpus)
-		p.say("1 would say that a second shard costs nothing beyond its own work. At one rate for all, twice as many threads are also woken twice as often, and find half as much each time.")
+		p.say("The highest rate cannot double here: source, shards and workers already take all %d CPUs with one of each.", cpus)
 	}
 }

@@ -239,7 +239,7 @@ func (r *Rig) Remote(ctx context.Context, cfg RemoteConfig, env ...string) (err 
 // Collector starts a collector on B, with a TAP unless cfg says otherwise.
 func (r *Rig) Collector(ctx context.Context, cfg CollectorConfig, env ...string) (err error) {
 	cfg.Listen, cfg.KeyFile = fmt.Sprintf(":%d", Port), r.KeyFile
-	if len(cfg.VXLAN) == 0 && cfg.Write+cfg.Serve == "" {
+	if len(cfg.VXLAN) == 0 && cfg.Write+cfg.Serve+cfg.TAP == "" && !cfg.Receive {
 		cfg.TAP = TAPDevice
 	}
 	if r.collector, err = r.start(ctx, r.B, RoleCollector, "start", cfg, env...); err != nil {
@@ -249,7 +249,7 @@ func (r *Rig) Collector(ctx context.Context, cfg CollectorConfig, env ...string)
 		a, err := r.account(ctx, r.collector)
 		return a.Unpacked + a.Cut, err
 	}
-	if cfg.TAP != "" && !cfg.Nowhere {
+	if cfg.TAP == TAPDevice && !cfg.Nowhere {
 		r.ArrivedOn(TAPDevice)
 	}
 	return nil

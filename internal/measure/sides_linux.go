@@ -230,18 +230,20 @@ func remoteAccount(a *remote.Account) SideAccount {
 // A CollectorConfig is what a collector is told beyond the defaults of ntap
 // collector.
 type CollectorConfig struct {
-	Listen  string   `json:"listen"`
-	KeyFile string   `json:"key_file"`
-	Clear   bool     `json:"clear,omitempty"` // takes plaintext
-	TAP     string   `json:"tap,omitempty"`
-	Nowhere bool     `json:"nowhere,omitempty"` // the TAP gets none of the frames
-	VXLAN   []string `json:"vxlan,omitempty"`
-	Workers int      `json:"workers,omitempty"`
-	CPUs    string   `json:"cpus,omitempty"`
-	IO      string   `json:"io,omitempty"`
-	Write   string   `json:"write,omitempty"` // a pcapng file, instead of the TAP
-	Serve   string   `json:"serve,omitempty"` // HOST:PORT of PCAP over IP, instead of the TAP
-	Low     bool     `json:"low,omitempty"`   // --low-latency
+	Listen  string        `json:"listen"`
+	KeyFile string        `json:"key_file"`
+	Clear   bool          `json:"clear,omitempty"` // takes plaintext
+	TAP     string        `json:"tap,omitempty"`
+	Nowhere bool          `json:"nowhere,omitempty"` // the TAP gets none of the frames
+	VXLAN   []string      `json:"vxlan,omitempty"`
+	Workers int           `json:"workers,omitempty"`
+	CPUs    string        `json:"cpus,omitempty"`
+	IO      string        `json:"io,omitempty"`
+	Write   string        `json:"write,omitempty"` // a pcapng file, instead of the TAP
+	Serve   string        `json:"serve,omitempty"` // HOST:PORT of PCAP over IP, instead of the TAP
+	Low     bool          `json:"low,omitempty"`   // --low-latency
+	Merge   time.Duration `json:"merge,omitempty"`
+	Receive bool          `json:"receive,omitempty"` // a function of this program gets the frames, instead of the TAP
 }
 
 func collectorRole() role {
@@ -258,7 +260,7 @@ func collectorRole() role {
 		s.settle = engine.Settle(plan.Workers)
 		c := collector.Config{
 			Listen: cfg.Listen, Keys: keys, AllowPlaintext: cfg.Clear, IO: cfg.IO, Write: cfg.Write, LowLatency: cfg.Low,
-			Workers: plan.Workers, CPUs: plan.CPUs, Log: warnings(), Stdout: io.Discard,
+			Workers: plan.Workers, CPUs: plan.CPUs, Log: warnings(), Stdout: io.Discard, Merge: cfg.Merge,
 		}
 		if cfg.TAP != "" {
 			tap := collector.TAP{Name: cfg.TAP, Isolate: true}
@@ -277,10 +279,29 @@ func collectorRole() role {
 			c.Ready = func(_ netip.AddrPort, a *collector.Account) {
 				started(func() SideAccount { return collectorAccount(a) })
 			}
+			if cfg.Receive {
+				return receive(ctx, c)
+			}
 			_, err := collector.Run(ctx, c)
 			return err
 		})
 	}))
+}
+
+// receive is a program that counts the frames of each batch.
+func receive(ctx context.Context, c collector.Config) error {
+	r, err := collector.Listen(ctx, c)
+	if err != nil {
+		return err
+	}
+	frames := make([]struct {
+		n uint64
+		_ [7]uint64 // a cache line for each worker
+	}, c.Workers)
+	return r.Run(func(b *collector.Batch) error {
+		frames[b.Worker].n += uint64(len(b.Frames))
+		return nil
+	})
 }
 
 func collectorAccount(a *collector.Account) SideAccount {
