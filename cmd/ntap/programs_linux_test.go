@@ -3,16 +3,14 @@
 package main
 
 import (
-	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/ntap-project/ntap/internal/testnet"
 )
@@ -67,8 +65,9 @@ func runProgram(t *testing.T, lines []string) {
 	if err := os.Mkdir(bin, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	reads := lines[len(lines)-1]
 	_, err := exec.LookPath("suricata")
-	endless := err == nil && strings.Contains(lines[len(lines)-1], "suricata") // the real one reads until it is told to end
+	endless := err == nil && strings.Contains(reads, "suricata") // the real one reads until it is told to end
 	for _, name := range []string{"suricata", "zeek"} {
 		if name == "suricata" && err == nil {
 			continue
@@ -78,111 +77,67 @@ func runProgram(t *testing.T, lines []string) {
 		}
 	}
 	env := append(os.Environ(), "PATH="+bin+":"+filepath.Dir(ntapBinary)+":"+os.Getenv("PATH"), "STATE_DIRECTORY="+dir)
-	start := func(line string) (*exec.Cmd, *bytes.Buffer, string) {
-		cmd := exec.Command("bash", "-c", "set -o pipefail; "+line)
-		cmd.Dir, cmd.Env = dir, env
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-		log, err := os.CreateTemp(dir, "log")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer log.Close()
-		var out bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &out, log
-		if err := cmd.Start(); err != nil { // on this thread, which is in the namespace
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
-		return cmd, &out, log.Name()
-	}
-	said := func(log string) string {
-		b, _ := os.ReadFile(log)
-		return string(b)
-	}
-	var collector *exec.Cmd
-	var collectorLog string
-	ready := func(log string) {
-		for deadline := time.Now().Add(60 * time.Second); !strings.Contains(said(log), "collector started"); time.Sleep(10 * time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatalf("the collector does not start:\n%s", said(log))
-			}
-		}
-	}
+	var collector *shell
 	for _, line := range lines[:len(lines)-1] {
-		collector, _, collectorLog = start(line)
-		ready(collectorLog)
+		collector = startShell(t, dir, env, line)
+		collector.until("the collector starts", collector.collects)
 	}
-	reader, out, log := start(lines[len(lines)-1])
+	reader := startShell(t, dir, env, reads)
 	if collector == nil {
-		ready(log)
+		reader.until("the collector starts", reader.collects)
 	}
-	done := make(chan error, 1)
-	go func() { done <- reader.Wait() }()
 	if endless {
-		feedSuricata(t, suricata(dir), file, reader.Process.Pid, collector == nil)
-		if err := <-done; err != nil {
-			t.Fatalf("%s: %v\n%s\n%s", lines[len(lines)-1], err, out, said(log))
-		}
-	}
-	for deadline := time.Now().Add(60 * time.Second); !endless; {
-		remoteOf(dir, file).Run() // its error may be that nobody listens any more
-		select {
-		case err := <-done:
-			if n := strings.Count(out.String(), "\n"); err != nil || n != 20 {
-				t.Fatalf("%s: %v, %d lines, want 20\n%s\n%s", lines[len(lines)-1], err, n, out, said(log))
+		feedSuricata(t, suricata(dir), file, reader, collector == nil)
+		reader.end()
+	} else {
+		reader.until("it has read enough", func() bool {
+			if reader.ended() {
+				return true
 			}
-		default:
-			if time.Now().After(deadline) {
-				t.Fatalf("%s: a minute, and no end:\n%s\n%s", lines[len(lines)-1], said(log), said(collectorLog))
-			}
-			continue
+			remoteOf(t, dir, file).ran() // its error may be that nobody listens any more
+			return false
+		})
+		reader.end()
+		if out := reader.printed(); strings.Count(out, "\n") != 20 {
+			t.Fatalf("%s: want 20 lines:\n%s", reads, out)
 		}
-		break
 	}
 	if collector == nil {
-		if text := said(log); !endless && !strings.Contains(text, "the reader of its output is gone") || !strings.Contains(text, "collector stopped") {
+		if text := reader.said(); !endless && !strings.Contains(text, "the reader of its output is gone") || !strings.Contains(text, "collector stopped") {
 			t.Errorf("the collector does not end in order with its reader:\n%s", text)
 		}
 		return
 	}
-	syscall.Kill(-collector.Process.Pid, syscall.SIGINT)
-	if err := collector.Wait(); err != nil {
-		t.Errorf("%s: %v\n%s", lines[0], err, said(collectorLog))
-	}
+	collector.signal(syscall.SIGINT)
+	collector.end()
 }
 
 // remoteOf is a remote that sends the frames of a file to port 5678.
-func remoteOf(dir, file string) *exec.Cmd {
-	return exec.Command(ntapBinary, "remote", "-r", file, "--pace", "real", "-c", "127.0.0.1:5678", "--key-file", filepath.Join(dir, "master.key"), "--tap", "7")
+func remoteOf(t *testing.T, dir, file string) *shell {
+	return startShell(t, dir, os.Environ(), ntapBinary+" remote -r "+file+" --pace real -c 127.0.0.1:5678 --key-file master.key --tap 7")
 }
 
-// feedSuricata sends the 300 frames of a file to a Suricata, of a process group,
-// and ends it: by its own signal or, in a pipe, by that of the collector.
-func feedSuricata(t *testing.T, logs suricata, file string, group int, pipe bool) {
+// feedSuricata sends the 300 frames of a file to a Suricata and ends it: by its
+// own signal or, in a pipe, by that of the collector.
+func feedSuricata(t *testing.T, logs suricata, file string, s *shell, pipe bool) {
 	t.Helper()
-	until := func(what string, ok func() bool) {
-		t.Helper()
-		for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(10 * time.Millisecond) {
-			if time.Now().After(deadline) {
-				text, _ := os.ReadFile(filepath.Join(string(logs), "suricata.log"))
-				t.Fatalf("a minute, and not yet: %s\n%s", what, text)
-			}
-		}
-	}
+	testnet.RequireTool(t, "pkill")
 	if !pipe { // there it starts with the first frame
-		until("Suricata reads", logs.engineStarted)
+		s.until("Suricata reads", logs.engineStarted)
 	}
-	if out, err := remoteOf(string(logs), file).CombinedOutput(); err != nil {
-		t.Fatalf("remote: %v\n%s", err, out)
-	}
+	remoteOf(t, string(logs), file).end()
 	who := "suricata"
 	if pipe {
+		// A collector that is to end waits five seconds for a reader that takes
+		// nothing, and Suricata may take longer to start.
+		s.until("Suricata reads", logs.engineStarted)
 		who = "ntap"
 	} else {
-		until("Suricata counts all frames", func() bool { return logs.stats().Decoder.Packets >= 300 })
+		s.until("Suricata counts all frames", func() bool { return logs.stats().Decoder.Packets >= 300 })
 	}
-	if out, err := exec.Command("pkill", "-INT", "-i", "-g", strconv.Itoa(group), who).CombinedOutput(); err != nil {
-		t.Fatalf("pkill %s: %v\n%s", who, err, out)
+	startShell(t, string(logs), os.Environ(), fmt.Sprintf("pkill -INT -i -g %d %s", s.cmd.Process.Pid, who)).end()
+	s.end()
+	if n := logs.stats().Decoder.Packets; n != 300 {
+		t.Fatalf("Suricata's last count is of %d frames, want 300", n)
 	}
-	until("its last count is of all frames", func() bool { return logs.stats().Decoder.Packets == 300 })
 }
