@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -109,6 +110,7 @@ func TestSuricata(t *testing.T) {
 			return err
 		}
 		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(time.Minute))
 		fmt.Fprint(conn, "GET /whole HTTP/1.1\r\nHost: ntap.example\r\nConnection: close\r\n\r\n")
 		n, err := io.Copy(io.Discard, conn)
 		if err == nil && n < size {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -95,7 +96,11 @@ func (w *world) waitUp(ns, iface string) {
 
 func (w *world) must(name string, args ...string) string {
 	w.t.Helper()
-	out, err := exec.Command(name, args...).CombinedOutput()
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.WaitDelay = 10 * time.Second
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		w.t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 	}
@@ -136,6 +141,7 @@ func (w *world) start(ns, name string, args ...string) *proc {
 	p := &proc{w: w, name: filepath.Base(name) + " " + args[0], done: make(chan struct{})}
 	p.cmd = exec.Command("ip", append([]string{"netns", "exec", ns, name}, args...)...)
 	p.cmd.Stdout, p.cmd.Stderr = p, p
+	p.cmd.WaitDelay = 10 * time.Second // for what its children hold of these
 	if err := p.cmd.Start(); err != nil {
 		w.t.Fatal(err)
 	}
