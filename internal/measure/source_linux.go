@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"net"
 	"os"
 	"runtime"
 	"time"
@@ -32,10 +33,11 @@ const (
 // precedes a frame on a TAP with IFF_VNET_HDR.
 const vnetLen = 10
 
-// A Source writes frames into a TAP device that it made: they appear as
+// A Source writes frames into a TAP device: they appear as
 // received by that. It belongs to the thread that opened it.
 type Source struct {
 	device  string
+	made    bool // by this source: it goes with it
 	fd      int
 	vnet    bool        // each frame has a virtio_net_hdr before it: for GSO frames
 	uring   *ring.Uring // nil: write(2)
@@ -74,7 +76,8 @@ func OpenSource(device string, t Traffic) (*Source, error) {
 		return nil, err
 	}
 	runtime.LockOSThread()
-	s := &Source{device: device, fd: -1}
+	_, there := net.InterfaceByName(device)
+	s := &Source{device: device, made: there != nil, fd: -1}
 	if err := s.attach(f.gso); err != nil {
 		s.detach()
 		return nil, err
@@ -89,7 +92,6 @@ func OpenSource(device string, t Traffic) (*Source, error) {
 // long way (tun_can_build_skb, drivers/net/tun.c), which takes half as long
 // again. The device stays while it is opened anew with other flags.
 func (s *Source) attach(vnet bool) (err error) {
-	first := s.fd < 0
 	s.detach()
 	if s.fd, err = unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0); err != nil {
 		return fmt.Errorf("source: %w", &os.PathError{Op: "open", Path: "/dev/net/tun", Err: err})
@@ -99,9 +101,6 @@ func (s *Source) attach(vnet bool) (err error) {
 		return fmt.Errorf("source: %q is no name of a device: %w", s.device, err)
 	}
 	flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI)
-	if first {
-		flags |= unix.IFF_TUN_EXCL
-	}
 	if vnet {
 		flags |= unix.IFF_VNET_HDR
 	}
@@ -174,9 +173,11 @@ func gsoHeader() []byte {
 	return h
 }
 
-// Close removes the device.
-func (s *Source) Close() error {
-	err := unix.IoctlSetInt(s.fd, unix.TUNSETPERSIST, 0)
+// Close removes the device, unless it was there before.
+func (s *Source) Close() (err error) {
+	if s.made {
+		err = unix.IoctlSetInt(s.fd, unix.TUNSETPERSIST, 0)
+	}
 	s.detach()
 	s.fd = -1
 	return err
