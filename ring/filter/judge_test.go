@@ -33,6 +33,15 @@ func judge(p []bpf.RawInstruction, f *frame) uint32 {
 // verdict also says whether the program was ended by a load beyond the frame's
 // end, or a division by zero.
 func verdict(p []bpf.RawInstruction, f *frame) (v uint32, ended bool) {
+	v, end := trace(p, f)
+	return v, end != returned
+}
+
+// returned says of a program that it came to its end.
+const returned = -1
+
+// trace also says which instruction ended the program.
+func trace(p []bpf.RawInstruction, f *frame) (v uint32, end int) {
 	var acc, idx uint32
 	var mem [16]uint32
 	field := func(at uint64, size int) (v uint32, ok bool) {
@@ -146,9 +155,9 @@ func verdict(p []bpf.RawInstruction, f *frame) (v uint32, ended bool) {
 			}
 		case 6:
 			if in.Op&0x18 == 0x10 {
-				return acc, false
+				return acc, returned
 			}
-			return in.K, false
+			return in.K, returned
 		case 7:
 			if in.Op&0x80 != 0 {
 				acc = idx
@@ -157,7 +166,7 @@ func verdict(p []bpf.RawInstruction, f *frame) (v uint32, ended bool) {
 			}
 		}
 		if !ok {
-			return 0, true
+			return 0, i
 		}
 	}
 	panic("no return")
