@@ -189,9 +189,9 @@ func (c *compiler) vlan(id uint32, has bool) (*formula, error) {
 			allOf(not(present), isID))
 		c.l.typ.base, c.l.payload.base, c.l.network.base = moved, moved, moved
 	} else {
-		c.l.typ.k += 4
 		c.l.payload.k += 4
 		c.l.network.k += 4
+		c.l.typ = offset{c.l.payload.base, c.l.payload.k - 2} // the tag's: right behind Geneve's header it is not 4 after the one before
 	}
 	if has {
 		f.kids = append(f.kids, isID)

@@ -3,6 +3,7 @@
 package filter
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -46,6 +47,17 @@ func cooked(at int, of func(protocol uint16) bool) func(*frame, bool) bool {
 	return func(f *frame, _ bool) bool {
 		return len(f.data) >= at+2 && of(binary.BigEndian.Uint16(f.data[at:]))
 	}
+}
+
+// geneveWithoutEthernet are frames with a Geneve header that no Ethernet header
+// follows.
+func geneveWithoutEthernet(f *frame, _ bool) bool {
+	for at := range f.data {
+		if port, ok := bytes.CutPrefix(f.data[at:], be16(geneveUDP)); ok && len(port) >= 8 && binary.BigEndian.Uint16(port[6:]) != etherTEB {
+			return true
+		}
+	}
+	return false
 }
 
 var deviations = []deviation{
@@ -98,6 +110,10 @@ var deviations = []deviation{
 	{
 		name: "where no tunnel is", example: "1 + len < 100 and geneve or llc i", unless: regexp.MustCompile(`geneve( \w+)?`), when: regexp.MustCompile(`geneve( \w+)?\)* ?(and |or |&&|\|\|)`), and: regexp.MustCompile(`\bor\b|\|\||\bnot\b|![^=]`),
 		why: "what is behind geneve is looked for in frames that are not Geneve too, at a place that libpcap leaves to chance: words of memory that were not set; ours are 0",
+	},
+	{
+		name: "tag right behind Geneve", example: "geneve and vlan and ip", when: regexp.MustCompile(`geneve.*vlan`), frames: geneveWithoutEthernet,
+		why: "libpcap looks for what is behind the tag in the header of Geneve, where no Ethernet header is between the two",
 	},
 }
 
