@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -154,72 +155,93 @@ func TestNothingButPaddingBehindTheLast(t *testing.T) {
 func TestUnpackAfterLoss(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		size := rapid.IntRange(MinDatagram, 1600).Draw(t, "size")
-		n := rapid.IntRange(1, 60).Draw(t, "records")
-		records := make([]Record, n)
-		for i := range records {
-			data := make([]byte, 4+rapid.IntRange(0, 3000).Draw(t, "length"))
-			binary.BigEndian.PutUint32(data, uint32(i))
-			records[i] = Record{Data: data, OrigLen: uint32(len(data)), Time: int64(i) * 1000, LinkType: 1}
+		lengths := make([]int, rapid.IntRange(1, 60).Draw(t, "records"))
+		for i := range lengths {
+			lengths[i] = rapid.IntRange(0, 3000).Draw(t, "length")
 		}
-		var p Packer
-		plaintexts := pack(&p, size, records, never)
-		whole := map[int]bool{} // records that lie in datagrams that came
-		at, lost := -1, make([]bool, len(plaintexts))
-		for i := range lost {
-			lost[i] = rapid.IntRange(0, 3).Draw(t, "lost") == 0
-		}
-		tail := 0
-		ref := make([]struct{ from, to int }, n)
-		for i, plain := range plaintexts {
-			d, _ := parseData(plain, tail)
-			if tail -= len(d.Tail); tail == 0 && len(d.Tail) > 0 {
-				ref[at].to = max(ref[at].to, i)
-			}
-			for range d.Records {
-				at++
-				ref[at].from, ref[at].to = i, i
-			}
-			if len(d.Records) > 0 {
-				tail = d.Missing
-			}
-			if tail > 0 && at >= 0 {
-				ref[at].to = i + 1
-			}
-		}
-		for i, r := range ref {
-			whole[i] = true
-			for k := r.from; k <= r.to; k++ {
-				if k < len(lost) && lost[k] {
-					whole[i] = false
-				}
-			}
-		}
-		u := NewUnpacker(NewAssembly(make([]byte, 1<<20)))
-		gap, last, came := true, -1, map[int]bool{}
-		for i, plain := range plaintexts {
-			if lost[i] {
-				gap = true
-				continue
-			}
-			rs, err := drain(u, plain, gap)
-			if err != nil {
-				t.Fatalf("plaintext %d: %v", i, err)
-			}
-			gap = false
-			for _, r := range rs {
-				k := int(binary.BigEndian.Uint32(r.Data))
-				if k <= last || !bytes.Equal(r.Data, records[k].Data) || r.Time != records[k].Time {
-					t.Fatalf("after record %d came record %d, %d bytes, time %d", last, k, len(r.Data), r.Time)
-				}
-				last, came[k] = k, true
-			}
-		}
-		for k := range whole {
-			if whole[k] != came[k] {
-				t.Fatalf("record %d (datagrams %d to %d): whole %v, came %v", k, ref[k].from, ref[k].to, whole[k], came[k])
-			}
-		}
+		afterLoss(t, size, lengths, func(int) bool { return rapid.IntRange(0, 3).Draw(t, "lost") == 0 })
 	})
+}
+
+// A record that ends with its datagram needs no other: it was expected to need
+// the next one too, by a test that had these numbers by chance.
+func TestUnpackAfterLossOfTheNext(t *testing.T) {
+	lengths := []int{
+		4, 1, 4, 1, 585, 0, 134, 2, 11, 1270, 322, 44, 0, 638, 2, 50, 3, 0, 895, 50, 2, 27,
+		2951, 3, 57, 98, 66, 499, 3, 0, 1206, 3000, 1358, 0, 1404, 36, 4, 1, 1872, 0, 31, 22,
+	}
+	lost := []int{0, 1, 6, 8, 9, 12, 15, 16, 19, 24, 26, 31}
+	afterLoss(t, 574, lengths, func(i int) bool { return slices.Contains(lost, i) })
+}
+
+// afterLoss packs records of 4 bytes and these many more into datagrams of a
+// size, loses some of those, and checks what comes.
+func afterLoss(t interface{ Fatalf(string, ...any) }, size int, lengths []int, isLost func(datagram int) bool) {
+	n := len(lengths)
+	records := make([]Record, n)
+	for i := range records {
+		data := make([]byte, 4+lengths[i])
+		binary.BigEndian.PutUint32(data, uint32(i))
+		records[i] = Record{Data: data, OrigLen: uint32(len(data)), Time: int64(i) * 1000, LinkType: 1}
+	}
+	var p Packer
+	plaintexts := pack(&p, size, records, never)
+	whole := map[int]bool{} // records that lie in datagrams that came
+	at, lost := -1, make([]bool, len(plaintexts))
+	for i := range lost {
+		lost[i] = isLost(i)
+	}
+	tail := 0
+	ref := make([]struct{ from, to int }, n)
+	for i, plain := range plaintexts {
+		d, _ := parseData(plain, tail)
+		if tail -= len(d.Tail); tail == 0 && len(d.Tail) > 0 {
+			ref[at].to = max(ref[at].to, i)
+		}
+		for range d.Records {
+			at++
+			ref[at].from, ref[at].to = i, i
+		}
+		if len(d.Records) > 0 {
+			tail = d.Missing
+		}
+		if tail > 0 && at >= 0 {
+			ref[at].to = i + 1
+		}
+	}
+	for i, r := range ref {
+		whole[i] = true
+		for k := r.from; k <= r.to; k++ {
+			if k < len(lost) && lost[k] {
+				whole[i] = false
+			}
+		}
+	}
+	u := NewUnpacker(NewAssembly(make([]byte, 1<<20)))
+	gap, last, came := true, -1, map[int]bool{}
+	for i, plain := range plaintexts {
+		if lost[i] {
+			gap = true
+			continue
+		}
+		rs, err := drain(u, plain, gap)
+		if err != nil {
+			t.Fatalf("plaintext %d: %v", i, err)
+		}
+		gap = false
+		for _, r := range rs {
+			k := int(binary.BigEndian.Uint32(r.Data))
+			if k <= last || !bytes.Equal(r.Data, records[k].Data) || r.Time != records[k].Time {
+				t.Fatalf("after record %d came record %d, %d bytes, time %d", last, k, len(r.Data), r.Time)
+			}
+			last, came[k] = k, true
+		}
+	}
+	for k := range whole {
+		if whole[k] != came[k] {
+			t.Fatalf("record %d (datagrams %d to %d): whole %v, came %v", k, ref[k].from, ref[k].to, whole[k], came[k])
+		}
+	}
 }
 
 // Frames of the corners: nothing, exactly what is left, one byte more, the
