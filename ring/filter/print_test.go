@@ -196,7 +196,8 @@ func FuzzMachine(f *testing.F) {
 		}
 		f.Add(b, ordinary["syn"])
 	}
-	for _, e := range []string{"ip", "tcp port 80", "ip[0] * 3 + ip[1] % 5 > len", "geneve and ip[8] / ip[9] = 1", "ip[8] ^ -ip[9] << ip[2] | 7 = 3 >> ip[1]"} {
+	for _, e := range []string{"ip", "tcp port 80", "ip[0] * 3 + ip[1] % 5 > len", "geneve and ip[8] / ip[9] = 1", "ip[8] ^ -ip[9] << ip[2] | 7 = 3 >> ip[1]",
+		"ip[ip[8] - 70] = 1", "vxlan 11 and (tcp[13] & 2 != 0 or ip6 host 2001:db8::1)", "(ip[0] + ip[1]) * (ip[2] + ip[3]) - (ip[4] + 1) * ip[9] = len % 7"} {
 		p, err := Compile(e, Options{LinkType: Ethernet})
 		if err != nil {
 			f.Fatal(err)
@@ -230,6 +231,9 @@ func FuzzCompile(f *testing.F) {
 	for i, e := range w.expressions(200) {
 		f.Add(e, uint8(i))
 		f.Add(w.damage(e), uint8(i))
+	}
+	for i, e := range []string{"vxlan", "vxlan 11 and tcp port 80", "vlan 5 and vxlan and vlan and ip6", "not vxlan 0x1000000", "geneve and vxlan (5) and arp"} {
+		f.Add(e, uint8(i))
 	}
 	frames := []*frame{{}, {data: ordinary["syn"], length: 60}, {data: ordinary["geneve"], length: 200}, {data: ordinary["vlan6"], tag: true, tci: 5}}
 	f.Fuzz(func(t *testing.T, expression string, how uint8) {
