@@ -195,7 +195,8 @@ func newFilter() *cobra.Command {
 		Use:   "filter [-d|-dd|-ddd] [-y LINKTYPE] [--live] EXPRESSION",
 		Short: "print what a filter expression is compiled to, as tcpdump -d does",
 		Long: `Compile a filter expression, in the language of tcpdump, and print the program:
-as it is run on frames of files or, with --live, as the kernel runs it.
+as it is run on frames of files or, with --live, as the kernel runs it, where a
+remote puts before it what leaves out its own datagrams.
 docs/FILTER.md says more of the language.`,
 		Example: `  ntap filter tcp port 80
   ntap filter --live 'vlan 100 and tcp[tcpflags] & tcp-syn != 0'
