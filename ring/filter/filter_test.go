@@ -247,6 +247,20 @@ func TestSnapLength(t *testing.T) {
 	}
 }
 
+// That one load is within the frame says nothing of one before it from the same
+// computed place: offsets are modulo 2^32, so byte 8 is, and byte 2^32 - 6 is
+// not. The second was left out.
+func TestOffsetsBeginAgain(t *testing.T) {
+	p, err := Compile("ip[ip[8] - 70] >= 0 and ether[ip[8] - 70] >= 0", Options{LinkType: Ethernet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := ordinary["syn"] // its TTL is 64
+	if n := judge(p, &frame{data: data, length: uint32(len(data))}); n != 0 {
+		t.Errorf("%d\n%v", n, p)
+	}
+}
+
 func TestMatchesNothing(t *testing.T) {
 	for expression, want := range map[string]bool{
 		"": false, "ip": false, "1 = 2": true, "ip and ip6": true, "tcp and udp and ip6 and not ip6": true, "greater 100 and less 50": true,

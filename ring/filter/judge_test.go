@@ -23,8 +23,8 @@ type frame struct {
 	ifindex uint32
 }
 
-// judge runs a program as libpcap's bpf_filter.c and the kernel say. It shares
-// nothing with Machine, and has the loads of what the kernel knows.
+// judge runs a program as the kernel does. It shares nothing with Machine, and
+// has the loads of what the kernel knows.
 func judge(p []bpf.RawInstruction, f *frame) uint32 {
 	v, _ := verdict(p, f)
 	return v
@@ -82,7 +82,7 @@ func trace(p []bpf.RawInstruction, f *frame) (v uint32, end int) {
 					acc, ok = field(uint64(in.K), size)
 				}
 			case 0x40:
-				acc, ok = field(uint64(in.K)+uint64(idx), size)
+				acc, ok = field(uint64(in.K+idx), size)
 			case 0x60:
 				acc = mem[in.K]
 			case 0x80:
@@ -125,9 +125,9 @@ func trace(p []bpf.RawInstruction, f *frame) (v uint32, end int) {
 			case 0x50:
 				acc &= operand
 			case 0x60:
-				acc <<= operand
+				acc <<= operand % 32
 			case 0x70:
-				acc >>= operand
+				acc >>= operand % 32
 			case 0x80:
 				acc = -acc
 			case 0xA0:

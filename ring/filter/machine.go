@@ -130,8 +130,8 @@ func verifyWord(in bpf.RawInstruction, imm, length, mem uint16) error {
 
 // Run returns how many bytes of a frame the program takes, 0 if the frame does
 // not match. Length is that on the wire. As in the kernel, a load beyond the
-// frame's end and a division by zero end the program with 0. Runs make no
-// garbage.
+// frame's end and a division by zero end the program with 0, a shift is by the
+// last 5 bits of the count, and offsets are modulo 2^32. Runs make no garbage.
 func (m *Machine) Run(frame []byte, length uint32) uint32 {
 	var a, x uint32
 	m.m = [words]uint32{}
@@ -144,11 +144,11 @@ func (m *Machine) Run(frame []byte, length uint32) uint32 {
 			return a
 		case classLD | sizeW | modeABS, classLD | sizeW | modeIND, classLD | sizeH | modeABS, classLD | sizeH | modeIND,
 			classLD | sizeB | modeABS, classLD | sizeB | modeIND:
-			at := uint64(in.K)
+			at := in.K
 			if in.Op&0xE0 == modeIND {
-				at += uint64(x)
+				at += x // modulo 2^32, as in the kernel
 			}
-			if at >= uint64(len(frame)) {
+			if uint64(at) >= uint64(len(frame)) {
 				return 0
 			}
 			switch b := frame[at:]; in.Op & 0x18 {
@@ -245,9 +245,9 @@ func compute(op uint16, a, k uint32) uint32 {
 	case aluXOR:
 		return a ^ k
 	case aluLSH:
-		return a << k // 0 if it is by more than 31 bits, as in libpcap's machine
+		return a << (k & 31) // as in the kernel; in libpcap's machine it is 0 if it is by more than 31 bits
 	case aluRSH:
-		return a >> k
+		return a >> (k & 31)
 	}
 	return -a
 }

@@ -77,8 +77,8 @@ func (c *value) covers(v *value) bool {
 	if c == v {
 		return true
 	}
-	if end, base, ok := v.extent(); ok {
-		if cend, cbase, ok := c.extent(); ok && cbase == base && end <= cend {
+	if end, base, ok := v.extent(); ok { // and offsets do not begin again at 0
+		if cend, cbase, ok := c.extent(); ok && cbase == base && end <= cend && (base == nil || uint64(base.max)+uint64(cend) < 1<<32) {
 			return true
 		}
 	}
