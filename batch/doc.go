@@ -86,6 +86,9 @@ type ListenConfig struct {
 	// Second is SO_RCVBUF of a second socket for each worker, bytes; 0: there
 	// are none. Listen returns them behind the first ones.
 	Second int
+	// Near, if set, calls open for what a worker has: on a thread from which
+	// the memory is near to where it will be used.
+	Near func(worker int, open func() error) error
 	// Steer picks the socket of a datagram (SO_ATTACH_REUSEPORT_CBPF): it
 	// sees the UDP payload at offset 0 and returns an index. Nil: by flow hash.
 	Steer []bpf.RawInstruction

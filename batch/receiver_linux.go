@@ -76,11 +76,22 @@ func Listen(cfg ListenConfig) ([]*Receiver, error) {
 		if cfg.Buffer = buffer; i >= cfg.Workers {
 			cfg.Buffer = cfg.Second
 		}
-		r, err := open(a, cfg, shared)
+		var r *Receiver
+		open := func() (err error) {
+			r, err = open(a, cfg, shared)
+			return err
+		}
+		if cfg.Near != nil {
+			err = cfg.Near(i%cfg.Workers, open)
+		} else {
+			err = open()
+		}
+		if r != nil {
+			all = append(all, r)
+		}
 		if err != nil {
 			return fail(err)
 		}
-		all = append(all, r)
 		a.Port = int(r.addr.Port()) // all share the one that the first was given
 		if i == 0 && len(cfg.Steer) > 0 {
 			if err := r.Steer(cfg.Steer); err != nil {

@@ -146,8 +146,11 @@ func open(ctx context.Context, cfg Config) (_ *collector, err error) {
 		return nil, err
 	}
 	for i := range cfg.Workers {
-		mem, err := batch.NewArena(assemblyLen)
-		if err != nil {
+		var mem *batch.Arena
+		if err := sh.near(i, func() (err error) {
+			mem, err = batch.NewArena(assemblyLen)
+			return err
+		}); err != nil {
 			return nil, errors.Join(err, c.outs.close())
 		}
 		c.memory = append(c.memory, mem)
@@ -163,6 +166,14 @@ func open(ctx context.Context, cfg Config) (_ *collector, err error) {
 	}
 	return c, nil
 }
+
+// near runs do, which maps memory of a worker, near the CPU of that worker.
+func (sh *shared) near(worker int, do func() error) error {
+	return near(engine.Of(sh.cfg.CPUs, worker), do)
+}
+
+// near is engine.Near; tests watch it.
+var near = engine.Near
 
 // close closes sockets, and erases keys.
 func (c *collector) close() {
@@ -227,6 +238,7 @@ func (c *collector) run(ctx context.Context) error {
 func (sh *shared) listen() ([]*batch.Receiver, error) {
 	cfg := batch.ListenConfig{
 		Addr: sh.cfg.Listen, Workers: sh.cfg.Workers, Buffer: cmp.Or(sh.cfg.ReceiveBuffer, defaultReceive), Poll: pollWait, Spin: sh.cfg.LowLatency,
+		Near: sh.near,
 	}
 	if cfg.Workers > 1 {
 		cfg.Steer = steering(cfg.Workers)

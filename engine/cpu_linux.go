@@ -75,3 +75,15 @@ func pin(cpu int) error {
 	}
 	return nil
 }
+
+// pinned ties the calling thread to a CPU until back.
+func pinned(cpu int) (back func() error, err error) {
+	var before unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &before); err != nil {
+		return nil, os.NewSyscallError("sched_getaffinity", err)
+	}
+	if err := pin(cpu); err != nil {
+		return nil, err
+	}
+	return func() error { return os.NewSyscallError("sched_setaffinity", unix.SchedSetaffinity(0, &before)) }, nil
+}

@@ -6,6 +6,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -46,15 +47,43 @@ func Run(ctx context.Context, cpus []int, work Worker) error {
 	return first
 }
 
-// Place returns a CPU for each of n shards: those of cpus in turn, or Unpinned
-// if there are none.
+// Place returns a CPU for each of n shards, see Of.
 func Place(n int, cpus []int) []int {
 	out := make([]int, n)
 	for i := range out {
-		out[i] = Unpinned
-		if len(cpus) > 0 {
-			out[i] = cpus[i%len(cpus)]
-		}
+		out[i] = Of(cpus, i)
 	}
 	return out
+}
+
+// Of returns the CPU of a shard: those of cpus in turn, or Unpinned if there
+// are none.
+func Of(cpus []int, shard int) int {
+	if len(cpus) == 0 {
+		return Unpinned
+	}
+	return cpus[shard%len(cpus)]
+}
+
+// Near runs do on the calling thread, in its network namespace, while that
+// thread is tied to a CPU. What do maps and fills, or has the kernel allocate,
+// comes from that CPU's NUMA node as long as it has some: the kernel takes
+// memory where the thread runs that first touches it, unless the process has a
+// policy of its own (set_mempolicy(2), numactl), which then holds. Unpinned
+// leaves the thread as it is.
+func Near(cpu int, do func() error) error {
+	if cpu == Unpinned {
+		return do()
+	}
+	runtime.LockOSThread() // so that no thread is born of it with the same mask
+	defer runtime.UnlockOSThread()
+	back, err := pinned(cpu)
+	if err != nil {
+		return fmt.Errorf("engine: memory near a shard: %w", err)
+	}
+	err = do()
+	if e := back(); e != nil {
+		err = errors.Join(err, fmt.Errorf("engine: memory near a shard: %w", e))
+	}
+	return err
 }

@@ -5,6 +5,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -99,5 +100,42 @@ func TestParseCPUs(t *testing.T) {
 		if _, err := ParseCPUs(s); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", s, err)
 		}
+	}
+}
+
+// Near runs on the calling thread, which is tied to the CPU only meanwhile, and
+// is what it was before also behind an error; without a CPU it changes nothing.
+func TestNear(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cpus, err := CPUs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	thread, cause := unix.Gettid(), errors.New("no memory")
+	for _, cpu := range append([]int{Unpinned}, cpus...) {
+		want := []int{cpu}
+		if cpu == Unpinned {
+			want = cpus
+		}
+		for _, result := range []error{nil, cause} {
+			ran := false
+			err := Near(cpu, func() error {
+				ran = true
+				if on, err := CPUs(); err != nil || !slices.Equal(on, want) || unix.Gettid() != thread {
+					t.Errorf("CPU %d: thread %d of %d may run on %v: %v", cpu, unix.Gettid(), thread, on, err)
+				}
+				return result
+			})
+			if !ran || !errors.Is(err, result) {
+				t.Errorf("CPU %d: ran %v, %v, want %v", cpu, ran, err, result)
+			}
+			if on, err := CPUs(); err != nil || !slices.Equal(on, cpus) {
+				t.Errorf("behind CPU %d the thread may run on %v, before on %v: %v", cpu, on, cpus, err)
+			}
+		}
+	}
+	if err := Near(1023, func() error { t.Error("ran on a CPU that is not there"); return nil }); err == nil || !strings.Contains(err.Error(), "cpu 1023") {
+		t.Errorf("%v", err)
 	}
 }

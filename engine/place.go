@@ -71,9 +71,10 @@ func (m *Machine) Workers(nic NIC, interfaces int) int {
 //     before all cores were;
 //   - isolated CPUs first, if this process may run on some: they are free of
 //     all else;
-//   - those of the interface's NUMA node before others: ring, socket buffers
-//     and what the NIC writes are then in near memory (M. Majkowski, "How to
-//     receive a million packets per second", Cloudflare 2015, measured it);
+//   - those of the interface's NUMA node before others: what the NIC writes is
+//     then in near memory (M. Majkowski, "How to receive a million packets per
+//     second", Cloudflare 2015, measured it), and so are rings and arenas,
+//     which Near has mapped there;
 //   - those that serve the interface's interrupts after others, and cores that
 //     share a thread with such a one in between: softirq and shard would take
 //     turns there.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ntap-project/ntap/batch"
+	"github.com/ntap-project/ntap/engine"
 	"github.com/ntap-project/ntap/proto"
 	"github.com/ntap-project/ntap/ring"
 )
@@ -51,12 +52,13 @@ func (t *tap) openShard(name string, member, of int) (*shard, error) {
 			return nil, err
 		}
 		t.closers = append(t.closers, func() { l.seal.wipe() })
-		var err error
-		l.out, err = batch.NewSender(batch.SenderConfig{
-			To: d.name, MTU: t.cfg.MTU, Mark: t.cfg.Mark, SendBuffer: t.cfg.SendBuffer, Shy: len(t.destinations) > 1, Resolve: t.cfg.Resolve,
-			Pace: t.cfg.SendRate / 8 / uint64(of*len(t.destinations)),
-		})
-		if err != nil {
+		if err := t.near(len(t.all), func() (err error) {
+			l.out, err = batch.NewSender(batch.SenderConfig{
+				To: d.name, MTU: t.cfg.MTU, Mark: t.cfg.Mark, SendBuffer: t.cfg.SendBuffer, Shy: len(t.destinations) > 1, Resolve: t.cfg.Resolve,
+				Pace: t.cfg.SendRate / 8 / uint64(of*len(t.destinations)),
+			})
+			return err
+		}); err != nil {
 			return nil, err
 		}
 		t.closers = append(t.closers, func() { l.out.Close() })
@@ -66,6 +68,14 @@ func (t *tap) openShard(name string, member, of int) (*shard, error) {
 	t.all = append(t.all, s)
 	return s, nil
 }
+
+// near runs do, which maps memory of a shard, near the CPU of that shard.
+func (t *tap) near(number int, do func() error) error {
+	return near(engine.Of(t.cfg.CPUs, number), do)
+}
+
+// near is engine.Near; tests watch it.
+var near = engine.Near
 
 // openTunnel gives a shard a tunnel in place of lanes. All shards have the same
 // source ports.
@@ -136,7 +146,7 @@ func (t *tap) open() (shards []*shard, closeAll func(), err error) {
 		if i == 0 && len(patterns) > 0 {
 			c, err = t.captureSet(patterns, named, own)
 		} else {
-			c, err = t.capture(name)
+			c, err = t.capture(name, own)
 		}
 		if err != nil {
 			return nil, closeAll, err
@@ -186,8 +196,8 @@ func (t *tap) open() (shards []*shard, closeAll func(), err error) {
 }
 
 // capture looks at one interface.
-func (t *tap) capture(name string) (*capture, error) {
-	c := t.ringsOf(name)
+func (t *tap) capture(name string, own []*shard) (*capture, error) {
+	c := t.ringsOf(name, own)
 	return c, t.inside(func() error {
 		iface, err := ring.LookUp(name)
 		c.link, c.netmask = iface.LinkType, netmask(name)
@@ -202,7 +212,7 @@ func (t *tap) captureSet(patterns, named []string, own []*shard) (*capture, erro
 	if err != nil {
 		return nil, err
 	}
-	c := t.ringsOf(set.name())
+	c := t.ringsOf(set.name(), own)
 	c.set, c.cfg.All = set, true
 	for _, s := range own {
 		s.account.Interface = set.name()
@@ -212,8 +222,8 @@ func (t *tap) captureSet(patterns, named []string, own []*shard) (*capture, erro
 	return c, nil
 }
 
-// ringsOf returns a capture as the configuration has it.
-func (t *tap) ringsOf(name string) *capture {
+// ringsOf returns a capture for shards, as the configuration has it.
+func (t *tap) ringsOf(name string, own []*shard) *capture {
 	return &capture{
 		tap:   t,
 		count: t.cfg.Workers,
@@ -227,6 +237,7 @@ func (t *tap) ringsOf(name string) *capture {
 			Hardware:    t.cfg.Hardware,
 			Immediate:   t.cfg.LowLatency,
 			Spin:        t.cfg.LowLatency,
+			Near:        func(member int, open func() error) error { return t.near(int(own[member].number), open) },
 		},
 	}
 }

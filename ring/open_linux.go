@@ -42,14 +42,19 @@ func OpenFanout(cfg Config, n int) ([]*Ring, error) {
 
 func openAll(cfg Config, n int, rings *[]*Ring) error {
 	group := noGroup
-	for range n {
-		r, err := open(cfg)
+	for member := range n {
+		err := cfg.near(member, func() error {
+			r, err := open(cfg)
+			if err == nil {
+				*rings = append(*rings, r)
+			}
+			return err
+		})
 		if err != nil {
 			return err
 		}
-		*rings = append(*rings, r)
 		if n > 1 {
-			if group, err = r.join(group, n); err != nil {
+			if group, err = (*rings)[member].join(group, n); err != nil {
 				return err
 			}
 		}
@@ -60,6 +65,14 @@ func openAll(cfg Config, n int, rings *[]*Ring) error {
 		}
 	}
 	return nil
+}
+
+// near calls open as Near says.
+func (cfg *Config) near(member int, open func() error) error {
+	if cfg.Near == nil {
+		return open()
+	}
+	return cfg.Near(member, open)
 }
 
 // complete puts the defaults in, and refuses what the kernel would refuse

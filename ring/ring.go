@@ -39,6 +39,10 @@ type Config struct {
 	Spin        bool                 // Take does not wait in the kernel: a CPU of its own
 	Hardware    bool                 // timestamps of the network card, not of the kernel; not with All
 	Filter      []bpf.RawInstruction // classic BPF; nil: everything
+
+	// Near, if set, calls open for a member of a group: on a thread from which
+	// the memory is near to where it will be used.
+	Near func(member int, open func() error) error
 }
 
 // Stats are the kernel's counts since Open.
