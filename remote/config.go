@@ -11,6 +11,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/ntap-project/ntap/crypto"
+	"github.com/ntap-project/ntap/ring"
 )
 
 // Pace says how fast a capture file is sent.
@@ -49,6 +50,7 @@ type Config struct {
 	MTU         int           // IP MTU of the path, bytes; 0: what the route says
 	Workers     int           // shards for each interface; 0: 1
 	CPUs        []int         // shards are pinned to these in turn; none: not pinned
+	Fanout      ring.Fanout   // which of the shards of an interface gets a frame
 	Promiscuous bool          // the interface takes frames for other stations too
 	Mark        uint32        // SO_MARK of the sending socket; 0: none
 	RingBytes   int           // ring of each shard, bytes; 0: 64 MiB

@@ -233,6 +233,7 @@ func (t *tap) ringsOf(name string, own []*shard) *capture {
 			BlockSize:   t.cfg.BlockSize,
 			Retire:      t.cfg.Retire,
 			SnapLen:     t.cfg.SnapLen,
+			Fanout:      t.cfg.Fanout,
 			Promiscuous: t.cfg.Promiscuous,
 			Hardware:    t.cfg.Hardware,
 			Immediate:   t.cfg.LowLatency,

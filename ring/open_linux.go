@@ -23,9 +23,8 @@ func Open(cfg Config) (*Ring, error) {
 	return rings[0], nil
 }
 
-// OpenFanout opens n rings that share the frames of one interface
-// (PACKET_FANOUT_HASH: the flow hash is symmetric, so both directions of a flow
-// meet the same ring, in order). The group is these rings' own.
+// OpenFanout opens n rings that share the frames of one interface, each frame in
+// one of them: cfg.Fanout says in which. The group is these rings' own.
 func OpenFanout(cfg Config, n int) ([]*Ring, error) {
 	if err := cfg.complete(n); err != nil {
 		return nil, err
@@ -174,12 +173,13 @@ const noGroup = -1
 // join puts the ring into a fanout group, a new one if there is none yet, and
 // returns the group.
 func (r *Ring) join(group, n int) (int, error) {
-	arg := unix.PACKET_FANOUT_HASH<<16 | group
+	mode := [...]int{FanoutHash: unix.PACKET_FANOUT_HASH, FanoutCPU: unix.PACKET_FANOUT_CPU, FanoutQueue: unix.PACKET_FANOUT_QM}[r.cfg.Fanout]
+	arg := mode<<16 | group
 	if group == noGroup {
-		arg = (unix.PACKET_FANOUT_HASH | unix.PACKET_FANOUT_FLAG_UNIQUEID) << 16 // the kernel chooses one that nobody has
+		arg = (mode | unix.PACKET_FANOUT_FLAG_UNIQUEID) << 16 // the kernel chooses one that nobody has
 	}
 	if err := unix.SetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_FANOUT, arg); err != nil {
-		call := fmt.Sprintf("setsockopt PACKET_FANOUT, group of %d", n)
+		call := fmt.Sprintf("setsockopt PACKET_FANOUT by %s, group of %d", r.cfg.Fanout, n)
 		if !r.iface.Up && errors.Is(err, unix.EINVAL) {
 			return 0, fmt.Errorf("ring: %s: the interface is down, and before Linux 6.13 only one ring can wait for it; set it up (ip link set %s up) or take one: %w",
 				r.cfg.Interface, r.cfg.Interface, os.NewSyscallError(call, err))

@@ -34,6 +34,7 @@ type Config struct {
 	BlockSize   int           // bytes: a multiple of the page size; longer frames are cut; 0: DefaultBlockSize
 	Retire      time.Duration // the longest that a frame waits in a block that is not full, in whole ms; 0: DefaultRetire
 	SnapLen     int           // bytes of each frame; 0: all
+	Fanout      Fanout        // of a group: which of its rings a frame goes to
 	Promiscuous bool
 	Immediate   bool                 // frames are given one by one, at once, instead of in blocks: Retire is for Quiesce alone
 	Spin        bool                 // Take does not wait in the kernel: a CPU of its own

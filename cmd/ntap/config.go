@@ -17,6 +17,7 @@ import (
 
 	"github.com/ntap-project/ntap/engine"
 	"github.com/ntap-project/ntap/proto"
+	"github.com/ntap-project/ntap/ring"
 )
 
 // A configFlag is the flag that names a configuration file. What flags say
@@ -104,6 +105,8 @@ func checkSetting(command string, f *pflag.Flag, v string) error {
 		_, err = listenAddress(v)
 	case "io":
 		err = ways(command, v)
+	case "fanout":
+		_, err = ring.ParseFanout(v)
 	case "workers":
 		if n, e := strconv.Atoi(v); v != "auto" && (e != nil || n < 1 || n > engine.MaxShards) {
 			err = fmt.Errorf("want auto, or a number from 1 to %d", engine.MaxShards)

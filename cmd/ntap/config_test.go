@@ -281,6 +281,17 @@ func FuzzConfig(f *testing.F) {
 	})
 }
 
+// A --fanout of a file is one that there is.
+func TestConfigFanout(t *testing.T) {
+	for text, want := range map[string]string{"fanout: qm": "", "fanout: random": `fanout: "random": want hash, cpu or qm`} {
+		var s configFlag
+		_, err := parseConfig("x", []byte(text), s.settings(newRemote()), false)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}
+
 // A wrong --io in a file is refused with what the command takes: since it
 // differs by command, a file of the collector's panicked.
 func TestConfigIO(t *testing.T) {

@@ -32,7 +32,7 @@ func newRemote() *cobra.Command {
 		collectors       []string
 		send             string
 		shape            shapeFlags
-		stamps           string
+		stamps, fanout   string
 		file             configFlag
 		vxlan            tunnelFlags
 	)
@@ -96,6 +96,9 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
 				cfg.Hardware = stamps == "hw"
 			default:
 				return usagef("remote: --timestamp %q: kernel or hw", stamps)
+			}
+			if cfg.Fanout, err = ring.ParseFanout(fanout); err != nil {
+				return usagef("remote: --fanout %q: %w", fanout, err)
 			}
 			if cfg.Shape, err = shape.read(); err != nil {
 				return err
@@ -184,6 +187,7 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
 		{"key-file", "passphrase", "collector-key"},
 	}
 	place.add(c, "shards for each interface")
+	f.StringVar(&fanout, "fanout", "hash", "which of the shards of an interface gets a frame: hash, that of its flow; cpu or qm, that of the CPU or the card's queue that handles it")
 	vxlan.add(c)
 	log.add(c)
 	return c
