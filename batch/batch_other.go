@@ -52,6 +52,8 @@ func (*Sender) UseRing(Ring) error             { return errors.ErrUnsupported }
 func (*Sender) UseZeroCopy(ZeroCopyRing) error { return errors.ErrUnsupported }
 func (*Sender) Copying() bool                  { return false }
 func (*Sender) Paced() (uint64, bool, string)  { return 0, false, "" }
+func (*Sender) Pace(uint64)                    {}
+func (*Sender) Spent() (uint64, time.Duration) { return 0, 0 }
 
 type (
 	Ring         interface{ Discard() int }

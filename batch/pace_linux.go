@@ -28,11 +28,13 @@ type pacer struct {
 	dev  string    // the device that was looked at
 	head int       // bytes of headers before a datagram
 	next time.Time // when the next flight may go, with own
+
+	waited time.Duration // since the start
 }
 
 // set makes the rate that of a new socket towards an address.
 func (p *pacer) set(fd int, to netip.AddrPort, rate uint64) {
-	*p = pacer{rate: rate, next: p.next, head: headers4 + ethernet}
+	*p = pacer{rate: rate, next: p.next, waited: p.waited, head: headers4 + ethernet}
 	if to.Addr().Is6() {
 		p.head = headers6 + ethernet
 	}
@@ -68,6 +70,7 @@ func (p *pacer) wait(n int) {
 	if d := p.next.Sub(now); d > 0 {
 		ts := unix.NsecToTimespec(int64(d))
 		_ = unix.Nanosleep(&ts, nil) // a signal's interruption is made up for by the next
+		p.waited += time.Since(now)
 	}
 	p.next = p.next.Add(time.Duration(uint64(n) * uint64(time.Second) / p.rate))
 }
@@ -133,6 +136,26 @@ func pacing(all []netlink.Qdisc) (fair, none bool) {
 		return fair, false
 	}
 	return kind == "fq", kind == "noqueue"
+}
+
+// Pace changes the rate of a Sender that has one, in bytes a second with headers.
+// Nothing may be queued.
+func (s *Sender) Pace(rate uint64) {
+	rate = max(rate, 1)
+	if s.pace.rate == 0 || s.pace.rate == rate {
+		return
+	}
+	s.cfg.Pace, s.pace.rate = rate, rate // also of the sockets to come
+	if !s.pace.own {
+		s.pace.own = setPacingRate(s.fd, rate) != nil
+	}
+	s.fill()
+}
+
+// Spent returns how much of the rate was used, in bytes since the Sender was
+// made, and how long was waited for it, where the sender does that itself.
+func (s *Sender) Spent() (bytes uint64, waited time.Duration) {
+	return s.stats.Bytes.Load() + s.stats.Datagrams.Load()*uint64(s.pace.head), s.pace.waited
 }
 
 // Egress returns the name of the device that datagrams to an address go out by;

@@ -172,3 +172,49 @@ func TestPaceBelowAsTheKernelSays(t *testing.T) {
 		}
 	}
 }
+
+// The rate of a Sender changes while it sends: flights become as large as the
+// new one allows, and what it waits is counted.
+func TestPaceChanges(t *testing.T) {
+	testnet.Namespace(t)
+	r := listen(t, ListenConfig{Addr: "127.0.0.1:0"})[0]
+	const slow, fast = 4 << 20, 64 << 20 // bytes a second: less than a datagram in 250 µs, and eleven
+	s := sender(t, SenderConfig{To: r.Addr().String(), Datagram: 1472, Pace: slow})
+	send := func(rate uint64, per int) {
+		t.Helper()
+		const n = 200
+		before, calls := s.stats.Datagrams.Load(), s.stats.Calls.Load()
+		spent, waited := s.Spent()
+		start := time.Now()
+		for i := range n {
+			fill(s, i, 1472)
+		}
+		if err := s.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		took := time.Since(start)
+		if least := time.Duration(n*(1472+42)-rate/4000-1514)*time.Second/time.Duration(rate) - 2*paceBurst; took < least {
+			t.Errorf("at %d: %d datagrams in %v, at least %v", rate, n, took, least)
+		}
+		if got := int(s.stats.Datagrams.Load()-before) / int(s.stats.Calls.Load()-calls); got != per && got != per-1 {
+			t.Errorf("at %d: %d datagrams in a flight, want %d", rate, got, per)
+		}
+		if more, longer := s.Spent(); more-spent != n*(1472+42) || longer <= waited {
+			t.Errorf("at %d: %d bytes used, and %v waited", rate, more-spent, longer-waited)
+		}
+		drain(t, r, func(int, []byte) {})
+	}
+	send(slow, 1)
+	s.Pace(fast)
+	send(fast, fast/4000/1472)
+	s.Pace(slow)
+	send(slow, 1)
+	if got, _, _ := s.Paced(); got != slow {
+		t.Errorf("a rate of %d", got)
+	}
+	unpaced := sender(t, SenderConfig{To: r.Addr().String(), Datagram: 1472})
+	unpaced.Pace(slow)
+	if got, _, _ := unpaced.Paced(); got != 0 || unpaced.slots < 40 {
+		t.Errorf("one without a rate was given %d, %d in a flight", got, unpaced.slots)
+	}
+}

@@ -53,6 +53,7 @@ type Sender struct {
 	last      int     // bytes of the last one
 	flags     uintptr // of each send
 	segmented bool
+	asked     bool // the kernel, for this size
 	marked    bool
 	ring      Ring // nil: none
 	flights   [RingFlights]flight
@@ -176,9 +177,20 @@ func (s *Sender) wanted() (int, error) {
 
 // resize makes size that of the datagrams to come. Nothing is queued.
 func (s *Sender) resize(size int) {
-	s.size, s.n = size, 0
-	s.slots = max(1, min(s.most, s.pace.flight(maxGSO)/size))
-	s.segmented = s.slots > 1 && unix.SetsockoptInt(s.fd, unix.SOL_UDP, unix.UDP_SEGMENT, size) == nil
+	s.size, s.n, s.segmented, s.asked = size, 0, false, false
+	s.fill()
+}
+
+// fill decides how many datagrams are in a flight, by size and rate.
+func (s *Sender) fill() {
+	s.slots = max(1, min(s.most, s.pace.flight(maxGSO)/s.size))
+	if s.slots > 1 && !s.asked { // once for each size: a device that cannot stays as it is
+		s.asked = true
+		s.segmented = unix.SetsockoptInt(s.fd, unix.SOL_UDP, unix.UDP_SEGMENT, s.size) == nil
+	}
+	if len(s.msgs) >= s.slots {
+		return
+	}
 	s.msgs, s.iov = make([]mmsghdr, s.slots), make([]unix.Iovec, s.slots)
 	for i := range s.msgs {
 		s.msgs[i].hdr.Iov = &s.iov[i]

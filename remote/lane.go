@@ -33,6 +33,7 @@ type lane struct {
 	seal      sealers
 	keyTurn   uint64 // of the keyring, when seal was made
 	out       *batch.Sender
+	pace      laneShare
 	account   *ShardAccount
 	address   atomic.Pointer[netip.AddrPort] // of the collector, for those who make filters
 	failed    bool                           // and that was said

@@ -33,8 +33,9 @@ func (t *tap) openKeys() (err error) {
 	return nil
 }
 
-// openShard makes the next of so many shards, with a lane to each collector.
-func (t *tap) openShard(name string, member, of int) (*shard, error) {
+// openShard makes the next shard, with a lane to each collector, of so many lanes
+// in all.
+func (t *tap) openShard(name string, member, senders int) (*shard, error) {
 	s := &shard{member: member, rec: proto.Record{LinkType: proto.LinkTypeEthernet}}
 	counts := &CaptureAccount{Interface: name}
 	if t.cfg.VXLAN != nil {
@@ -55,13 +56,14 @@ func (t *tap) openShard(name string, member, of int) (*shard, error) {
 		if err := t.near(len(t.all), func() (err error) {
 			l.out, err = batch.NewSender(batch.SenderConfig{
 				To: d.name, MTU: t.cfg.MTU, Mark: t.cfg.Mark, SendBuffer: t.cfg.SendBuffer, Shy: len(t.destinations) > 1, Resolve: t.cfg.Resolve,
-				Pace: t.cfg.SendRate / 8 / uint64(of*len(t.destinations)),
+				Pace: t.cfg.SendRate / 8 / uint64(senders),
 			})
 			return err
 		}); err != nil {
 			return nil, err
 		}
 		t.closers = append(t.closers, func() { l.out.Close() })
+		l.pace = laneShare{share: t.pace, at: len(t.all)*len(t.destinations) + i}
 		l.locate()
 	}
 	s.begin()
@@ -119,14 +121,18 @@ func (t *tap) open() (shards []*shard, closeAll func(), err error) {
 	}
 	named, patterns := sources(t.cfg.Interfaces)
 	names := Captures(t.cfg.Interfaces)
-	of := max(len(names), 1) * t.cfg.Workers
+	senders := len(t.destinations) // lanes of all shards
+	if t.cfg.File == "" {
+		senders *= len(names) * t.cfg.Workers
+	}
+	t.pace = newPaceShare(t.cfg.SendRate/8, senders)
 	if t.cfg.File != "" {
 		f, err := openFile(t.cfg.File)
 		if err != nil {
 			return nil, closeAll, err
 		}
 		t.closers = append(t.closers, func() { f.Close() })
-		s, err := t.openShard(t.cfg.File, 0, of)
+		s, err := t.openShard(t.cfg.File, 0, senders)
 		if err != nil {
 			return nil, closeAll, err
 		}
@@ -136,7 +142,7 @@ func (t *tap) open() (shards []*shard, closeAll func(), err error) {
 	for i, name := range names {
 		var own []*shard
 		for member := range t.cfg.Workers {
-			s, err := t.openShard(name, member, of)
+			s, err := t.openShard(name, member, senders)
 			if err != nil {
 				return nil, closeAll, err
 			}

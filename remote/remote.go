@@ -61,7 +61,8 @@ type tap struct {
 	known      atomic.Uint32     // how many they are,
 	introduced atomic.Uint32     // and how many of them were announced
 
-	breaker *breaker // nil: none
+	pace    *paceShare // nil: no rate, or one sender has it all
+	breaker *breaker   // nil: none
 	filter  atomic.Pointer[choice]
 	shards  int
 	log     zerolog.Logger

@@ -104,6 +104,7 @@ func (s *shard) tick(now time.Time) error {
 		}
 		l.locate()
 		l.lending()
+		l.repace(now)
 	}
 	s.refilter()
 	if err := s.count(); err != nil || now.Before(s.next) {

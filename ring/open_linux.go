@@ -96,6 +96,8 @@ func (cfg *Config) complete(n int) error {
 	switch {
 	case n < 1 || n > maxMembers:
 		return fmt.Errorf("ring: %s: %d rings on one interface: 1 to %d", cfg.Interface, n, maxMembers)
+	case int(cfg.Fanout) >= len(fanouts):
+		return fmt.Errorf("ring: %s: fanout %d: 0 to %d", cfg.Interface, uint8(cfg.Fanout), len(fanouts)-1)
 	case cfg.BlockSize < page || cfg.BlockSize%page != 0:
 		return blocks("the block size has to be a multiple of the page size, %d", page)
 	case cfg.Blocks < 2:
