@@ -9,9 +9,9 @@ import (
 	"github.com/ntap-project/ntap/ring"
 )
 
-// How datagrams come in and frames get into a TAP: Config.IO. Auto is what
-// docs/TUNING.md measures as faster: recvmmsg for datagrams ("Sockets"), and
-// io_uring for the TAP, or write(2) where that is not to be had ("Injection").
+// How datagrams come in and frames get into a TAP: Config.IO. Auto is what was
+// measured as faster (docs/TUNING.md, "System calls"): recvmmsg for datagrams,
+// and io_uring for the TAP, or write(2) where that is not to be had.
 const (
 	ioAuto  = "auto"
 	ioUring = "uring" // io_uring for both, or an error

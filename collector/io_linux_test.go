@@ -35,7 +35,7 @@ func TestTrainsAreOpenedInPlace(t *testing.T) {
 			memory := in[0].Memory()
 			if io == ioUring {
 				if ok, why := ring.UringReceives(); !ok {
-					testnet.Missing(t, why)
+					testnet.Missing(t, why.String())
 				}
 				b, err := ring.NewInbox(in[0].FD(), batch.MaxPayload, inboxTrains)
 				if err != nil {

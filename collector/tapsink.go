@@ -132,7 +132,8 @@ func newTapSink(devs *tapSet, worker int, io string) (*tapSink, error) {
 	default:
 		return nil, fmt.Errorf("collector: TAP: no way to write called %q; there are %s, %s, %s", io, ioAuto, ioUring, ioMmsg)
 	}
-	ok, reason := ring.UringSupported()
+	ok, why := ring.UringSupported()
+	reason := why.String()
 	if ok {
 		u, err := ring.SetupUring(tapBatch)
 		if err == nil {

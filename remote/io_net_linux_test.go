@@ -31,7 +31,7 @@ func byUring(t *testing.T, io string, cfg batch.SenderConfig) *batch.Sender {
 		ok, why = ring.UringSendsZeroCopy(batch.ZeroCopyMemory)
 	}
 	if !ok {
-		testnet.Missing(t, why)
+		testnet.Missing(t, why.String())
 	}
 	runtime.LockOSThread()
 	out, err := batch.NewSender(cfg)

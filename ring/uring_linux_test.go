@@ -21,7 +21,7 @@ import (
 func openUring(tb testing.TB, entries uint32) *Uring {
 	tb.Helper()
 	if ok, why := UringSupported(); !ok {
-		testnet.Missing(tb, why)
+		testnet.Missing(tb, why.String())
 	}
 	runtime.LockOSThread()
 	u, err := SetupUring(entries)
@@ -246,7 +246,7 @@ func TestUringErrorsCanBeToldApart(t *testing.T) {
 			if _, err := SetupUring(8); !errors.Is(err, errno) {
 				t.Errorf("SetupUring: %v, want %v", err, errno)
 			}
-			if ok, why := UringSupported(); ok || !strings.Contains(why, want) {
+			if ok, why := UringSupported(); ok || !strings.Contains(why.String(), want) {
 				t.Errorf("UringSupported: %v, %q; want %q in it", ok, why, want)
 			}
 		}()
@@ -254,25 +254,38 @@ func TestUringErrorsCanBeToldApart(t *testing.T) {
 	}
 }
 
-// Each way to be refused has its remedy: what the sysctl denies is not put down
-// to a seccomp filter, and memory to neither.
+// Each way to be refused has its own remedy: what the sysctl denies is not put
+// down to seccomp, what RLIMIT_MEMLOCK or an old kernel lacks to neither.
 func TestUringRefusal(t *testing.T) {
+	old := &oldKernel{"io_uring flies", "6.2", unix.EINVAL}
 	for _, v := range []struct {
-		err      error
-		disabled string // kernel.io_uring_disabled; "": a kernel without it
-		want     string
-		not      string
+		err         error
+		disabled    string // kernel.io_uring_disabled; "": a kernel without it
+		cause, mend string
+		not         string
 	}{
-		{unix.EPERM, "2", "kernel.io_uring_disabled = 2", "seccomp"},
-		{unix.EPERM, "1", "sysctl -w kernel.io_uring_disabled=0", "seccomp"},
-		{unix.EPERM, "0", "seccomp", "sysctl"},
-		{unix.EPERM, "", "seccomp", "sysctl"},
-		{os.NewSyscallError("io_uring_setup", unix.ENOSYS), "0", "CONFIG_IO_URING", "sysctl"},
-		{os.NewSyscallError("io_uring_setup", unix.ENOMEM), "0", "LimitMEMLOCK", "seccomp"},
-		{errors.New("Linux 5.10: too old"), "0", "Linux 5.10: too old", "seccomp"},
+		{unix.EPERM, "2", "kernel.io_uring_disabled = 2", "sysctl -w kernel.io_uring_disabled=0", "seccomp"},
+		{unix.EPERM, "1", "kernel.io_uring_disabled = 1", "sysctl -w kernel.io_uring_disabled=0", "seccomp"},
+		{unix.EPERM, "0", "seccomp", "io_uring_setup", "sysctl"},
+		{unix.EPERM, "", "seccomp", "io_uring_setup", "sysctl"},
+		{os.NewSyscallError("io_uring_setup", unix.ENOSYS), "0", "CONFIG_IO_URING", "in a container: a seccomp profile", "sysctl"},
+		{os.NewSyscallError("io_uring_setup", unix.ENOMEM), "0", "RLIMIT_MEMLOCK", "LimitMEMLOCK", "seccomp"},
+		{old, "0", "io_uring flies from Linux 6.2 on", "a kernel of 6.2 or newer", "seccomp"},
+		{fmt.Errorf("worker 3: %w", old), "2", "from Linux 6.2 on", "a kernel of 6.2 or newer", "sysctl"},
+		{errors.New("Linux 5.10: no such thing"), "0", "Linux 5.10: no such thing", "", "seccomp"},
 	} {
-		if got := uringRefusal(v.err, v.disabled); !strings.Contains(got, v.want) || strings.Contains(got, v.not) {
-			t.Errorf("%v with %q: %q; want %q in it, not %q", v.err, v.disabled, got, v.want, v.not)
+		got := uringRefusal(v.err, v.disabled)
+		if !strings.Contains(got.Cause, v.cause) || !strings.Contains(got.Mend, v.mend) || (got.Mend == "") != (v.mend == "") || strings.Contains(got.String(), v.not) {
+			t.Errorf("%v with %q: %+v; want %q, mended by %q, and not %q", v.err, v.disabled, got, v.cause, v.mend, v.not)
+		}
+		if text := got.String(); !strings.HasPrefix(text, got.Cause) || !strings.HasSuffix(text, got.Mend) {
+			t.Errorf("%+v is said as %q", got, text)
+		}
+	}
+	for release, want := range map[string]string{"6.3.12": "a kernel of 6.4 or newer", "5.15.0-91-generic": "a kernel of 6.4 or newer", "6.4.0": "", "7.0-rc1": ""} {
+		why := tooOld(release, 6, 4, "io_uring writes to a TAP without waiting")
+		if (why == nil) != (want == "") || why != nil && (why.Mend != want || !strings.Contains(why.Cause, "Linux "+release)) {
+			t.Errorf("Linux %s: %+v, want %q", release, why, want)
 		}
 	}
 }

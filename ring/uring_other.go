@@ -31,17 +31,17 @@ const SQEFixedFile uint8 = 1
 func SetupUring(uint32) (*Uring, error) { return nil, errors.ErrUnsupported }
 
 // UringSupported reports that there is no io_uring here.
-func UringSupported() (bool, string) { return false, "io_uring is Linux only" }
+func UringSupported() (bool, Refusal) { return false, Refusal{Cause: "io_uring is Linux only"} }
 
 // UringSends and UringReceives report the same of datagrams.
-func UringSends() (bool, string)    { return UringSupported() }
-func UringReceives() (bool, string) { return UringSupported() }
+func UringSends() (bool, Refusal)    { return UringSupported() }
+func UringReceives() (bool, Refusal) { return UringSupported() }
 
 // UringSendsZeroCopy reports the same.
-func UringSendsZeroCopy(int) (bool, string) { return UringSupported() }
+func UringSendsZeroCopy(int) (bool, Refusal) { return UringSupported() }
 
 // UringRefusal says what an error means.
-func UringRefusal(err error) string { return err.Error() }
+func UringRefusal(err error) Refusal { return Refusal{Cause: err.Error()} }
 
 // An Inbox receives by io_uring; only Linux has them.
 type Inbox struct{}

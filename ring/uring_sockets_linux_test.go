@@ -98,7 +98,7 @@ func openInbox(t testing.TB, fd, payload, n int) *Inbox {
 	t.Helper()
 	openUring(t, 1)
 	if ok, why := UringReceives(); !ok {
-		testnet.Missing(t, why)
+		testnet.Missing(t, why.String())
 	}
 	b, err := NewInbox(fd, payload, n)
 	if err != nil {
@@ -248,8 +248,8 @@ func TestUringSocketsDenied(t *testing.T) {
 			unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(f)), 0, 0) != nil {
 			return
 		}
-		for name, ask := range map[string]func() (bool, string){"send": UringSends, "zero copy": func() (bool, string) { return UringSendsZeroCopy(1 << 20) }, "receive": UringReceives, "TAP": UringSupported} {
-			if ok, why := ask(); ok || !bytes.Contains([]byte(why), []byte("seccomp")) {
+		for name, ask := range map[string]func() (bool, Refusal){"send": UringSends, "zero copy": func() (bool, Refusal) { return UringSendsZeroCopy(1 << 20) }, "receive": UringReceives, "TAP": UringSupported} {
+			if ok, why := ask(); ok || !bytes.Contains([]byte(why.String()), []byte("seccomp")) {
 				t.Errorf("%s: %v, %q", name, ok, why)
 			}
 		}
@@ -261,7 +261,7 @@ func TestUringSocketsDenied(t *testing.T) {
 // said, with the cure.
 func TestUringZeroCopyWantsMemory(t *testing.T) {
 	if ok, why := UringSendsZeroCopy(1 << 20); !ok {
-		testnet.Missing(t, why)
+		testnet.Missing(t, why.String())
 	}
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit); err != nil {
@@ -279,8 +279,8 @@ func TestUringZeroCopyWantsMemory(t *testing.T) {
 		if dropCapability(unix.CAP_IPC_LOCK) != nil {
 			return
 		}
-		var ok bool
-		if ok, why = UringSendsZeroCopy(1 << 20); ok {
+		ok, refusal := UringSendsZeroCopy(1 << 20)
+		if why = refusal.String(); ok {
 			why = "1 MiB is pinned though 64 KiB may be"
 		}
 	}()

@@ -15,24 +15,34 @@ import (
 )
 
 // UringSupported reports whether frames can be written to a TAP by io_uring
-// here and now, and if not why, as one line for an operator.
-func UringSupported() (bool, string) {
-	release := kernelRelease()
-	if !atLeast(release, 6, 4) {
+// here and now, and if not why.
+func UringSupported() (bool, Refusal) {
+	if why := tooOld(kernelRelease(), 6, 4, "io_uring writes to a TAP without waiting"); why != nil {
 		// tun_chr_open sets FMODE_NOWAIT since 6.4; before, every write is
 		// handed to a kernel worker thread.
-		return false, "Linux " + release + ": io_uring writes to a TAP without waiting only from Linux 6.4 on"
+		return false, *why
 	}
 	return tryUring(func(u *Uring) error {
 		if !u.Probe(OpWrite) {
-			return errors.New("Linux " + release + ": io_uring has no IORING_OP_WRITE")
+			return errors.New("Linux " + kernelRelease() + ": io_uring has no IORING_OP_WRITE")
 		}
 		return nil
 	})
 }
 
+// tooOld refuses what kernels from major.minor on can.
+func tooOld(release string, major, minor int, what string) *Refusal {
+	if atLeast(release, major, minor) {
+		return nil
+	}
+	return &Refusal{
+		Cause: fmt.Sprintf("Linux %s: %s only from Linux %d.%d on", release, what, major, minor),
+		Mend:  fmt.Sprintf("a kernel of %d.%d or newer", major, minor),
+	}
+}
+
 // UringSends reports the same of sending datagrams.
-func UringSends() (bool, string) {
+func UringSends() (bool, Refusal) {
 	return tryUring(func(u *Uring) error {
 		if !u.Probe(OpSendMsg) {
 			return errors.New("Linux " + kernelRelease() + ": io_uring has no IORING_OP_SENDMSG")
@@ -43,7 +53,7 @@ func UringSends() (bool, string) {
 
 // UringSendsZeroCopy reports the same of sending them without a copy, from
 // memory of n bytes.
-func UringSendsZeroCopy(n int) (bool, string) {
+func UringSendsZeroCopy(n int) (bool, Refusal) {
 	return tryUring(func(u *Uring) error {
 		mem, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 		if err != nil {
@@ -65,14 +75,14 @@ func UringSendsZeroCopy(n int) (bool, string) {
 		// The socket has no destination: that is what a kernel says that knows
 		// all that was asked.
 		if _, res, _, ok := u.Completion(); !ok || unix.Errno(-res) != unix.EDESTADDRREQ {
-			return fmt.Errorf("kernel %s: io_uring sends without a copy, and says whether it did, from Linux 6.2 on: %w", kernelRelease(), unix.Errno(-res))
+			return &oldKernel{"io_uring sends without a copy, and says whether it did,", "6.2", unix.Errno(-res)}
 		}
 		return nil
 	})
 }
 
 // UringReceives reports the same of receiving them.
-func UringReceives() (bool, string) {
+func UringReceives() (bool, Refusal) {
 	return tryUring(func(*Uring) error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
@@ -86,14 +96,14 @@ func UringReceives() (bool, string) {
 		defer b.Close()
 		_, err = b.Recv(time.Microsecond)
 		if errors.Is(err, unix.EINVAL) {
-			err = fmt.Errorf("kernel %s: multishot recvmsg comes with Linux 6.0: %w", kernelRelease(), err)
+			err = &oldKernel{"io_uring receives many messages by one request", "6.0", err}
 		}
 		return err
 	})
 }
 
 // tryUring calls try with an io_uring, on its own thread.
-func tryUring(try func(*Uring) error) (bool, string) {
+func tryUring(try func(*Uring) error) (bool, Refusal) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	u, err := SetupUring(1)
@@ -104,7 +114,7 @@ func tryUring(try func(*Uring) error) (bool, string) {
 	if err != nil {
 		return false, UringRefusal(err)
 	}
-	return true, "io_uring, Linux " + kernelRelease()
+	return true, Refusal{}
 }
 
 func kernelRelease() string {
@@ -116,25 +126,39 @@ func kernelRelease() string {
 }
 
 // UringRefusal says what err of SetupUring or NewInbox means and what mends it.
-func UringRefusal(err error) string {
+func UringRefusal(err error) Refusal {
 	disabled, _ := os.ReadFile("/proc/sys/kernel/io_uring_disabled") // Linux 6.6
 	return uringRefusal(err, strings.TrimSpace(string(disabled)))
 }
 
 // uringRefusal is UringRefusal, with the value of kernel.io_uring_disabled.
-func uringRefusal(err error, disabled string) string {
+func uringRefusal(err error, disabled string) Refusal {
+	const seccomp = "a seccomp profile that allows io_uring_setup, io_uring_enter and io_uring_register"
+	var old *oldKernel
 	switch {
+	case errors.As(err, &old):
+		return Refusal{old.Error(), fmt.Sprintf("a kernel of %s or newer", old.from)}
 	case errors.Is(err, unix.ENOSYS):
-		return "io_uring is not in this kernel (CONFIG_IO_URING), or a seccomp filter hides it"
+		return Refusal{"io_uring is not in this kernel (CONFIG_IO_URING), or a seccomp filter hides it", "a kernel with it; in a container: " + seccomp}
 	case errors.Is(err, unix.EPERM):
 		if disabled != "" && disabled != "0" {
-			return "io_uring is denied by the sysctl kernel.io_uring_disabled = " + disabled + "; allow it with: sysctl -w kernel.io_uring_disabled=0"
+			return Refusal{"io_uring is denied by the sysctl kernel.io_uring_disabled = " + disabled, "allow it with: sysctl -w kernel.io_uring_disabled=0"}
 		}
-		return "io_uring is denied by a seccomp filter, as Docker and containerd 2.0 have by default; allow io_uring_setup, io_uring_enter and io_uring_register"
+		return Refusal{"io_uring is denied by a seccomp filter, as Docker and containerd 2.0 have by default", seccomp}
 	case errors.Is(err, unix.ENOMEM):
-		return "io_uring: no memory within RLIMIT_MEMLOCK; raise it: ulimit -l, or LimitMEMLOCK= in the unit"
+		return Refusal{"io_uring: no memory within RLIMIT_MEMLOCK", "raise it: ulimit -l, or LimitMEMLOCK= in the unit"}
 	}
-	return err.Error()
+	return Refusal{Cause: err.Error()}
+}
+
+// An oldKernel is the error of what kernels from a release on can.
+type oldKernel struct {
+	what, from string
+	err        error
+}
+
+func (o *oldKernel) Error() string {
+	return fmt.Sprintf("kernel %s: %s from Linux %s on: %v", kernelRelease(), o.what, o.from, o.err)
 }
 
 // atLeast reports whether a kernel release such as "6.18.44-fc" is

@@ -189,6 +189,9 @@ func TestUnprivilegedContainer(t *testing.T) {
 			t.Errorf("doctor has no line %q:\n%s", line, out)
 		}
 	}
+	if text := string(out); !strings.Contains(text, "a seccomp profile that allows io_uring_setup") || strings.Contains(text, "kernel.io_uring_disabled=0") {
+		t.Errorf("doctor does not mend what keeps io_uring from being used here:\n%s", out)
+	}
 }
 
 // A tap leaves its interface as it found it, after kill -9 too: promiscuous mode

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ntap-project/ntap/internal/testnet"
+	"github.com/ntap-project/ntap/ring"
 )
 
 // What doctor finds has a state of the three, words, and a cure where
@@ -40,6 +41,26 @@ func TestDoctorLooksAtEverything(t *testing.T) {
 	}
 	if s := byCheck["UDP_SEGMENT"].State; s != stateOK {
 		t.Errorf("UDP_SEGMENT: %s on a kernel that has it", s)
+	}
+}
+
+// What keeps io_uring from being used has the remedy of that cause, or none.
+// It used to be that of the sysctl and of seccomp for all, also for an old kernel
+// and for RLIMIT_MEMLOCK.
+func TestDoctorMendsUring(t *testing.T) {
+	for _, v := range []struct {
+		ok   bool
+		why  ring.Refusal
+		want finding
+	}{
+		{true, ring.Refusal{}, finding{"io_uring", stateOK, "can be used", ""}},
+		{false, ring.UringRefusal(syscall.ENOMEM), finding{"io_uring", stateWarn, "io_uring: no memory within RLIMIT_MEMLOCK; write(2)", "raise it: ulimit -l, or LimitMEMLOCK= in the unit"}},
+		{false, ring.Refusal{Cause: "Linux 5.10: too old", Mend: "a kernel of 6.4 or newer"}, finding{"io_uring", stateWarn, "Linux 5.10: too old; write(2)", "a kernel of 6.4 or newer"}},
+		{false, ring.UringRefusal(errors.New("who knows")), finding{"io_uring", stateWarn, "who knows; write(2)", ""}},
+	} {
+		if got := uringUse("io_uring", "write(2)", v.ok, v.why); got != v.want {
+			t.Errorf("%+v, want %+v", got, v.want)
+		}
 	}
 }
 

@@ -133,20 +133,26 @@ func uring() []finding {
 	var out []finding
 	for _, use := range []struct {
 		check, instead string
-		ask            func() (bool, string)
+		ask            func() (bool, ring.Refusal)
 	}{
 		{"io_uring", "virtual interfaces are written with write(2), which costs more", ring.UringSupported},
 		{"io_uring, sending", "--io uring is not to be had for a remote; sendmsg is as fast", ring.UringSends},
-		{"io_uring, zero copy", "--io zerocopy is not to be had for a remote", func() (bool, string) { return ring.UringSendsZeroCopy(batch.ZeroCopyMemory) }},
+		{"io_uring, zero copy", "--io zerocopy is not to be had for a remote", func() (bool, ring.Refusal) { return ring.UringSendsZeroCopy(batch.ZeroCopyMemory) }},
 		{"io_uring, receiving", "--io uring is not to be had for a collector; recvmmsg is faster", ring.UringReceives},
 	} {
-		if ok, why := use.ask(); ok {
-			out = append(out, finding{use.check, stateOK, "can be used", ""})
-		} else {
-			out = append(out, finding{use.check, stateWarn, why + "; " + use.instead, "sysctl -w kernel.io_uring_disabled=0; in a container: a seccomp profile that allows io_uring"})
-		}
+		ok, why := use.ask()
+		out = append(out, uringUse(use.check, use.instead, ok, why))
 	}
 	return out
+}
+
+// uringUse says whether something can be done by io_uring, and what mends that
+// which keeps it from it.
+func uringUse(check, instead string, ok bool, why ring.Refusal) finding {
+	if ok {
+		return finding{check, stateOK, "can be used", ""}
+	}
+	return finding{check, stateWarn, why.Cause + "; " + instead, why.Mend}
 }
 
 // memory says what a remote takes, and whether there is that much.

@@ -229,7 +229,7 @@ func TestThousandTaps(t *testing.T) {
 // Both ways of input and output, on either side, bring every frame.
 func TestWaysOfIO(t *testing.T) {
 	if ok, why := ring.UringReceives(); !ok {
-		testnet.Missing(t, why)
+		testnet.Missing(t, why.String())
 	}
 	keys := masterKey(t)
 	file := numbered(t, 30000, 300, time.Microsecond)
