@@ -164,6 +164,41 @@ func TestPlaceKnowingNothing(t *testing.T) {
 	}
 }
 
+// Of interfaces in another network namespace only their number counts. Those of
+// this one that have the same names used to be looked at in their place: their
+// queues, node and interrupts.
+func TestArrangeElsewhere(t *testing.T) {
+	var m Machine
+	for cpu := range 8 {
+		m.CPUs = append(m.CPUs, CPU{ID: cpu, Node: cpu / 4, Core: cpu})
+	}
+	read := func(name string) NIC { return NIC{Name: name, Node: 1, Queues: 2, IRQs: []int{4, 5}} }
+	for _, v := range []struct {
+		elsewhere bool
+		workers   int
+		cpus      []int
+	}{
+		{false, 2, []int{6, 7}},
+		{true, 7, []int{0, 1, 2, 3, 4, 5, 6}},
+	} {
+		ask := Ask{Workers: "auto", CPUs: "auto", Interfaces: []string{"eth0"}, Elsewhere: v.elsewhere}
+		p, err := m.arrange(ask, ask.nics(read))
+		if err != nil || p.Workers != v.workers || !slices.Equal(p.CPUs, v.cpus) || ask.Blind() != v.elsewhere {
+			t.Errorf("elsewhere %v: %v, %v, blind %v; want %d workers on %v", v.elsewhere, p, err, ask.Blind(), v.workers, v.cpus)
+		}
+	}
+	for _, ask := range []Ask{{Workers: "1"}, {Workers: "4", CPUs: "none"}, {Workers: "auto", CPUs: "0,1"}} {
+		if ask.Elsewhere = true; ask.Blind() {
+			t.Errorf("%+v is arranged by what is known of interfaces", ask)
+		}
+	}
+	for _, ask := range []Ask{{Workers: "2"}, {Workers: "1", Interfaces: []string{"a", "b"}}, {Workers: "auto", CPUs: "none"}, {Workers: "1", CPUs: "auto"}} {
+		if ask.Elsewhere = true; !ask.Blind() {
+			t.Errorf("%+v is not said to be arranged without knowing interfaces", ask)
+		}
+	}
+}
+
 func TestArrangeRefuses(t *testing.T) {
 	for _, c := range []struct{ workers, cpus, want string }{
 		{"0", "", "1 to 1024"}, {"-1", "", "1 to 1024"}, {"x", "", "auto, or 1 to 1024"}, {"", "", "auto, or"}, {"1025", "", "1 to 1024"},

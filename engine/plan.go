@@ -13,6 +13,7 @@ type Ask struct {
 	Workers    string   // shards for each interface: a number, or "auto": as many as suit it
 	CPUs       string   // a list, "auto", or "none"; "": auto if there is more than one shard
 	Interfaces []string // that are served; none: not known
+	Elsewhere  bool     // they are in another network namespace, and nothing is known of them but that
 }
 
 // A Plan is what came of an Ask.
@@ -31,20 +32,40 @@ func (p Plan) String() string {
 
 // Arrange makes a Plan for this machine.
 func Arrange(ask Ask) (Plan, error) {
-	m := ReadMachine()
-	nics := make([]NIC, len(ask.Interfaces))
-	for i, name := range ask.Interfaces {
-		nics[i] = ReadNIC(name)
-	}
-	return m.arrange(ask, nics)
+	return ReadMachine().arrange(ask, ask.nics(ReadNIC))
 }
+
+// nics says what is known of the interfaces: what read says, unless it would
+// tell of others that have the same names.
+func (ask *Ask) nics(read func(name string) NIC) []NIC {
+	out := make([]NIC, len(ask.Interfaces))
+	for i, name := range ask.Interfaces {
+		if out[i] = (NIC{Name: name, Node: Unknown}); !ask.Elsewhere {
+			out[i] = read(name)
+		}
+	}
+	return out
+}
+
+// Blind says that the plan would look at interfaces that it cannot see.
+func (ask *Ask) Blind() bool {
+	switch {
+	case !ask.Elsewhere || ask.listed():
+		return false
+	case ask.Workers == "auto" || ask.CPUs == "auto":
+		return true
+	}
+	return ask.CPUs == "" && (ask.Workers != "1" || len(ask.Interfaces) > 1) // several are pinned
+}
+
+// listed says that the user names the CPUs.
+func (ask *Ask) listed() bool { return ask.CPUs != "" && ask.CPUs != "none" && ask.CPUs != "auto" }
 
 func (m *Machine) arrange(ask Ask, nics []NIC) (p Plan, err error) {
 	if len(nics) == 0 {
 		nics = []NIC{{Node: Unknown}}
 	}
-	listed := ask.CPUs != "" && ask.CPUs != "none" && ask.CPUs != "auto"
-	if listed {
+	if ask.listed() {
 		if p.CPUs, err = ParseCPUs(ask.CPUs); err != nil {
 			return p, err
 		}
@@ -54,7 +75,7 @@ func (m *Machine) arrange(ask Ask, nics []NIC) (p Plan, err error) {
 		p.Workers = n
 	case ask.Workers != "auto":
 		return p, fmt.Errorf("engine: workers %q: auto, or 1 to %d", ask.Workers, MaxShards)
-	case listed:
+	case ask.listed():
 		p.Workers = max(1, len(p.CPUs)/len(nics))
 	default:
 		p.Workers = maxAuto
@@ -62,7 +83,7 @@ func (m *Machine) arrange(ask Ask, nics []NIC) (p Plan, err error) {
 			p.Workers = min(p.Workers, m.Workers(nic, len(nics)))
 		}
 	}
-	if listed || ask.CPUs == "none" || ask.CPUs == "" && p.Workers*len(nics) == 1 {
+	if ask.listed() || ask.CPUs == "none" || ask.CPUs == "" && p.Workers*len(nics) == 1 {
 		return p, nil
 	}
 	var shards []NIC

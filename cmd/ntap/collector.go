@@ -85,7 +85,7 @@ programs that connect (PCAP over IP).`,
 				printRoutes(c.OutOrStdout(), file.given, &cfg.Outputs)
 				return nil
 			}
-			plan, err := place.arrange(facing(cfg.Listen)...)
+			plan, err := place.arrange(logger, false, facing(cfg.Listen)...)
 			if err != nil {
 				return err
 			}

@@ -81,7 +81,13 @@ func TestNetworkNamespace(t *testing.T) {
 		if v.interfaces != "" {
 			args = append(args, "-i", v.interfaces)
 		}
+		if n == 1 {
+			args = append(args, "--workers", "2")
+		}
 		r := w.startRemote(args...)
+		if said := strings.Contains(r.text(), "of interfaces in another network namespace are not looked at"); said != (n == 1) {
+			t.Errorf("%v: that the placement knows nothing of interfaces is said: %v\n%s", args, said, r.text())
+		}
 		w.inject(w.peer, "x0", numberedMark("x", n))
 		w.inject(w.sender, "up0", numberedMark("own", n)) // the remote's own namespace is not captured
 		c.until("the frame is written", func() bool { return fileHas(file, numberedMark("x", n)) })

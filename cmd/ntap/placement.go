@@ -6,6 +6,7 @@ import (
 	"net"
 	"strconv"
 
+	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
 	"github.com/ntap-project/ntap/engine"
@@ -20,8 +21,9 @@ func (p *placeFlags) add(c *cobra.Command, workers string) {
 }
 
 // arrange says how many there are for each of the interfaces, and where they
-// run.
-func (p *placeFlags) arrange(interfaces ...string) (engine.Plan, error) {
+// run. Elsewhere, in another network namespace, interfaces tell nothing of
+// themselves here; the log says so where that matters.
+func (p *placeFlags) arrange(log zerolog.Logger, elsewhere bool, interfaces ...string) (engine.Plan, error) {
 	if p.workers != "auto" {
 		n, err := strconv.Atoi(p.workers)
 		if err != nil {
@@ -31,9 +33,14 @@ func (p *placeFlags) arrange(interfaces ...string) (engine.Plan, error) {
 			return engine.Plan{}, err
 		}
 	}
-	plan, err := engine.Arrange(engine.Ask{Workers: p.workers, CPUs: p.cpus, Interfaces: interfaces})
+	ask := engine.Ask{Workers: p.workers, CPUs: p.cpus, Interfaces: interfaces, Elsewhere: elsewhere}
+	plan, err := engine.Arrange(ask)
 	if err != nil {
 		return plan, usageError{err}
+	}
+	if ask.Blind() {
+		log.Info().Stringer("plan", plan).Str("mend", "give --workers and --cpus").
+			Msg("queues, NUMA node and interrupts of interfaces in another network namespace are not looked at")
 	}
 	return plan, nil
 }

@@ -103,7 +103,7 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
 			if cfg.Shape, err = shape.read(); err != nil {
 				return err
 			}
-			plan, err := place.arrange(remote.Captures(cfg.Interfaces)...)
+			plan, err := place.arrange(logger, elsewhere, remote.Captures(cfg.Interfaces)...)
 			if err != nil {
 				return err
 			}
