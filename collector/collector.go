@@ -158,6 +158,7 @@ func open(ctx context.Context, cfg Config) (_ *collector, err error) {
 			shared: sh, number: i, in: c.in[i], listener: listener{home: c.in[i]}, asm: proto.NewAssembly(mem.Bytes()), streams: make(map[streamKey]*stream),
 			outs: c.outs, pool: holdPool{spare: holdBytes}, account: new(WorkerAccount), gate: newGate(time.Now()),
 		}
+		w.cut.Memory = w.memory.Bytes
 		if sh.flows != nil {
 			w.strangers = c.in[cfg.Workers+i]
 		}
@@ -183,6 +184,9 @@ func (c *collector) close() {
 	c.agreed.wipe()
 	for _, m := range c.memory {
 		m.Close()
+	}
+	for _, w := range c.workers {
+		w.memory.Close()
 	}
 }
 

@@ -3,14 +3,17 @@
 package collector
 
 import (
+	"bytes"
 	"context"
 	"path/filepath"
 	"testing"
+	"unsafe"
 
 	"github.com/rs/zerolog"
 
 	"github.com/ntap-project/ntap/engine"
 	"github.com/ntap-project/ntap/internal/testnet"
+	"github.com/ntap-project/ntap/proto"
 )
 
 // The memory in which a worker receives and joins frames is mapped by a thread
@@ -44,5 +47,40 @@ func TestMemoryIsNearItsWorker(t *testing.T) {
 		on("receives", i, c.in[i].Memory())
 		on("receives what strangers send", i, c.in[workers+i].Memory())
 		on("joins frames", i, c.memory[i].Bytes())
+	}
+	// What is cut lies outside Go's heap, too: io_uring reads it there.
+	for i, w := range c.workers {
+		cut := 0
+		w.cut.Finish(synthetic{payload: 5000, gso: 1000}.record(), func(r *proto.Record) {
+			cut++
+			if !within(r.Data, w.memory.Bytes(0)) {
+				t.Errorf("worker %d cuts frames into other memory than its arena", i)
+			}
+		}, nil)
+		if cut != 5 {
+			t.Errorf("worker %d cut %d frames of 5", i, cut)
+		}
+	}
+}
+
+// within says whether a lies in b.
+func within(a, b []byte) bool {
+	from, at := uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(unsafe.Pointer(unsafe.SliceData(a)))
+	return len(a) > 0 && len(b) > 0 && at >= from && at+uintptr(len(a)) <= from+uintptr(len(b))
+}
+
+// Frames that are given a header for the TAP lie outside Go's heap until the
+// kernel has read them.
+func TestFramedIsOffHeap(t *testing.T) {
+	for _, io := range []string{ioUring, ioMmsg} {
+		s := &tapSink{io: io}
+		packet := []byte{0x45, 0, 0, 20, 0, 0, 0, 0, 64, 253, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2}
+		frame := s.framed(&proto.Record{LinkType: proto.LinkTypeRaw, Data: packet, OrigLen: 20})
+		if len(frame) != 34 || !bytes.Equal(frame[14:], packet) || !within(frame, s.memory.Bytes(0)) {
+			t.Errorf("%s: %x, within the arena %v", io, frame, within(frame, s.memory.Bytes(0)))
+		}
+		if err := s.Close(); err != nil || s.raw != nil {
+			t.Errorf("%s: %v, memory still in use %v", io, err, s.raw != nil)
+		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/ntap-project/ntap/batch"
 	"github.com/ntap-project/ntap/perf"
 	"github.com/ntap-project/ntap/proto"
 	"github.com/ntap-project/ntap/ring"
@@ -113,7 +114,8 @@ type tapSink struct {
 	seen bool      // both are valid
 	taps map[uint32]*tapQueue
 
-	raw []byte // frames that were given a header, until they are written
+	raw    []byte // frames that were given a header, until they are written: the first bytes of
+	memory batch.Lazy
 
 	_      perf.Pad
 	counts SinkCounts
@@ -270,8 +272,8 @@ func (s *tapSink) Write(o *Origin, r *proto.Record) {
 const tapRaw = 256 << 10
 
 // framed returns the frame of a record that has no Ethernet header with one
-// before it: a copy, good until submit. nil: no Ethernet carries it, which is
-// counted.
+// before it: a copy, good until submit. nil: no Ethernet carries it, or there is
+// no memory for it, which is counted.
 func (s *tapSink) framed(r *proto.Record) []byte {
 	head := r.EtherHeader()
 	n := len(head) + len(r.Data)
@@ -281,7 +283,12 @@ func (s *tapSink) framed(r *proto.Record) []byte {
 		return nil
 	}
 	if s.raw == nil {
-		s.raw = make([]byte, 0, tapRaw)
+		mem := s.memory.Bytes(tapRaw)
+		if mem == nil {
+			s.counts.Refused.Add(1)
+			return nil
+		}
+		s.raw = mem[:0:tapRaw]
 	}
 	if s.uring == nil || s.n == 0 {
 		s.raw = s.raw[:0] // all that is in there was written
@@ -402,10 +409,11 @@ func (s *tapSink) Counts() *SinkCounts { return &s.counts }
 
 // Close lets go of the devices; the tapSet closes them.
 func (s *tapSink) Close() error {
-	if s.uring == nil {
-		return nil
+	var err error
+	if s.uring != nil {
+		err = s.uring.Close()
+		s.uring, s.last, s.seen = nil, nil, true
 	}
-	err := s.uring.Close()
-	s.uring, s.last, s.seen = nil, nil, true
-	return err
+	s.raw = nil
+	return errors.Join(err, s.memory.Close())
 }

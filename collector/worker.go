@@ -33,7 +33,8 @@ type worker struct {
 	record  proto.Record
 	asm     *proto.Assembly
 	cut     proto.Cutter
-	flushed error // of a flush in the middle of a batch
+	memory  batch.Lazy // of cut
+	flushed error      // of a flush in the middle of a batch
 	streams map[streamKey]*stream
 	last    *stream // most datagrams come in trains of one stream
 	waiting []*stream

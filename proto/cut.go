@@ -192,6 +192,11 @@ func gre(d []byte, at int) (next, kind int) {
 // skb_gso_segment of the kernel's net/core do. Its frames lie in its arena,
 // which is good until Reset.
 type Cutter struct {
+	// Memory, if set, gives the arena, n bytes, when the first frame is cut, so
+	// that the kernel may read frames where they lie. Nil, or where it gives
+	// less: it is of Go's heap.
+	Memory func(n int) []byte
+
 	arena []byte
 	used  int
 	rec   Record
@@ -242,7 +247,10 @@ func segments(r *Record, l *layout) int {
 // as l. A sliced frame gives sliced ones: as much of them as was captured, and
 // their headers. It returns how many there are.
 func (c *Cutter) cut(r *Record, l *layout, give func(*Record)) int {
-	if c.arena == nil {
+	if c.arena == nil && c.Memory != nil {
+		c.arena = c.Memory(cutArena)
+	}
+	if len(c.arena) < cutArena {
 		c.arena = make([]byte, cutArena)
 	}
 	n, size := segments(r, l), int(r.GSOSize)

@@ -89,7 +89,7 @@ func (t *tap) openTunnel(s *shard, counts *CaptureAccount) (err error) {
 	if s.tunnel, err = t.newTunnel(first); err != nil {
 		return err
 	}
-	t.closers = append(t.closers, func() { s.tunnel.fan.Close() })
+	t.closers = append(t.closers, s.tunnel.close)
 	s.lane.tap, s.lane.number = t, uint16(len(t.all))
 	s.account = &ShardAccount{CaptureAccount: counts, Tunnel: s.tunnel.account}
 	t.all = append(t.all, s)

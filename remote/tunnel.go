@@ -36,11 +36,12 @@ type tunnel struct {
 	heads   *proto.VXLANHeads
 	slice   bool
 	cut     proto.Cutter
-	copies  []byte // frames of a capture file, until they are flushed
-	refused uint64 // frames too short to be Ethernet
-	tooLong uint64 // frames, but for those that fan found out
-	warned  int    // MTU that a warning was about last
-	told    bool   // trouble, which is not over,
+	memory  batch.Lazy // of cut
+	copies  []byte     // frames of a capture file, until they are flushed
+	refused uint64     // frames too short to be Ethernet
+	tooLong uint64     // frames, but for those that fan found out
+	warned  int        // MTU that a warning was about last
+	told    bool       // trouble, which is not over,
 	said    time.Time
 	account *TunnelAccount
 }
@@ -87,9 +88,17 @@ func (t *tap) newTunnel(first uint16) (*tunnel, error) {
 	if err != nil {
 		return nil, fmt.Errorf("remote: VXLAN: %w", err)
 	}
-	return &tunnel{
+	u := &tunnel{
 		tap: t, fan: fan, heads: proto.NewVXLANHeads(v.VNI), slice: v.Oversize == proto.OversizeSlice, account: new(TunnelAccount),
-	}, nil
+	}
+	u.cut.Memory = u.memory.Bytes
+	return u, nil
+}
+
+// close closes the sockets, and gives memory back.
+func (t *tunnel) close() {
+	t.fan.Close()
+	t.memory.Close()
 }
 
 // own says how the tunnel's own datagrams are known.
