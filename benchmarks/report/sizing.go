@@ -98,8 +98,9 @@ func sizingTables(p *page, m *sizing.Model) error {
 	p.say("\n## Tables\n")
 	p.say("Rates are of a full link that is captured: with 64 bytes, %s is %s frames a second. Frames are without FCS; IMIX is 64, 594 and 1518 bytes as 7:4:1.", "10 Gbit/s", count(10e9/8/88))
 	p.say("*Cores* are whole ones for shards or workers (`--workers`), each busy to 80 %% at the most, by suite; in brackets how many are busy, by the first suite.")
-	p.say("*Kernel* are the cores that serve the network card, without its driver. *Queues* are receive queues. *Memory* is what rings (of a remote) or socket buffers (of a")
-	p.say("collector) take, in MiB, with the first suite; 64 MiB for the process come on top. *Backlog* is `net.core.netdev_max_backlog`.\n")
+	p.say("*Kernel* are the cores that serve the network card, without its driver. *Queues* are receive queues. *Memory* is what rings (of a remote) take, or socket buffers (of a")
+	p.say("collector) when all are full, in MiB, for each shard or worker, with the first suite. A worker has two sockets, one of them for strangers, in clear one; and the kernel takes")
+	p.say("twice what a buffer is asked to have (`--receive-buffer`). For the process 64 MiB come on top, and 8 MiB for each worker. *Backlog* is `net.core.netdev_max_backlog`.\n")
 	p.say("| suite | what |\n|---|---|")
 	measured := map[string]bool{}
 	for _, s := range suites(m) {
@@ -141,7 +142,8 @@ func sizingTables(p *page, m *sizing.Model) error {
 				if one.role == sizing.Collector {
 					out = "–"
 				}
-				rows = append(rows, append(row, fmt.Sprint(first.IRQ), fmt.Sprint(first.Queues), fmt.Sprintf("%d x %d", first.Cores, (first.Ring+first.Socket)>>20),
+				each, of := first.Buffers()
+				rows = append(rows, append(row, fmt.Sprint(first.IRQ), fmt.Sprint(first.Queues), fmt.Sprintf("%d x %d", of, each>>20),
 					fmt.Sprint(first.Backlog()), out))
 			}
 		}
@@ -192,6 +194,7 @@ func sizingModel(p *page, m *sizing.Model) {
 	p.say("  that output. *vxlan, mixed*: with IMIX, since frames of different sizes do not go together in one send.")
 	p.say("- What it takes to wake a collector is left out: a trickle of frames shows how much that is, and a busy core is woken little. A remote is measured at rates at which it is a small part.")
 	p.say("\nMemory: a ring bridges 0.1 s of its shard's share of the rate, a socket's buffer 0.05 s, in powers of two and not below the defaults of 64 MiB.")
+	p.say("A socket's buffer is charged about two bytes for each that is received, for which the kernel doubles what it is asked for (socket(7)).")
 	p.say("\nHeld against whole sides at sizes at which it was not fitted; more than %.0f %% off fails a test (`go test ./perf/sizing`):", 100*sizing.Within)
 	rows = nil
 	for _, h := range m.Held(m.Profile.Checks) {

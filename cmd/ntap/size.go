@@ -131,10 +131,15 @@ func (s *sizeFlags) size(ask sizing.Ask) (string, error) {
 		stages = append(stages, fmt.Sprintf("%s %.0f", one.Stage, one.NS))
 	}
 	line("", "%s", strings.Join(stages, ", "))
-	if p.Ring > 0 {
-		line("memory", "rings %d x %d MiB, and 64 MiB", p.Cores, p.Ring>>20)
+	if each, of := p.Buffers(); p.Ring > 0 {
+		line("memory", "rings %d x %d MiB, and %d MiB", of, each>>20, p.Process()>>20)
 	} else {
-		line("memory", "socket buffers %d x %d MiB, and 64 MiB", p.Cores, p.Socket>>20)
+		line("memory", "socket buffers %d x %d MiB when all are full, and %d MiB", of, each>>20, p.Process()>>20)
+		sockets := "two sockets a worker, one of them for strangers"
+		if p.Sockets == 1 {
+			sockets = "one socket a worker"
+		}
+		line("", "%s, and the kernel takes twice the %d MiB that each is asked to have", sockets, p.Socket>>20)
 	}
 	line("", "at most %.3g GB/s to and from memory, if no cache held any", p.Memory/1e9)
 	line("links", "in %s, out %s", sizing.Bits(p.In), sizing.Bits(p.Out))

@@ -21,12 +21,14 @@ const (
 	ringHolds   = 0.1  // s
 	socketHolds = 0.05 // s
 	ringFrame   = 96   // bytes that a ring has for a frame beyond its own, about
-	skb         = 2    // memory that a socket's buffer is charged for a byte, about
+	doubled     = 2    // what the kernel takes for a byte of SO_RCVBUF that it is asked for (socket(7)): what a received byte is charged, about
 
 	leastRing   = 64 << 20 // bytes: the defaults
 	leastSocket = 64 << 20
 	mostRing    = 4 << 30 // what one shard's ring can have, and a socket
 	mostSocket  = 1 << 30
+	process     = 64 << 20 // of Go's and the program,
+	workerTakes = 8 << 20  // and of each worker's arenas at the most: received, joined, cut
 
 	datagram      = 1472             // bytes of payload at MTU 1500
 	perDatagram   = 24 + 10 + 16     // header, prologue and tag: proto/WIRE.md
@@ -71,19 +73,35 @@ type Plan struct {
 	Bytes  float64 // of a frame, mean
 	Frames float64 // a second
 	Cost   Cost
-	Cores  int     // for shards or workers, each one thread
-	IRQ    int     // for the kernel's part, of CPUs that serve the network card
-	Ring   int     // bytes, of each shard; remotes only
-	Socket int     // bytes, of each worker's buffer; collectors only
-	Out    float64 // bit/s that leave the host, 0 to a TAP
-	In     float64 // bit/s that enter
-	Queues int     // receive queues of the network card
-	Memory float64 // bytes a second that go to and from memory at the most: if no cache held any
-	Notes  []string
+	Cores  int // for shards or workers, each one thread
+	IRQ    int // for the kernel's part, of CPUs that serve the network card
+	Ring   int // bytes, of each shard; remotes only
+	Socket int // bytes that each socket's buffer is asked to have; collectors only,
+	// with so many sockets a worker: one more than one for what comes from
+	// strangers, where datagrams prove where they come from.
+	Sockets int
+	Out     float64 // bit/s that leave the host, 0 to a TAP
+	In      float64 // bit/s that enter
+	Queues  int     // receive queues of the network card
+	Memory  float64 // bytes a second that go to and from memory at the most: if no cache held any
+	Notes   []string
 }
 
 // Busy returns how many cores' time the threads of ntap take.
 func (p *Plan) Busy() float64 { return p.Frames * p.Cost.Own / 1e9 }
+
+// Buffers returns the bytes that the rings of a remote take, or that the buffers
+// of a worker's sockets hold when all are full; and how many shards or workers
+// there are.
+func (p *Plan) Buffers() (each, of int) { return p.Ring + p.Sockets*doubled*p.Socket, p.Cores }
+
+// Process returns the bytes that the process takes besides, at the most.
+func (p *Plan) Process() int {
+	if p.Role == Remote {
+		return process
+	}
+	return process + p.Cores*workerTakes
+}
 
 // BusyIRQ returns how many the kernel takes on CPUs that serve the network card.
 func (p *Plan) BusyIRQ() float64 { return p.Frames * p.Cost.Kernel / 1e9 }
@@ -132,7 +150,10 @@ func (m *Model) Plan(a Ask) (p Plan, err error) {
 		p.In, p.Out = sealed, p.Frames*(p.Bytes+vxlanOverhead+gap)*8
 	}
 	if a.Role != Remote {
-		p.Socket = power(sealed/8/float64(p.Cores)*skb*socketHolds, leastSocket, mostSocket)
+		p.Socket = power(sealed/8/float64(p.Cores)*socketHolds, leastSocket, mostSocket)
+		if p.Sockets = 2; p.Suite == Clear {
+			p.Sockets = 1
+		}
 	}
 	p.Queues = max(p.Cores, p.IRQ)
 	p.Memory = touches * p.Frames * p.Bytes

@@ -33,6 +33,7 @@ func (p *Plan) Settings(iface string) []string {
 		return s
 	}
 	add("ethtool -N %s rx-flow-hash udp4 sdfn", iface)
+	add("ethtool -N %s rx-flow-hash udp6 sdfn", iface)
 	out := "-i ntap0"
 	if p.Role == CollectorVXLAN {
 		out = "--no-tap --vxlan HOST"

@@ -62,6 +62,9 @@ func TestFit(t *testing.T) {
 	if err != nil || math.Abs(mixed.Bytes-361.8) > 0.1 || mixed.Socket < leastSocket || mixed.Out < 1e9 {
 		t.Errorf("%+v %v", mixed, err)
 	}
+	if each, of := plan.Buffers(); each != plan.Ring || of != plan.Cores || plan.Process() != process {
+		t.Errorf("a remote takes %d x %d bytes and %d", of, each, plan.Process())
+	}
 	for _, plan := range []Plan{plan, mixed} {
 		lines := strings.Join(plan.Settings("eth0"), "\n")
 		for _, want := range []string{"sysctl -w net.core.", "ethtool -L eth0 combined", "ethtool -G eth0 rx", "ntap "} {
@@ -70,6 +73,35 @@ func TestFit(t *testing.T) {
 			}
 		}
 		t.Log(lines)
+	}
+}
+
+// The memory of a collector is what the kernel really takes: twice what a buffer
+// is asked to have, of both sockets of a worker; in clear there is one. It used
+// to be what one socket was asked for. And each buffer bridges what it is to.
+func TestCollectorMemory(t *testing.T) {
+	p, _ := invented()
+	m, err := Fit(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range []struct {
+		rate    float64
+		cipher  string
+		sockets int
+	}{{1e9, "auto", 2}, {1e9, Clear, 1}, {400e9, "auto", 2}, {400e9, Clear, 1}} {
+		plan, err := m.Plan(Ask{Rate: v.rate, Frame: "1514", Role: Collector, Cipher: v.cipher})
+		if err != nil {
+			t.Fatal(err)
+		}
+		each, of := plan.Buffers()
+		if plan.Sockets != v.sockets || each != 2*v.sockets*plan.Socket || of != plan.Cores || plan.Process() <= process {
+			t.Errorf("%+v: %d x %d bytes and %d: %+v", v, of, each, plan.Process(), plan)
+		}
+		bridged := float64(plan.Socket) / (plan.In / 8 / float64(plan.Cores)) // s: the kernel's doubling is for its own part
+		if bridged < socketHolds || plan.Socket > leastSocket && bridged > 2*socketHolds {
+			t.Errorf("%+v: a buffer of %d bytes bridges %.3f s", v, plan.Socket, bridged)
+		}
 	}
 }
 
