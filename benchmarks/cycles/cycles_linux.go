@@ -6,6 +6,7 @@ package cycles
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -20,14 +21,33 @@ import (
 
 // A Counter counts the cycles and instructions of some threads, in user and
 // kernel mode. Softirqs that run on top of a thread are its own.
-type Counter struct{ fds [2][]int }
+type Counter struct {
+	fds  [2][]int
+	Unit string // of what is called cycles
+}
+
+// An event is one that perf_event_open(2) counts.
+type event struct {
+	kind   uint32
+	number uint64
+}
 
 // New counts the threads with the given IDs. It needs the right to
-// perf_event_open(2): root, or kernel.perf_event_paranoid below 2.
+// perf_event_open(2): root, or kernel.perf_event_paranoid below 2. Where the
+// CPU's counters are not to be had, as on many virtual machines, it counts ns of
+// CPU time in place of cycles, and no instructions: Unit says so.
 func New(tids ...int) (*Counter, error) {
-	c := &Counter{}
-	for i, event := range []uint64{unix.PERF_COUNT_HW_CPU_CYCLES, unix.PERF_COUNT_HW_INSTRUCTIONS} {
-		attr := &unix.PerfEventAttr{Type: unix.PERF_TYPE_HARDWARE, Config: event, Size: uint32(unsafe.Sizeof(unix.PerfEventAttr{})),
+	c, err := open("cycles", []event{{unix.PERF_TYPE_HARDWARE, unix.PERF_COUNT_HW_CPU_CYCLES}, {unix.PERF_TYPE_HARDWARE, unix.PERF_COUNT_HW_INSTRUCTIONS}}, tids)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
+		c, err = open("ns", []event{{unix.PERF_TYPE_SOFTWARE, unix.PERF_COUNT_SW_TASK_CLOCK}}, tids)
+	}
+	return c, err
+}
+
+func open(unit string, events []event, tids []int) (*Counter, error) {
+	c := &Counter{Unit: unit}
+	for i, e := range events {
+		attr := &unix.PerfEventAttr{Type: e.kind, Config: e.number, Size: uint32(unsafe.Sizeof(unix.PerfEventAttr{})),
 			Read_format: unix.PERF_FORMAT_TOTAL_TIME_ENABLED | unix.PERF_FORMAT_TOTAL_TIME_RUNNING}
 		for _, tid := range tids {
 			fd, err := unix.PerfEventOpen(attr, tid, -1, -1, unix.PERF_FLAG_FD_CLOEXEC)

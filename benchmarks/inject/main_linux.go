@@ -78,6 +78,9 @@ func run() error {
 	if err := cycles.Pin(*cpu); err != nil {
 		return err
 	}
+	if err := mapPool(); err != nil {
+		return err
+	}
 	tids := []int{cycles.Self()}
 	if k := cycles.Ksoftirqd(*cpu); k > 0 {
 		tids = append(tids, k)
@@ -117,37 +120,71 @@ func run() error {
 	if len(ways) == 0 {
 		return nil
 	}
+	var all []column
 	for _, who := range strings.Split(*reader, ",") {
+		c := column{who: who, cells: make([][]string, len(ways))}
 		for _, text := range strings.Split(*sizes, ",") {
 			size, err := strconv.Atoi(text)
 			if err != nil {
 				return err
 			}
-			if err := measure(who, size, ways, count); err != nil {
+			c.sizes = append(c.sizes, text)
+			cells, err := measure(who, size, ways, count)
+			if err != nil {
 				return err
 			}
+			for i, cell := range cells {
+				c.cells[i] = append(c.cells[i], cell)
+			}
 		}
+		all = append(all, c)
 	}
+	table(ways, all)
 	return nil
 }
 
+// A column is what came out with one kind of consumer.
+type column struct {
+	who   string
+	sizes []string
+	cells [][]string // of each way, by size
+}
+
+// table prints all as a table: cycles of the first way, and the ratios of the
+// others to it, with their spreads.
+func table(ways []*way, all []column) {
+	fmt.Print("\n| way |")
+	for _, c := range all {
+		fmt.Printf(" %s: %s B |", c.who, strings.Join(c.sizes, ", "))
+	}
+	fmt.Print("\n|---|" + strings.Repeat("---|", len(all)) + "\n")
+	for i, w := range ways {
+		fmt.Printf("| %s |", w.name)
+		for _, c := range all {
+			fmt.Printf(" %s |", strings.Join(c.cells[i], ", "))
+		}
+		fmt.Println()
+	}
+}
+
 // measure prints what each way costs for frames of one size, with one kind of
-// consumer.
-func measure(who string, size int, ways []*way, count *cycles.Counter) error {
+// consumer: medians with the least and the most, and the ratios to the first way
+// within the rounds, likewise. It returns a cell of the table for each.
+func measure(who string, size int, ways []*way, count *cycles.Counter) (cells []string, err error) {
 	all := pool(size)
 	cyc, ins := make([][]float64, len(ways)), make([][]float64, len(ways))
 	for r := range *rounds + 1 {
 		for i, w := range ways {
 			stop, err := consume(who, w.device)
 			if err != nil {
-				return err
+				return nil, err
 			}
 			in0 := received(w.device)
 			counts := !strings.Contains(w.name, "BPF_PROG_RUN") // those are of no driver's statistics
 			before := count.Read()
 			for done := 0; done < *frames; done += batch {
 				if err := w.write(all); err != nil {
-					return fmt.Errorf("%s: %w", w.name, err)
+					return nil, fmt.Errorf("%s: %w", w.name, err)
 				}
 			}
 			d := count.Read().Sub(before)
@@ -162,18 +199,49 @@ func measure(who string, size int, ways []*way, count *cycles.Counter) error {
 			}
 		}
 	}
-	base, _, _ := cycles.Median(cyc[0])
 	for i, w := range ways {
 		m, lo, hi := cycles.Median(cyc[i])
-		n, _, _ := cycles.Median(ins[i])
-		fmt.Printf("%s | %d | %s | %.0f [%.0f to %.0f] | %.0f | %.2f\n", who, size, w.name, m, lo, hi, n, m/base)
+		n, least, most := cycles.Median(ins[i])
+		ratios := make([]float64, len(cyc[i]))
+		for r := range ratios {
+			ratios[r] = cyc[i][r] / cyc[0][r]
+		}
+		q, qlo, qhi := cycles.Median(ratios)
+		instructions := "–"
+		if most > 0 {
+			instructions = fmt.Sprintf("%.0f [%.0f to %.0f]", n, least, most)
+		}
+		fmt.Printf("%s | %d | %s | %.0f [%.0f to %.0f] %s | %s | %.2f [%.2f to %.2f]\n", who, size, w.name, m, lo, hi, count.Unit, instructions, q, qlo, qhi)
+		cell := fmt.Sprintf("%.2f [%.2f to %.2f]", q, qlo, qhi)
+		if i == 0 {
+			cell = fmt.Sprintf("%.0f [%.0f to %.0f] %s", m, lo, hi, count.Unit)
+		}
+		cells = append(cells, cell)
 	}
-	return nil
+	return cells, nil
 }
 
-// pool returns frames that lie behind each other as records do.
+// frameMemory is where pools lie: outside Go's heap, and so that a way can
+// register it with an io_uring, as a collector could its receive buffers.
+var frameMemory []byte
+
+// mapPool maps it, for the largest frames that are asked for.
+func mapPool() (err error) {
+	most := 0
+	for _, text := range strings.Split(*sizes+","+*queues, ",") {
+		if size, err := strconv.Atoi(text); err == nil {
+			most = max(most, size)
+		}
+	}
+	frameMemory, err = unix.Mmap(-1, 0, max(batch*(most+6), 1), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
+	return os.NewSyscallError("mmap", err)
+}
+
+// pool returns frames that lie behind each other as records do. It takes the
+// place of the one before.
 func pool(size int) [][]byte {
-	mem := make([]byte, batch*(size+6))
+	mem := frameMemory
+	clear(mem)
 	all := make([][]byte, batch)
 	for i := range all {
 		at := i*(size+6) + 6

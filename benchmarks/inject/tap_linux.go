@@ -83,10 +83,31 @@ func taps() []*way {
 			close: func() { u.Close(); unix.Close(fds[name]) },
 		})
 	}
+	fixed := func(name, device string) {
+		var u *ring.Uring
+		out = append(out, &way{name: name, device: device,
+			open: func() error {
+				fd, err := tap(device, 0, false)
+				if err != nil {
+					return err
+				}
+				fds[name] = fd
+				if u, err = ring.SetupUring(uringBatch); err != nil {
+					return err
+				}
+				return errors.Join(u.RegisterFiles([]int32{int32(fd)}), u.RegisterBuffers([][]byte{frameMemory}))
+			},
+			write: func(frames [][]byte) error {
+				return submitEach(u, len(frames), func(s *ring.SQE, i int) { s.PrepWriteFixed(0, frames[i], 0) })
+			},
+			close: func() { u.Close(); unix.Close(fds[name]) },
+		})
+	}
 	noGRO := func(device string) func(int) error {
 		return func(int) error { return command("ethtool -K " + device + " gro off") }
 	}
 	uring("TAP, io_uring", "tap0", 0, false, nil)
+	fixed("TAP, io_uring, WRITE_FIXED", "tap12")
 	uring("TAP non-blocking, io_uring", "tap9", 0, true, nil)
 	plain("TAP, write(2), blocking", "tap1", 0, false, nil)
 	plain("TAP, write(2), non-blocking", "tap2", 0, true, nil)
