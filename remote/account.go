@@ -78,6 +78,7 @@ type CaptureAccount struct {
 	Masked      perf.Counter // frames whose payload was masked
 	Unsummed    perf.Counter // of those, with a checksum that cannot be known
 	Evened      perf.Counter // frames stamped before the one ahead of them, which got its time
+	Unstamped   perf.Counter // frames received with the kernel's time, though the network card's was asked for
 	SetBack     perf.Counter // times the clock that stamps frames was set back
 	Reopened    perf.Counter // times the capture was opened anew: its interface, or its namespace, was replaced
 	_           perf.Pad
@@ -98,6 +99,7 @@ type Total struct {
 	Captured, Elsewhere, LeftOut, KernelDrops, Freezes, TooLong, Sealed, SealedBytes uint64
 	Datagrams, Sent, SentBytes, Unsent, Refused, Reopened                            uint64
 	Sampled, Duplicates, OverRate, Broken, Sliced, Masked, Unsummed, Evened, SetBack uint64
+	Unstamped                                                                        uint64
 }
 
 // Shed returns the frames that were left out as the Shape has it.
@@ -130,6 +132,7 @@ func (a *Account) Total() Total {
 		t.Unsummed += s.Unsummed.Load()
 		t.Evened += s.Evened.Load()
 		t.SetBack += s.SetBack.Load()
+		t.Unstamped += s.Unstamped.Load()
 	}
 	return t
 }
@@ -228,6 +231,7 @@ func (a *Account) Print(w io.Writer) {
 		{t.Sliced, "frames cut behind their headers"}, {t.Masked, "frames without their payload"},
 		{t.Unsummed, "of those with a checksum of 0, since theirs cannot be known"},
 		{t.Evened, "frames stamped before the one ahead of them: given its time"}, {t.SetBack, "times the clock that stamps frames was set back"},
+		{t.Unstamped, "frames that the network card did not stamp: they have the kernel's time"},
 	} {
 		if c.n > 0 {
 			fmt.Fprintf(w, "%10d %s\n", c.n, c.what)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/net/bpf"
 
@@ -27,6 +28,8 @@ type capture struct {
 	rings []*ring.Ring
 	taken []bool // which of them their shards have
 	epoch int    // how often the rings were opened anew
+
+	kernelClock atomic.Bool // frames have the kernel's time, since the card that came has none
 }
 
 // open opens the rings, with a program as their filter; a set has its own.
@@ -59,6 +62,7 @@ func (c *capture) openRings() error {
 			err = fmt.Errorf("remote: %s is another kind of interface now, of link type %d and not %d: start the remote anew", iface.Name, iface.LinkType, c.link)
 		}
 		c.at = c.tap.list(describe(iface))
+		c.stamps(rings[0])
 	}
 	if err != nil {
 		for _, r := range rings {
@@ -78,6 +82,7 @@ func (c *capture) reopen(member, epoch int) (*ring.Ring, int, error) {
 	defer c.mu.Unlock()
 	if epoch == c.epoch {
 		before, taken := c.rings, c.taken
+		c.cfg.AnyClock = true // better the kernel's times than no capture
 		if err := c.openRings(); err != nil {
 			return nil, 0, err
 		}
@@ -90,6 +95,14 @@ func (c *capture) reopen(member, epoch int) (*ring.Ring, int, error) {
 	}
 	c.taken[member] = true
 	return c.rings[member], c.epoch, nil
+}
+
+// stamps notes whether a new ring has the card's time, as was asked for.
+func (c *capture) stamps(r *ring.Ring) {
+	err := r.Clock()
+	if c.kernelClock.Store(err != nil); err != nil {
+		c.tap.log.Warn().Err(err).Str("interface", c.cfg.Interface).Msg("the network card that came in place of another stamps no frames: they have the kernel's time")
+	}
 }
 
 // leave gives up what holds a namespace that went, or is no longer wanted:

@@ -337,6 +337,11 @@ func (t *tap) announce(d *destination, bye bool, size int) ([][]byte, error) {
 		a.Clock = "capture file"
 	case t.cfg.Hardware:
 		a.Clock = "network card"
+		for _, c := range t.captures {
+			if c.kernelClock.Load() {
+				a.Clock += "; of " + c.cfg.Interface + " kernel software"
+			}
+		}
 	}
 	return a.Split(d.revision, size)
 }

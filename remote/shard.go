@@ -133,6 +133,7 @@ func (s *shard) count() error {
 		a.Captured.Set(s.base.Packets + k.Packets)
 		a.KernelDrops.Set(s.base.Drops + k.Drops)
 		a.Freezes.Set(s.base.Freezes + k.Freezes)
+		s.stamped(s.base.Unstamped + k.Unstamped)
 	}
 	if s.tunnel != nil {
 		s.tunnel.count()
@@ -148,6 +149,16 @@ func (s *shard) count() error {
 		}
 	}
 	return nil
+}
+
+// stamped counts frames that the card did not stamp, and says once that there
+// are any.
+func (s *shard) stamped(not uint64) {
+	if not > 0 && s.account.Unstamped.Load() == 0 {
+		s.tap.log.Warn().Str("interface", s.account.Interface).Uint16("shard", s.number).Uint64("frames", not).
+			Msg("the network card does not stamp every frame that it receives: those have the kernel's time, and are counted")
+	}
+	s.account.Unstamped.Set(not)
 }
 
 // report sends the shard's account to each collector.
@@ -209,6 +220,7 @@ func (s *shard) reopen(ctx context.Context) error {
 	s.base.Packets += k.Packets
 	s.base.Drops += k.Drops
 	s.base.Freezes += k.Freezes
+	s.base.Unstamped += k.Unstamped
 	s.ring.Close()
 	s.ring = nil
 	if s.moved != s.tap.moves.Load() {

@@ -31,12 +31,13 @@ var (
 	_ [headHardware]byte = [headAddr + unsafe.Offsetof(unix.RawSockaddrLinklayer{}.Hatype)]byte{}
 	_ [frameHead]byte    = [headAddr + unsafe.Sizeof(unix.RawSockaddrLinklayer{})]byte{}
 
-	_ [statusKernel]byte    = [unix.TP_STATUS_KERNEL]byte{}
-	_ [statusUser]byte      = [unix.TP_STATUS_USER]byte{}
-	_ [statusVLANValid]byte = [unix.TP_STATUS_VLAN_VALID]byte{}
-	_ [statusTimeout]byte   = [unix.TP_STATUS_BLK_TMO]byte{}
-	_ [statusTPIDValid]byte = [unix.TP_STATUS_VLAN_TPID_VALID]byte{}
-	_ [packetOutgoing]byte  = [unix.PACKET_OUTGOING]byte{}
+	_ [statusKernel]byte     = [unix.TP_STATUS_KERNEL]byte{}
+	_ [statusUser]byte       = [unix.TP_STATUS_USER]byte{}
+	_ [statusVLANValid]byte  = [unix.TP_STATUS_VLAN_VALID]byte{}
+	_ [statusTimeout]byte    = [unix.TP_STATUS_BLK_TMO]byte{}
+	_ [statusTPIDValid]byte  = [unix.TP_STATUS_VLAN_TPID_VALID]byte{}
+	_ [statusCard >> 20]byte = [unix.TP_STATUS_TS_RAW_HARDWARE >> 20]byte{}
+	_ [packetOutgoing]byte   = [unix.PACKET_OUTGOING]byte{}
 
 	_ [hardwareEther]byte    = [unix.ARPHRD_ETHER]byte{}
 	_ [hardwareLoopback]byte = [unix.ARPHRD_LOOPBACK]byte{}

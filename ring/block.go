@@ -41,7 +41,11 @@ type Block struct {
 	f    Frame  // what Next returns
 	tags bool   // frames have room for a VLAN tag behind their addresses: Ethernet
 	vnet bool   // a virtio_net_hdr lies before each frame
+	look bool   // each frame is looked at for one of these:
 	all  bool   // frames are of several interfaces
+	card bool   // frames should have the network card's time
+
+	unstamped uint64 // frames received that do not have it
 
 	slots []byte // of a ring with Immediate: what is handed back in place of mem
 }
@@ -91,6 +95,7 @@ const (
 	statusVLANValid = 1 << 4
 	statusTimeout   = 1 << 5 // of a block: its timer closed it, TP_STATUS_BLK_TMO
 	statusTPIDValid = 1 << 6
+	statusCard      = 1 << 31 // TP_STATUS_TS_RAW_HARDWARE: the time is the network card's
 	packetOutgoing  = 4
 )
 
@@ -156,8 +161,8 @@ func (b *Block) Next() (f *Frame, ok bool) {
 	f.Time = int64(binary.NativeEndian.Uint32(h[headSec:]))*1e9 + int64(binary.NativeEndian.Uint32(h[headNsec:]))
 	f.Outgoing = h[headPktType] == packetOutgoing
 	f.NeedsCsum, f.GSOType = false, 0
-	if b.all {
-		b.place(f, h)
+	if b.look {
+		b.lookAt(f, h)
 	}
 	if b.vnet && start >= frameHead+vnetLen {
 		f.offload(b.mem[start-vnetLen : start])
@@ -191,6 +196,18 @@ func (f *Frame) offload(v []byte) {
 	f.GSOSize = binary.NativeEndian.Uint16(v[vnetLen-vnetGSOSize:])
 	f.CsumStart = binary.NativeEndian.Uint16(v[vnetLen-vnetCsumStart:])
 	f.CsumOffset = binary.NativeEndian.Uint16(v[vnetLen-vnetCsumOffset:])
+}
+
+// lookAt is Next's part of rings that need more of a frame's header than others.
+func (b *Block) lookAt(f *Frame, h *[frameHead]byte) {
+	if b.all {
+		b.place(f, h)
+	}
+	// What the card did not stamp has the kernel's time; so has what this host
+	// sent, always (tpacket_get_timestamp, net/packet/af_packet.c).
+	if b.card && !f.Outgoing && binary.NativeEndian.Uint32(h[headStatus:])&statusCard == 0 {
+		b.unstamped++
+	}
 }
 
 // place says where a frame was captured. What the filter lets through is of a

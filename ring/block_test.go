@@ -335,3 +335,42 @@ func TestBlockSaysWhatIsUnfinished(t *testing.T) {
 		}
 	}
 }
+
+// Of a ring that asked for the network card's time, received frames that the
+// kernel's clock stamped are counted; frames that the host sent are not.
+func TestBlockCountsUnstampedFrames(t *testing.T) {
+	const software = 1 << 29 // TP_STATUS_TS_SOFTWARE
+	frames := []fake{
+		{data: counting(60), status: statusCard},
+		{data: counting(60), status: software},
+		{data: counting(60)}, // of kernels that do not say software
+		{data: counting(60), status: statusCard | statusVLANValid | statusTPIDValid, tpid: 0x8100},
+		{data: counting(60), status: software | statusVLANValid | statusTPIDValid, tpid: 0x8100},
+		{data: counting(60), status: software, outgoing: true},
+		{data: counting(60), status: statusCard, outgoing: true},
+	}
+	for _, card := range []bool{true, false} {
+		b := ethernetBlock()
+		b.card, b.look = card, card
+		for range 2 { // it goes on counting in the next block
+			b.take(fakeBlock(1<<14, frames...))
+			for i := range frames {
+				f, ok := b.Next()
+				if !ok || f.Index != 0 || f.LinkType != 0 {
+					t.Fatalf("frame %d: %+v, %v", i, f, ok)
+				}
+				if tagged := frames[i].status&statusVLANValid != 0; tagged != (len(f.Data) == 64) {
+					t.Errorf("frame %d: %d bytes", i, len(f.Data))
+				}
+			}
+			b.Release()
+		}
+		want := uint64(0)
+		if card {
+			want = 2 * 3
+		}
+		if b.unstamped != want {
+			t.Errorf("card %v: %d counted, not %d", card, b.unstamped, want)
+		}
+	}
+}

@@ -98,7 +98,9 @@ func (r *Ring) give(n int, mem []byte) *Block {
 		r.next = 0
 	}
 	r.taken += uint64(n)
-	r.down = false
+	if r.down {
+		r.up()
+	}
 	return b
 }
 

@@ -148,9 +148,12 @@ func open(cfg Config) (*Ring, error) {
 		return nil, fmt.Errorf("ring: %s: %w", cfg.Interface, os.NewSyscallError("socket AF_PACKET", err))
 	}
 	r := &Ring{cfg: cfg, fd: fd}
+	r.block.card = cfg.Hardware && !cfg.All
+	r.block.look = r.block.card
 	r.events[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
 	if cfg.All {
 		r.iface, r.block.all = Interface{Name: cfg.Interface, Up: true}, true
+		r.block.look = true
 	} else {
 		r.iface, err = lookUp(fd, cfg.Interface)
 	}

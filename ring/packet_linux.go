@@ -39,6 +39,8 @@ type Ring struct {
 	events [1]unix.PollFd
 	quiet  time.Time            // when Quiesce was called; zero: it was not
 	stamps *unix.HwTstampConfig // of the card, before they were changed; nil: they were not
+	clock  error                // why frames do not have the card's time, which was asked for; nil: they should
+	reset  bool                 // the card may have forgotten that it stamps: the interface was down
 	down   bool                 // no frames since the interface went down
 	gone   time.Time            // when the interface was seen to be gone; zero: it is there
 
@@ -169,7 +171,9 @@ func (r *Ring) ready() *Block {
 	r.block.take(mem)
 	r.taken += uint64(r.block.left)
 	r.dense = r.cfg.Blocks >= denseBlocks && r.block.dense()
-	r.down = false
+	if r.down {
+		r.up()
+	}
 	return &r.block
 }
 
@@ -230,6 +234,12 @@ func (r *Ring) doze(now time.Time, wait time.Duration) time.Time {
 	return now
 }
 
+// up notes that frames come again.
+func (r *Ring) up() {
+	r.down = false
+	r.restamp()
+}
+
 // trouble finds out what poll meant that did not bring a block.
 func (r *Ring) trouble() error {
 	code, err := unix.GetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_ERROR)
@@ -241,7 +251,7 @@ func (r *Ring) trouble() error {
 		time.Sleep(time.Millisecond) // nothing to tell: no spinning
 		return nil
 	case int(unix.ENETDOWN): // packet_notifier and packet_do_bind, net/packet/af_packet.c
-		r.down = true
+		r.down, r.reset = true, r.cfg.Hardware && r.clock == nil
 		if err := r.look(); err != nil || !r.gone.IsZero() {
 			return err
 		}
@@ -260,6 +270,7 @@ func (r *Ring) look() error {
 			return fmt.Errorf("ring: %s: %w", r.cfg.Interface, os.NewSyscallError("getsockname", err))
 		}
 		if a, ok := at.(*unix.SockaddrLinklayer); !ok || a.Ifindex == r.iface.Index {
+			r.restamp()
 			return nil
 		}
 		r.gone = time.Now()
@@ -326,6 +337,7 @@ func (r *Ring) Stats() (Stats, error) {
 	r.stats.Packets += uint64(s.Packets)
 	r.stats.Drops += uint64(s.Drops)
 	r.stats.Freezes += uint64(s.Freeze_q_cnt)
+	r.stats.Unstamped = r.block.unstamped
 	return r.stats, nil
 }
 

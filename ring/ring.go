@@ -39,6 +39,7 @@ type Config struct {
 	Immediate   bool                 // frames are given one by one, at once, instead of in blocks: Retire is for Quiesce alone
 	Spin        bool                 // Take does not wait in the kernel: a CPU of its own
 	Hardware    bool                 // timestamps of the network card, not of the kernel; not with All
+	AnyClock    bool                 // with Hardware: a card that has none is no error; Clock says so
 	Filter      []bpf.RawInstruction // classic BPF; nil: everything
 
 	// Near, if set, calls open for a member of a group: on a thread from which
@@ -51,6 +52,10 @@ type Stats struct {
 	Packets uint64 // frames that passed the filter, also those that were dropped
 	Drops   uint64 // frames of those that found the ring full
 	Freezes uint64 // times that the ring was full
+
+	// Of rings with Hardware: frames received that Next gave with the kernel's
+	// time, since the card did not stamp them. Ntap's own count.
+	Unstamped uint64
 }
 
 // An Interface is what can be captured on.
