@@ -58,8 +58,8 @@ type tap struct {
 	mu         sync.Mutex        // for what follows
 	interfaces []proto.Interface // of the announce: sets add to them, and a file, which has one shard
 	listed     int               // bytes that they take there, at the most
-	known      atomic.Uint32     // how many they are,
-	introduced atomic.Uint32     // and how many of them were announced
+	known      atomic.Uint32     // how often they changed,
+	introduced atomic.Uint32     // and how many of these changes were announced
 
 	pace    *paceShare // nil: no rate, or one sender has it all
 	breaker *breaker   // nil: none

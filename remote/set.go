@@ -361,11 +361,18 @@ func (s *set) learn(index int32, link proto.LinkType) uint32 {
 }
 
 // list returns the place of an interface in the announce's list: a new one if
-// there is none like it.
+// there is none of its name, MAC and link type. Its speed may come to be known
+// later, or be another when it is up again.
 func (t *tap) list(i proto.Interface) uint32 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if at := slices.Index(t.interfaces, i); at >= 0 {
+	same := func(o proto.Interface) bool { o.Speed = i.Speed; return o == i }
+	if at := slices.IndexFunc(t.interfaces, same); at >= 0 {
+		if i.Speed != 0 && i.Speed != t.interfaces[at].Speed {
+			t.interfaces = slices.Clone(t.interfaces) // announces read the one before
+			t.interfaces[at].Speed = i.Speed
+			t.known.Add(1)
+		}
 		return uint32(at)
 	}
 	size := len(i.Name)*6 + len(i.MAC) + len(`{"name":"","linktype":65535,"mac":"","speed":18446744073709551615},`)
@@ -378,7 +385,7 @@ func (t *tap) list(i proto.Interface) uint32 {
 	}
 	t.listed += size
 	t.interfaces = append(slices.Clip(t.interfaces), i)
-	t.known.Store(uint32(len(t.interfaces)))
+	t.known.Add(1)
 	return uint32(len(t.interfaces) - 1)
 }
 

@@ -5,6 +5,7 @@ package remote
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -37,6 +38,29 @@ func TestInterfaceListIsBounded(t *testing.T) {
 	a := proto.Announce{Tap: 1, Interfaces: tp.interfaces, Filter: strings.Repeat("<", maxAnnounced)}
 	if _, err := a.Split(1, 1400); err != nil {
 		t.Error(err)
+	}
+}
+
+// An interface whose speed comes to be known, or is another when it is up again,
+// has the place that it had, and is announced with that speed. It used to be
+// listed twice. What is not known takes nothing back.
+func TestSpeedIsNoOtherInterface(t *testing.T) {
+	tp := &tap{log: zerolog.Nop()}
+	i := proto.Interface{Name: "eth0", LinkType: proto.LinkTypeEthernet, MAC: "02:00:00:00:00:01"}
+	for n, v := range []struct{ now, want, changes uint64 }{{0, 0, 1}, {1e10, 1e10, 2}, {0, 1e10, 2}, {1e10, 1e10, 2}, {1e9, 1e9, 3}} {
+		before := tp.interfaces
+		kept := slices.Clone(before)
+		i.Speed = v.now
+		if at := tp.list(i); at != 0 || len(tp.interfaces) != 1 || tp.interfaces[0].Speed != v.want || uint64(tp.known.Load()) != v.changes {
+			t.Errorf("%d: place %d of %+v, %d changes", n, at, tp.interfaces, tp.known.Load())
+		}
+		if !slices.Equal(before, kept) {
+			t.Errorf("%d: the list that an announce reads was changed: %+v", n, before)
+		}
+	}
+	i.MAC = "02:00:00:00:00:02"
+	if at := tp.list(i); at != 1 {
+		t.Errorf("another card has place %d", at)
 	}
 }
 

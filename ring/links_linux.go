@@ -101,12 +101,13 @@ func (l *Links) List() (all []Interface, err error) {
 		}
 	}
 	// The driver is asked for the speed when there is reason to: each question
-	// holds a lock that all changes of interfaces need.
+	// holds a lock that all changes of interfaces need. Once there is a carrier,
+	// both ends have agreed on one.
 	before := l.before
 	l.before = make(map[int]Interface, len(all))
 	for n := range all {
 		i := &all[n]
-		if was, ok := before[i.Index]; ok && was.Name == i.Name && was.Up == i.Up {
+		if was, ok := before[i.Index]; ok && was.Name == i.Name && was.Up == i.Up && was.Running == i.Running {
 			i.Speed = was.Speed
 		} else {
 			i.Speed = speed(l.device, i.Name)
@@ -175,6 +176,7 @@ func (l *Links) parse(m *syscall.NetlinkMessage) (out Interface, ok bool) {
 	out = Interface{
 		Index: int(info.Index), LinkType: linkTypes[info.Type],
 		Up: info.Flags&unix.IFF_UP != 0, Loopback: info.Flags&unix.IFF_LOOPBACK != 0,
+		Running: info.Flags&unix.IFF_RUNNING != 0,
 	}
 	text := func(b []byte) string { b, _, _ = bytes.Cut(b, []byte{0}); return string(b) }
 	for _, a := range attributes {

@@ -68,6 +68,7 @@ type Interface struct {
 	Speed    uint64           // bit/s; 0: not known
 	Loopback bool
 	Up       bool
+	Running  bool   // it has a carrier; of Links only
 	Alias    string // what the administrator wrote on it; of Links only
 }
 

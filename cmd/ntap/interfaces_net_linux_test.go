@@ -26,17 +26,11 @@ func numberedMark(where string, n int) []byte { return marker(fmt.Sprintf("%s %d
 func (w *world) tun(ns, name string, packet []byte, n int) {
 	w.t.Helper()
 	w.inside(ns, func() error {
-		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+		fd, err := attachTun(name, unix.IFF_TUN)
 		if err != nil {
 			return err
 		}
 		w.t.Cleanup(func() { unix.Close(fd) })
-		var req [40]byte
-		copy(req[:unix.IFNAMSIZ], name)
-		binary.NativeEndian.PutUint16(req[unix.IFNAMSIZ:], unix.IFF_TUN|unix.IFF_NO_PI)
-		if _, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TUNSETIFF, uintptr(unsafe.Pointer(&req))); e != 0 {
-			return e
-		}
 		w.in(ns, "ip", "link", "set", name, "addrgenmode", "none")
 		w.in(ns, "ip", "link", "set", name, "up")
 		for range n {
@@ -46,6 +40,22 @@ func (w *world) tun(ns, name string, packet []byte, n int) {
 		}
 		return nil
 	})
+}
+
+// attachTun makes an interface of TUN or TAP, or attaches itself to one that is
+// there: while it is attached, that has a carrier.
+func attachTun(name string, kind uint16) (fd int, err error) {
+	if fd, err = unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
+		return 0, err
+	}
+	var req [40]byte
+	copy(req[:unix.IFNAMSIZ], name)
+	binary.NativeEndian.PutUint16(req[unix.IFNAMSIZ:], kind|unix.IFF_NO_PI)
+	if _, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TUNSETIFF, uintptr(unsafe.Pointer(&req))); e != 0 {
+		unix.Close(fd)
+		return 0, e
+	}
+	return fd, nil
 }
 
 // byInterface counts the packets of a file for which want holds, by interface

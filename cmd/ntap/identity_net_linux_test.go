@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/binary"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ntap-project/ntap/internal/testnet"
+)
+
+// described returns what the interface blocks of a file say, as capinfos reads
+// them: name, speed and filter of each, in order.
+func (w *world) described(file string) (out []string) {
+	w.t.Helper()
+	all := w.must("capinfos", file)
+	for _, block := range strings.Split(all, "Interface #")[1:] {
+		line := ""
+		for _, field := range []string{"Name", "Speed", "Filter string"} {
+			if m := regexp.MustCompile(field + ` = (.*)`).FindStringSubmatch(block); m != nil {
+				line += " " + m[1]
+			}
+		}
+		out = append(out, strings.TrimSpace(line))
+	}
+	return out
+}
+
+// framesBy returns the interface of each frame of a file that holds text, by
+// the number of its block, as tshark reads them.
+func (w *world) framesBy(file, text string) []string {
+	w.t.Helper()
+	return strings.Fields(withoutRootWarning(w.must("tshark", "-r", file, "-Y", `frame contains "`+text+`"`, "-T", "fields", "-e", "frame.interface_id")))
+}
+
+// A card whose speed is not known before its carrier is there is listed once,
+// with its speed, though it goes down and up again. It used to keep the speed
+// 0, and to be listed twice from when it was down.
+func TestSpeedOfCardThatComesUp(t *testing.T) {
+	testnet.RequireTool(t, "capinfos", "tshark", "ethtool")
+	w := newWorld(t)
+	file := filepath.Join(w.dir, "out.pcapng")
+	c := w.startCollector("--no-tap", "-w", file)
+	r := w.startRemote("-i", "slow*", "ether proto 0x88b5")
+	speed := func(mbit string) {
+		t.Helper()
+		w.in(w.sender, "ethtool", "-s", "slow0", "speed", mbit, "duplex", "full", "autoneg", "off")
+	}
+	w.in(w.sender, "ip", "tuntap", "add", "dev", "slow0", "mode", "tap")
+	speed("0") // as long as there is no carrier
+	w.in(w.sender, "ip", "link", "set", "slow0", "up")
+	r.wait("an interface came: captured interface=slow0")
+	w.in(w.sender, "ip", "link", "set", "slow0", "down")
+	w.in(w.sender, "ip", "link", "set", "slow0", "up")
+	// The option if_speed of an interface block.
+	known := binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint32(nil, 8|8<<16), 1e9)
+	carry := func(n int) {
+		t.Helper()
+		speed("1000")
+		w.inside(w.sender, func() error {
+			fd, err := attachTun("slow0", unix.IFF_TAP)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			w.waitUp(w.sender, "slow0")
+			frame := numberedMark("slow", n)
+			w.poll("a frame, and the speed", func() bool {
+				_, err = unix.Write(fd, frame)
+				return err != nil || fileHas(file, frame) && fileHas(file, known)
+			})
+			return err
+		})
+		w.in(w.sender, "ip", "link", "set", "slow0", "down")
+		speed("0")
+		w.in(w.sender, "ip", "link", "set", "slow0", "up")
+	}
+	carry(0)
+	carry(1)
+	text := r.stop()
+	c.stop()
+	if n := strings.Count(text, "of those on slow0,"); n != 1 {
+		t.Errorf("%d lines of slow0 in the account:\n%s", n, text)
+	}
+	blocks := w.described(file)
+	by := w.framesBy(file, "marker slow 1")
+	if len(by) == 0 || len(blocks) > 2 {
+		t.Fatalf("blocks %q, frames %v", blocks, by)
+	}
+	last := blocks[len(blocks)-1]
+	if !strings.HasPrefix(last, "slow0 1000000000") {
+		t.Errorf("blocks %q", blocks)
+	}
+	for _, id := range by {
+		if id != by[0] || id != []string{"0", "1"}[len(blocks)-1] {
+			t.Errorf("frames after the second time are of %v, of the blocks %q", by, blocks)
+		}
+	}
+}
