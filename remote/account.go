@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"sync/atomic"
 
 	"github.com/ntap-project/ntap/perf"
 )
@@ -64,6 +65,7 @@ type ShardAccount struct {
 type CaptureAccount struct {
 	Interface  string           // or the patterns of a set, or the capture file's path
 	Interfaces []InterfaceCount // of a set, by number in the announce; none otherwise
+	renamed    atomic.Pointer[string]
 
 	Captured    perf.Counter // frames that the kernel counted behind the filter, or that the file gave
 	LeftOut     perf.Counter // frames of the file that the filter did not take; not among Captured
@@ -82,6 +84,15 @@ type CaptureAccount struct {
 	SetBack     perf.Counter // times the clock that stamps frames was set back
 	Reopened    perf.Counter // times the capture was opened anew: its interface, or its namespace, was replaced
 	_           perf.Pad
+}
+
+// Name returns what was captured, with the name that it has by now if it is an
+// interface that was renamed.
+func (a *CaptureAccount) Name() string {
+	if now := a.renamed.Load(); now != nil {
+		return a.Interface + ", now " + *now + ","
+	}
+	return a.Interface
 }
 
 // left returns the frames captured that no collector got.
@@ -206,7 +217,7 @@ func (a *Account) Print(w io.Writer) {
 		fmt.Fprintf(w, "tap %d %q to %v, session %016x, %s\n", a.Tap, a.Name, a.Collector, a.Session, a.Suite)
 	}
 	for i, s := range a.Shards {
-		fmt.Fprintf(w, "%10d frames captured on %s by shard %d\n", s.Captured.Load(), s.Interface, i)
+		fmt.Fprintf(w, "%10d frames captured on %s by shard %d\n", s.Captured.Load(), s.Name(), i)
 	}
 	for _, i := range a.Interfaces() {
 		fmt.Fprintf(w, "%10d of those on %s, %d bytes\n", i.Frames, i.Name, i.Bytes)

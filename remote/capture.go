@@ -29,7 +29,9 @@ type capture struct {
 	taken []bool // which of them their shards have
 	epoch int    // how often the rings were opened anew
 
-	kernelClock atomic.Bool // frames have the kernel's time, since the card that came has none
+	index       atomic.Int32           // of the interface that is captured; 0: none, or a set
+	renamed     atomic.Pointer[string] // the name that it has, if it is another than it was called by; nil: it is not
+	kernelClock atomic.Bool            // frames have the kernel's time, since the card that came has none
 }
 
 // open opens the rings, with a program as their filter; a set has its own.
@@ -62,6 +64,8 @@ func (c *capture) openRings() error {
 			err = fmt.Errorf("remote: %s is another kind of interface now, of link type %d and not %d: start the remote anew", iface.Name, iface.LinkType, c.link)
 		}
 		c.at = c.tap.list(describe(iface))
+		c.index.Store(int32(iface.Index))
+		c.renamed.Store(nil)
 		c.stamps(rings[0])
 	}
 	if err != nil {
@@ -92,6 +96,9 @@ func (c *capture) reopen(member, epoch int) (*ring.Ring, int, error) {
 			}
 		}
 		c.epoch++
+		if c.set == nil {
+			c.tap.relist() // patterns leave this one out from now on
+		}
 	}
 	c.taken[member] = true
 	return c.rings[member], c.epoch, nil
@@ -103,6 +110,49 @@ func (c *capture) stamps(r *ring.Ring) {
 	if c.kernelClock.Store(err != nil); err != nil {
 		c.tap.log.Warn().Err(err).Str("interface", c.cfg.Interface).Msg("the network card that came in place of another stamps no frames: they have the kernel's time")
 	}
+}
+
+// follow takes up the name that the interface has now, which one of the rings
+// asked for.
+func (c *capture) follow(r *ring.Ring) {
+	iface := r.Interface()
+	name, err := r.Name()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil || int32(iface.Index) != c.index.Load() {
+		return // it is gone
+	}
+	now := c.cfg.Interface
+	if p := c.renamed.Load(); p != nil {
+		now = *p
+	}
+	if name == now {
+		return
+	}
+	c.tap.log.Info().Str("interface", name).Str("before", now).Msg("an interface has another name")
+	iface.Name = name
+	c.at = c.tap.list(describe(iface))
+	if c.renamed.Store(&name); name == c.cfg.Interface {
+		c.renamed.Store(nil)
+	}
+}
+
+// lost notes that the interface of an epoch's rings is gone.
+func (c *capture) lost(epoch int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if epoch == c.epoch {
+		c.index.Store(0)
+	}
+}
+
+// has says that the capture of an interface by its name has this one: by index,
+// since names change, and by name while there is none.
+func (c *capture) has(i *ring.Interface) bool {
+	if index := c.index.Load(); index != 0 {
+		return int(index) == i.Index
+	}
+	return c.cfg.Interface == i.Name
 }
 
 // leave gives up what holds a namespace that went, or is no longer wanted:

@@ -119,7 +119,7 @@ func (t *tap) open() (shards []*shard, closeAll func(), err error) {
 		t.where.Store(where)
 		t.log.Info().Str("namespace", t.cfg.NetNS+t.cfg.Container).Str("path", where.path).Msg("capturing in another network namespace")
 	}
-	named, patterns := sources(t.cfg.Interfaces)
+	_, patterns := sources(t.cfg.Interfaces)
 	names := Captures(t.cfg.Interfaces)
 	senders := len(t.destinations) // lanes of all shards
 	if t.cfg.File == "" {
@@ -150,7 +150,7 @@ func (t *tap) open() (shards []*shard, closeAll func(), err error) {
 		}
 		var c *capture
 		if i == 0 && len(patterns) > 0 {
-			c, err = t.captureSet(patterns, named, own)
+			c, err = t.captureSet(patterns, own)
 		} else {
 			c, err = t.capture(name, own)
 		}
@@ -213,8 +213,8 @@ func (t *tap) capture(name string, own []*shard) (*capture, error) {
 
 // captureSet looks at all interfaces that match patterns, but for those that
 // are captured by name.
-func (t *tap) captureSet(patterns, named []string, own []*shard) (*capture, error) {
-	set, err := newSet(t, patterns, named)
+func (t *tap) captureSet(patterns []string, own []*shard) (*capture, error) {
+	set, err := newSet(t, patterns)
 	if err != nil {
 		return nil, err
 	}

@@ -58,7 +58,6 @@ type set struct {
 	tap      *tap
 	patterns []string
 	any      bool
-	named    []string // that rings of their own capture
 
 	table atomic.Pointer[placeTable]
 
@@ -73,9 +72,9 @@ type set struct {
 	program []bpf.RawInstruction            // in the rings
 }
 
-// newSet returns the set of these patterns; named are captured apart.
-func newSet(t *tap, patterns, named []string) (*set, error) {
-	s := &set{tap: t, patterns: patterns, named: named, live: map[int]ring.Interface{}, strange: map[string]bool{}}
+// newSet returns the set of these patterns.
+func newSet(t *tap, patterns []string) (*set, error) {
+	s := &set{tap: t, patterns: patterns, live: map[int]ring.Interface{}, strange: map[string]bool{}}
 	for _, p := range patterns {
 		if _, err := path.Match(p, ""); err != nil {
 			return nil, fmt.Errorf("remote: interfaces %q: not a pattern: * stands for any letters, ? for one, [a-f] for one of these", p)
@@ -99,7 +98,8 @@ func (s *set) wants(i *ring.Interface) bool {
 
 // left says that an interface is left out whatever the patterns say.
 func (s *set) left(i *ring.Interface) bool {
-	return slices.Contains(s.named, i.Name) || strings.HasPrefix(i.Alias, ntapAlias)
+	return strings.HasPrefix(i.Alias, ntapAlias) ||
+		slices.ContainsFunc(s.tap.captures, func(c *capture) bool { return c.set == nil && c.has(i) })
 }
 
 // compile makes the programs by link type: f, and before it what leaves out the
@@ -360,6 +360,27 @@ func (s *set) learn(index int32, link proto.LinkType) uint32 {
 	return at
 }
 
+// relist has sets look anew which interfaces are theirs.
+func (t *tap) relist() {
+	for _, c := range t.captures {
+		if c.set == nil {
+			continue
+		}
+		if err := c.set.refresh(); err != nil {
+			t.log.Error().Err(err).Str("interfaces", c.set.name()).Msg("changes of interfaces are not seen now")
+		}
+	}
+}
+
+func (s *set) refresh() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.links == nil {
+		return nil
+	}
+	return s.update()
+}
+
 // list returns the place of an interface in the announce's list: a new one if
 // there is none of its name, MAC and link type. Its speed may come to be known
 // later, or be another when it is up again.
@@ -387,58 +408,6 @@ func (t *tap) list(i proto.Interface) uint32 {
 	t.interfaces = append(slices.Clip(t.interfaces), i)
 	t.known.Add(1)
 	return uint32(len(t.interfaces) - 1)
-}
-
-// A place says that frames of the interface of an index are those of this
-// number in the announce's list.
-type place struct {
-	index int32
-	at    uint32
-}
-
-// A placeTable finds places. It does not change: shards look at it for each
-// run of frames of one interface.
-type placeTable struct {
-	slots []place // open addressing; index 0: free
-	shift uint
-}
-
-func newPlaceTable(places []place) *placeTable {
-	bits := uint(3)
-	for 1<<bits < 2*len(places) {
-		bits++
-	}
-	t := &placeTable{slots: make([]place, 1<<bits), shift: 32 - bits}
-	for _, p := range places {
-		i := t.slot(p.index)
-		for t.slots[i].index != 0 && t.slots[i].index != p.index {
-			i = (i + 1) % uint32(len(t.slots))
-		}
-		t.slots[i] = p
-	}
-	return t
-}
-
-// slot is where the search begins: Fibonacci hashing (Knuth, The Art of
-// Computer Programming, volume 3, section 6.4).
-func (t *placeTable) slot(index int32) uint32 { return uint32(index) * 2654435769 >> t.shift }
-
-func (t *placeTable) find(index int32) (at uint32, ok bool) {
-	for i := t.slot(index); t.slots[i].index != 0; i = (i + 1) % uint32(len(t.slots)) {
-		if t.slots[i].index == index {
-			return t.slots[i].at, true
-		}
-	}
-	return 0, false
-}
-
-func (t *placeTable) all() (out []place) {
-	for _, p := range t.slots {
-		if p.index != 0 {
-			out = append(out, p)
-		}
-	}
-	return out
 }
 
 // A placer says of each frame of a set where it was captured, for one shard.

@@ -105,9 +105,10 @@ func TestPatterns(t *testing.T) {
 	if got := Captures([]string{"eth0", "veth*", "eth1", "tap?"}); strings.Join(got, " ") != "veth*,tap? eth0 eth1" {
 		t.Errorf("%q", got)
 	}
-	if _, err := newSet(&tap{}, []string{"veth["}, nil); err == nil || !strings.Contains(err.Error(), "veth[") {
+	if _, err := newSet(&tap{}, []string{"veth["}); err == nil || !strings.Contains(err.Error(), "veth[") {
 		t.Errorf("a bad pattern: %v", err)
 	}
+	named := &tap{captures: []*capture{{cfg: ring.Config{Interface: "eth9"}}}}
 	for _, v := range []struct {
 		patterns, name, alias string
 		want                  bool
@@ -116,7 +117,7 @@ func TestPatterns(t *testing.T) {
 		{"veth*,tap[0-3]", "veth12", "", true}, {"veth*,tap[0-3]", "tap3", "", true}, {"veth*,tap[0-3]", "tap4", "", false},
 		{"veth*", "myveth", "", false}, {"eth*", "eth9", "", false},
 	} {
-		s, err := newSet(&tap{}, strings.Split(v.patterns, ","), []string{"eth9"})
+		s, err := newSet(named, strings.Split(v.patterns, ","))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -130,7 +131,7 @@ func TestPatterns(t *testing.T) {
 // its own, once.
 func TestUnknownInterfaceHasAPlace(t *testing.T) {
 	tp := &tap{log: zerolog.Nop()}
-	s, err := newSet(tp, []string{"any"}, nil)
+	s, err := newSet(tp, []string{"any"})
 	if err != nil {
 		t.Fatal(err)
 	}

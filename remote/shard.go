@@ -106,6 +106,7 @@ func (s *shard) tick(now time.Time) error {
 		l.lending()
 		l.repace(now)
 	}
+	s.follow()
 	s.refilter()
 	if err := s.count(); err != nil || now.Before(s.next) {
 		return err
@@ -149,6 +150,21 @@ func (s *shard) count() error {
 		}
 	}
 	return nil
+}
+
+// follow takes up another name of the interface that is captured by name.
+// Frames go on under the one before until the new one is announced.
+func (s *shard) follow() {
+	if s.places != nil || s.ring == nil {
+		return
+	}
+	if s.member == 0 {
+		s.capture.follow(s.ring)
+	}
+	s.account.renamed.Store(s.capture.renamed.Load())
+	if at := s.capture.place(); at != s.rec.Interface && s.tap.known.Load() == s.tap.introduced.Load() {
+		s.rec.Interface = at
+	}
 }
 
 // stamped counts frames that the card did not stamp, and says once that there
@@ -223,6 +239,7 @@ func (s *shard) reopen(ctx context.Context) error {
 	s.base.Unstamped += k.Unstamped
 	s.ring.Close()
 	s.ring = nil
+	s.capture.lost(s.epoch)
 	if s.moved != s.tap.moves.Load() {
 		s.capture.leave(s.epoch)
 	}

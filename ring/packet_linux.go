@@ -344,6 +344,11 @@ func (r *Ring) Stats() (Stats, error) {
 // Offloads reports whether frames say what of them the kernel left unfinished.
 func (r *Ring) Offloads() bool { return r.block.vnet }
 
+// Name returns the name that the interface has now. A ring stays on its
+// interface whatever that is called; there is none once it was deleted, or
+// moved to another namespace.
+func (r *Ring) Name() (string, error) { return interfaceName(r.fd, r.iface.Index) }
+
 // Interface returns what the ring captures on, as it was at Open.
 func (r *Ring) Interface() Interface { return r.iface }
 

@@ -30,6 +30,7 @@ func (r *Ring) Promiscuous(int) error                { return errors.ErrUnsuppor
 func (r *Ring) Quiesce() error                       { return errors.ErrUnsupported }
 func (r *Ring) Stats() (Stats, error)                { return Stats{}, errors.ErrUnsupported }
 func (r *Ring) Interface() Interface                 { return Interface{} }
+func (r *Ring) Name() (string, error)                { return "", errors.ErrUnsupported }
 func (r *Ring) Clock() error                         { return errors.ErrUnsupported }
 func (r *Ring) Offloads() bool                       { return false }
 func (r *Ring) Close() error                         { return nil }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/binary"
 	"path/filepath"
 	"regexp"
@@ -100,5 +101,75 @@ func TestSpeedOfCardThatComesUp(t *testing.T) {
 		if id != by[0] || id != []string{"0", "1"}[len(blocks)-1] {
 			t.Errorf("frames after the second time are of %v, of the blocks %q", by, blocks)
 		}
+	}
+}
+
+// An interface that is captured by its name is followed when it is renamed: its
+// frames come under the new name, once, though -i any takes all others, among
+// them what has the old name now. When it is gone, what has the name that was
+// given is captured in its place.
+func TestNamedInterfaceIsRenamed(t *testing.T) {
+	testnet.RequireTool(t, "tshark")
+	for _, workers := range []string{"1", "2"} {
+		t.Run(workers+" workers", func(t *testing.T) {
+			w := newWorld(t)
+			file := filepath.Join(w.dir, "out.pcapng")
+			c := w.startCollector("--no-tap", "-w", file)
+			r := w.startRemote("-i", "any", "-i", "t0", "--workers", workers, "ether proto 0x88b5")
+			n := 0
+			// carry sends frames into far until one comes out under a name.
+			carry := func(far, name string) {
+				t.Helper()
+				what := "under " + name
+				r.until("frames "+what, func() bool {
+					w.inject(w.peer, far, numberedMark(what, n))
+					n++
+					for _, p := range testnet.ReadCapture(t, file) {
+						if p.InterfaceName == name && bytes.Contains(p.Data, []byte(what)) {
+							return true
+						}
+					}
+					return false
+				})
+			}
+			add := func(name, far string) {
+				t.Helper()
+				w.must("ip", "link", "add", name, "netns", w.sender, "type", "veth", "peer", "name", far, "netns", w.peer)
+				w.in(w.sender, "ip", "link", "set", name, "up")
+				w.in(w.peer, "ip", "link", "set", far, "up")
+				w.waitUp(w.peer, far)
+			}
+			carry("p0", "t0")
+			w.in(w.sender, "ip", "link", "set", "t0", "name", "wan0")
+			r.wait("an interface has another name before=t0 interface=wan0")
+			carry("p0", "wan0")
+			add("t0", "p1")
+			r.wait("an interface came: captured interface=t0")
+			carry("p1", "t0")
+			carry("p0", "wan0")
+			w.in(w.sender, "ip", "link", "del", "wan0")
+			// It changes hands within a moment, in which a frame may come twice.
+			r.until("the new one is captured by its name", func() bool {
+				return strings.Contains(r.text(), "an interface went interface=t0")
+			})
+			carry("p1", "t0")
+			text := r.stop()
+			c.stop()
+			seen := map[string]int{}
+			for _, p := range testnet.ReadCapture(t, file) {
+				if i := bytes.Index(p.Data, []byte("ntap test marker")); i >= 0 {
+					seen[string(p.Data[i:])]++
+				}
+			}
+			for frame, times := range seen {
+				if times != 1 {
+					t.Errorf("%q came %d times:\n%s", frame, times, text)
+				}
+			}
+			// The name is never another one's: tshark reads the same.
+			if by := withoutRootWarning(w.must("tshark", "-r", file, "-Y", `frame contains "under wan0" && frame.interface_name != "wan0"`, "-T", "fields", "-e", "frame.interface_name")); strings.Trim(by, "t0\n") != "" {
+				t.Errorf("frames of wan0 are of %q", by)
+			}
+		})
 	}
 }
