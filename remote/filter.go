@@ -4,6 +4,7 @@ package remote
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -170,19 +171,63 @@ func (t *tap) change(f Filter) {
 		t.log.Error().Err(err).Msg("the filter stays as it was")
 		return
 	}
-	for capture, parts := range c.parts {
-		if err := capture.set.use(parts); err != nil {
-			t.log.Error().Err(err).Msg("the filter stays as it was")
-			return
-		}
-	}
-	for capture, program := range c.programs { // for rings that are opened anew
-		capture.mu.Lock()
-		capture.cfg.Filter = program
-		capture.mu.Unlock()
+	if err := t.attach(c); err != nil {
+		t.log.Error().Err(err).Msg("the filter stays as it was")
+		return
 	}
 	t.filter.Store(c)
 	t.log.Info().Str("filter", c.announced()).Msg("new filter")
+}
+
+// attach puts a filter into all rings, each between two frames: none is lost.
+// If one does not take it, all have the one before again, and it is an error.
+func (t *tap) attach(c *choice) error {
+	for i, capture := range t.captures {
+		err := capture.use(c)
+		if err == nil {
+			continue
+		}
+		for _, changed := range t.captures[:i] {
+			if e := changed.use(t.filter.Load()); e != nil {
+				err = errors.Join(err, fmt.Errorf("remote: %s has the new filter all the same: %w", changed.cfg.Interface, e))
+			}
+		}
+		return err
+	}
+	return nil
+}
+
+// use puts a filter into the rings of a capture: into all or, with an error,
+// none.
+func (c *capture) use(f *choice) error {
+	if c.set != nil {
+		return c.set.use(f.parts[c])
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	err := swapAll(c.rings, f.programs[c], c.cfg.Filter)
+	if err == nil {
+		c.cfg.Filter = f.programs[c] // for rings that are opened anew
+	}
+	return err
+}
+
+// swapAll swaps the filter of all rings. If one does not take the new one, those
+// that did get the old one back.
+func swapAll(rings []*ring.Ring, program, before []bpf.RawInstruction) error {
+	for i, r := range rings {
+		err := r.Swap(program)
+		if err == nil {
+			continue
+		}
+		for k, changed := range rings[:i] {
+			if e := changed.Swap(before); e != nil {
+				err = errors.Join(err, fmt.Errorf("remote: ring %d of %d has the new filter all the same: %w", k, len(rings), e))
+			}
+		}
+		return err
+	}
+	return nil
 }
 
 // refilter takes up a filter that was changed.
@@ -193,14 +238,8 @@ func (s *shard) refilter() {
 	}
 	before := s.filter
 	s.filter = c
-	if s.places != nil {
-		return // the set did it
-	}
 	if s.source == nil {
-		if err := s.ring.SetFilter(c.programs[s.capture]); err != nil { // between two frames: none is lost
-			s.tap.log.Error().Err(err).Uint16("shard", s.number).Msg("the filter stays as it was")
-		}
-		return
+		return // the rings have it already
 	}
 	machines := s.machines
 	s.machines = nil

@@ -138,6 +138,7 @@ func (s *set) use(parts map[uint16][]bpf.RawInstruction) error {
 	err := s.update()
 	if err != nil {
 		s.parts = before
+		err = errors.Join(err, s.update()) // what came or went meanwhile
 	}
 	return err
 }
@@ -323,13 +324,11 @@ func (s *set) swap(only, except []int) error {
 	if err != nil || slices.Equal(program, s.program) {
 		return err
 	}
-	for _, r := range s.rings {
-		err = errors.Join(err, r.Swap(program))
+	if err := swapAll(s.rings, program, s.program); err != nil {
+		return err
 	}
-	if err == nil {
-		s.program = program
-	}
-	return err
+	s.program = program
+	return nil
 }
 
 // promiscuous has an interface take frames for others too. Of "any" that is not
