@@ -29,6 +29,8 @@ type pcapngKey struct {
 	early   bool            // times are before 1970
 	known   bool            // was announced, as
 	as      proto.Interface // this
+	filter  string          // of the tap, which may be changed under way
+	clock   string          // that its times are of
 }
 
 // A pcapngTable numbers the interfaces of one section.
@@ -234,8 +236,11 @@ func (e *pcapngEncoder) gap(p *pcapngPlace, o *Origin) []byte {
 // find returns the number of the interface block that p's frames need.
 func (e *pcapngEncoder) find(p *pcapngPlace) uint32 {
 	key := pcapngKey{tap: p.o.Tap, session: p.o.Session, number: p.number, link: p.link, early: p.early}
-	if a := p.announce; a != nil && uint64(p.number) < uint64(len(a.Interfaces)) {
-		key.known, key.as = true, a.Interfaces[p.number]
+	if a := p.announce; a != nil {
+		key.filter, key.clock = a.Filter, a.Clock
+		if uint64(p.number) < uint64(len(a.Interfaces)) {
+			key.known, key.as = true, a.Interfaces[p.number]
+		}
 	}
 	id, ok := e.ids[key]
 	if !ok {

@@ -230,24 +230,29 @@ func swapAll(rings []*ring.Ring, program, before []bpf.RawInstruction) error {
 	return nil
 }
 
-// refilter takes up a filter that was changed.
-func (s *shard) refilter() {
+// refilter takes up a filter that was changed. Shard 0 announces it at once:
+// frames that a collector gets from then on are under the new one.
+func (s *shard) refilter() error {
 	c := s.tap.filter.Load()
 	if c == s.filter {
-		return
+		return nil
 	}
 	before := s.filter
 	s.filter = c
-	if s.source == nil {
-		return // the rings have it already
+	if s.source != nil { // rings have it already
+		machines := s.machines
+		s.machines = nil
+		if err := s.meet(s.tap.interfaces); err != nil {
+			s.tap.log.Error().Err(err).Msg("the filter stays as it was")
+			s.filter, s.machines = before, machines
+			s.tap.filter.CompareAndSwap(c, before)
+			return nil
+		}
 	}
-	machines := s.machines
-	s.machines = nil
-	if err := s.meet(s.tap.interfaces); err != nil {
-		s.tap.log.Error().Err(err).Msg("the filter stays as it was")
-		s.filter, s.machines = before, machines
-		s.tap.filter.CompareAndSwap(c, before)
+	if s.number > 0 {
+		return nil
 	}
+	return s.announce(false)
 }
 
 // meet gets to know the interfaces of the capture file.

@@ -107,7 +107,9 @@ func (s *shard) tick(now time.Time) error {
 		l.repace(now)
 	}
 	s.follow()
-	s.refilter()
+	if err := s.refilter(); err != nil {
+		return err
+	}
 	if err := s.count(); err != nil || now.Before(s.next) {
 		return err
 	}

@@ -5,6 +5,8 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -169,6 +171,57 @@ func TestNamedInterfaceIsRenamed(t *testing.T) {
 			// The name is never another one's: tshark reads the same.
 			if by := withoutRootWarning(w.must("tshark", "-r", file, "-Y", `frame contains "under wan0" && frame.interface_name != "wan0"`, "-T", "fields", "-e", "frame.interface_name")); strings.Trim(by, "t0\n") != "" {
 				t.Errorf("frames of wan0 are of %q", by)
+			}
+		})
+	}
+}
+
+// When the filter is changed, frames come under a new interface block, which
+// says the new one: those of the new filter used to be under the old for good.
+func TestFilterChangeHasItsBlock(t *testing.T) {
+	testnet.RequireTool(t, "tshark", "capinfos")
+	for _, iface := range []string{"t0", "any"} {
+		t.Run(iface, func(t *testing.T) {
+			w := newWorld(t)
+			file, expression := filepath.Join(w.dir, "out.pcapng"), filepath.Join(w.dir, "expression")
+			filters := []string{"ether proto 0x88b5", "ether proto 0x9101 or ether proto 0x9102", "ether proto 0x88b5"}
+			write := func(k int) {
+				t.Helper()
+				if err := os.WriteFile(expression, []byte(filters[k]), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			frame := func(k int) []byte {
+				f := numberedMark("filter", k)
+				if k == 1 {
+					f[12], f[13] = 0x91, 1
+				}
+				return f
+			}
+			write(0)
+			c := w.startCollector("--no-tap", "-w", file)
+			r := w.startRemote("-i", iface, "-F", expression)
+			for k := range filters {
+				if k > 0 {
+					before := strings.Count(r.text(), "new filter")
+					write(k)
+					r.cmd.Process.Signal(unix.SIGHUP)
+					r.until("it has the new filter", func() bool { return strings.Count(r.text(), "new filter") > before })
+				}
+				// The first may be under the block before: the announce follows
+				// the filter. What was there already is found again.
+				id := []string{"0", "1", "0"}[k]
+				r.until("a frame under the block of its filter", func() bool {
+					w.inject(w.peer, "p0", frame(k))
+					by := w.framesBy(file, fmt.Sprintf("marker filter %d", k))
+					return len(by) > 0 && by[len(by)-1] == id
+				})
+			}
+			r.stop()
+			c.stop()
+			blocks := w.described(file)
+			if len(blocks) != 2 || !strings.HasSuffix(blocks[0], filters[0]) || !strings.HasSuffix(blocks[1], filters[1]) {
+				t.Errorf("interface blocks %q", blocks)
 			}
 		})
 	}
