@@ -80,6 +80,7 @@ type CaptureAccount struct {
 	Masked      perf.Counter // frames whose payload was masked
 	Unsummed    perf.Counter // of those, with a checksum that cannot be known
 	Evened      perf.Counter // frames stamped before the one ahead of them, which got its time
+	Clamped     perf.Counter // frames sent cut, though nobody asked for that: they fit no block
 	Unstamped   perf.Counter // frames received with the kernel's time, though the network card's was asked for
 	SetBack     perf.Counter // times the clock that stamps frames was set back
 	Reopened    perf.Counter // times the capture was opened anew: its interface, or its namespace, was replaced
@@ -110,7 +111,7 @@ type Total struct {
 	Captured, Elsewhere, LeftOut, KernelDrops, Freezes, TooLong, Sealed, SealedBytes uint64
 	Datagrams, Sent, SentBytes, Unsent, Refused, Reopened                            uint64
 	Sampled, Duplicates, OverRate, Broken, Sliced, Masked, Unsummed, Evened, SetBack uint64
-	Unstamped                                                                        uint64
+	Unstamped, Clamped                                                               uint64
 }
 
 // Shed returns the frames that were left out as the Shape has it.
@@ -144,6 +145,7 @@ func (a *Account) Total() Total {
 		t.Evened += s.Evened.Load()
 		t.SetBack += s.SetBack.Load()
 		t.Unstamped += s.Unstamped.Load()
+		t.Clamped += s.Clamped.Load()
 	}
 	return t
 }
@@ -239,6 +241,7 @@ func (a *Account) Print(w io.Writer) {
 	}{
 		{t.Sampled, "frames of flows left out by sampling"}, {t.Duplicates, "frames seen before on another interface"},
 		{t.OverRate, "frames beyond the rate limit"}, {t.Broken, "frames not sent while the host was too busy"},
+		{t.Clamped, "frames cut, since they were longer than a block (--block)"},
 		{t.Sliced, "frames cut behind their headers"}, {t.Masked, "frames without their payload"},
 		{t.Unsummed, "of those with a checksum of 0, since theirs cannot be known"},
 		{t.Evened, "frames stamped before the one ahead of them: given its time"}, {t.SetBack, "times the clock that stamps frames was set back"},

@@ -118,7 +118,28 @@ func (s *shard) record(f *ring.Frame) *proto.Record {
 	if s.places != nil {
 		s.place(f)
 	}
+	if uint32(len(f.Data)) < f.WireLen {
+		s.shortened(f)
+	}
 	return r
+}
+
+// blockHead is more than the headers before a frame take of a block, bytes.
+const blockHead = 256
+
+// shortened counts a frame of which not all is there, unless that was asked
+// for: by -s, or by a program of the user's that returns a length. The kernel
+// cuts a frame to its block without a word (tpacket_rcv, net/packet/af_packet.c).
+func (s *shard) shortened(f *ring.Frame) {
+	c, n := &s.tap.cfg, len(f.Data)
+	if c.SnapLen > 0 && n >= c.SnapLen || s.filter.Program != nil && n < min(c.BlockSize, proto.MaxFrame)-blockHead {
+		return
+	}
+	if s.account.Clamped.Load() == 0 {
+		s.tap.log.Warn().Str("interface", s.account.Interface).Uint16("shard", s.number).Uint32("bytes", f.WireLen).Int("block", c.BlockSize).
+			Msg("frames are longer than a block of the ring, and cut to that: give more with --block, up to 256 KiB of a frame are carried")
+	}
+	s.account.Clamped.Add(1)
 }
 
 // NTP's threshold from which on a clock is set and not slewed (STEPT, RFC 5905,

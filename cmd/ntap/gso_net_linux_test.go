@@ -130,3 +130,40 @@ func (w *world) transfer(host string, size int) {
 		w.t.Errorf("the transfer itself went wrong")
 	}
 }
+
+// A frame that is longer than a block of the ring is cut by the kernel, without
+// a word: each is counted, and comes out with the length that it had. It used
+// to be cut and not counted. One that is cut because -s says so is not one.
+func TestFramesLongerThanABlock(t *testing.T) {
+	testnet.RequireTool(t, "tshark")
+	for _, v := range []struct {
+		name string
+		args []string
+		want bool
+	}{
+		{"small blocks", []string{"--block", "16384"}, true},
+		{"small blocks, a filter", []string{"--block", "16384", "tcp"}, true},
+		{"small blocks, sliced", []string{"--block", "16384", "-s", "9000"}, false},
+		{"usual blocks", nil, false},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			w := newWorld(t)
+			file := filepath.Join(w.dir, "out.pcapng")
+			c := w.startCollector("--no-tap", "-w", file, "--keep-gso")
+			r := w.startRemote(append([]string{"-i", "t0", "--ring", "268435456"}, v.args...)...)
+			w.transfer("10.98.0.1", 4<<20)
+			text := r.stop()
+			c.stop()
+			cut := len(strings.Fields(withoutRootWarning(w.must("tshark", "-r", file, "-Y", "frame.cap_len < frame.len && frame.cap_len > 9000", "-T", "fields", "-e", "frame.number"))))
+			if n := account(text, "frames cut, since they were longer than a block"); n != cut || v.want != (n > 0) {
+				t.Errorf("%d frames came out cut, %d are counted:\n%s", cut, n, text)
+			}
+			if v.want != strings.Contains(text, "frames are longer than a block of the ring") {
+				t.Errorf("the log says:\n%s", text)
+			}
+			if account(text, "frames captured") != account(text, "frames, ") {
+				t.Errorf("not all were sent:\n%s", text)
+			}
+		})
+	}
+}
