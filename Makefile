@@ -8,7 +8,7 @@ GO       ?= go
 FUZZTIME ?= 10s
 ROUNDS   ?= 251
 SOAK     ?= 10m
-TOOLS    := ip:iproute2 tcpdump:tcpdump tshark:tshark ethtool:ethtool nft:nftables ping:iputils-ping ovs-vswitchd:openvswitch-switch setpriv:util-linux nsenter:util-linux unshare:util-linux mount:mount prlimit:util-linux openssl:openssl nc:netcat-openbsd
+TOOLS    := ip:iproute2 tcpdump:tcpdump tshark:tshark ethtool:ethtool nft:nftables ping:iputils-ping ovs-vswitchd:openvswitch-switch setpriv:util-linux nsenter:util-linux unshare:util-linux mount:mount prlimit:util-linux openssl:openssl nc:netcat-openbsd crun:crun
 
 .PHONY: build generate demo test test-net test-arm64 test-avx512 check cross suricata race fuzz bench bench-quick bench-tools bench-path report sizing soak bench-flood bench-crypto tools install-extcap install-dissector clean
 

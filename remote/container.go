@@ -44,7 +44,8 @@ func hostContainers() *containers {
 type candidate struct {
 	id    string
 	names []string
-	pid   int // 0: not said
+	pid   int    // 0: not said
+	began uint64 // clock ticks since boot, of that process; 0: not said
 }
 
 func (c *candidate) called(name string) bool {
@@ -76,7 +77,7 @@ func (c *containers) find(name string) (pid int, err error) {
 	for _, k := range found {
 		p := first(processes, func(component string) bool { return idIn(component, k.id) })
 		if p == 0 && k.pid > 0 {
-			if _, err := c.started(k.pid); err == nil { // cgroups may not tell here
+			if at, err := c.started(k.pid); err == nil && (k.began == 0 || k.began == at) { // cgroups may not tell here
 				p = k.pid
 			}
 		}
@@ -241,7 +242,7 @@ func isHex(s string) bool {
 
 // candidates returns the containers that files tell of.
 func (c *containers) candidates() []candidate {
-	return slices.Concat(c.docker(), c.podman(), c.bundles(), c.logs())
+	return slices.Concat(c.docker(), c.podman(), c.bundles(), c.runtimes(), c.logs())
 }
 
 // docker reads what dockerd keeps of each container (moby, container/container.go).
@@ -301,6 +302,31 @@ func (c *containers) bundles() (out []candidate) {
 				k.pid, _ = strconv.Atoi(strings.TrimSpace(string(text)))
 			}
 			out = append(out, k)
+		}
+	}
+	return out
+}
+
+// runtimes reads what crun (container_status, libcrun/status.c) and runc
+// (libcontainer/container_linux.go) keep of containers that are run without
+// anything above them: their names are their IDs.
+func (c *containers) runtimes() (out []candidate) {
+	for _, id := range c.list("run/crun") {
+		var state struct {
+			Pid   int    `json:"pid"`
+			Began uint64 `json:"process-start-time"`
+		}
+		if c.json(filepath.Join("run/crun", id, "status"), &state) == nil {
+			out = append(out, candidate{id, []string{id}, state.Pid, state.Began})
+		}
+	}
+	for _, id := range c.list("run/runc") {
+		var state struct {
+			Pid   int    `json:"init_process_pid"`
+			Began uint64 `json:"init_process_start"`
+		}
+		if c.json(filepath.Join("run/runc", id, "state.json"), &state) == nil {
+			out = append(out, candidate{id, []string{id}, state.Pid, state.Began})
 		}
 	}
 	return out

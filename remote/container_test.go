@@ -50,7 +50,7 @@ func id(c string) string { return strings.Repeat(c, 64) }
 
 // Containers of each runtime are found by ID, by the beginning of one and by
 // name, from files alone: Docker with both cgroup drivers, containerd's CRI,
-// CRI-O, Podman, nerdctl, LXC, systemd-nspawn. Of a container's processes it is
+// CRI-O, Podman, nerdctl, crun, runc, LXC, systemd-nspawn. Of a container's processes it is
 // the oldest; what watches it from outside is none of them.
 func TestFindContainer(t *testing.T) {
 	h := fakeHost{t, t.TempDir()}
@@ -80,6 +80,11 @@ func TestFindContainer(t *testing.T) {
 		`{"annotations":{"io.kubernetes.cri.container-name":"app","io.kubernetes.cri.sandbox-name":"shop-1","io.kubernetes.cri.sandbox-namespace":"prod"}}`)
 	h.file("run/containerd/io.containerd.runtime.v2.task/default/"+id("7")+"/config.json", `{"annotations":{"nerdctl/name":"nerd"}}`)
 	h.file("run/containerd/io.containerd.runtime.v2.task/default/"+id("7")+"/init.pid", "131")
+	h.process(180, 91, "crun", "0::/")
+	h.process(181, 92, "runc", "0::/")
+	h.file("run/crun/bare/status", `{"pid":180,"process-start-time":91}`)
+	h.file("run/crun/reused/status", `{"pid":181,"process-start-time":17}`) // the PID is another process's by now
+	h.file("run/runc/raw/state.json", `{"id":"raw","init_process_pid":181,"init_process_start":92}`)
 	h.file("var/log/containers/shop-1_prod_sidecar-"+d+".log", "")
 	h.file("var/log/containers/web-7_prod_app-"+e+".log", "")
 	host := &containers{root: h.root}
@@ -94,8 +99,10 @@ func TestFindContainer(t *testing.T) {
 		{e, 131, ""}, {"web-7", 131, ""}, {"prod/web-7/app", 131, ""},
 		{f[:12], 140, ""}, {"cache", 140, ""},
 		{"nerd", 131, ""}, {"box", 150, ""}, {"my-box", 160, ""}, {"secret", 170, ""},
+		{"bare", 180, ""}, {"raw", 181, ""},
 		{"app", 0, "belong to different ones"}, // in two pods
-		{"ended", 0, "no such container"}, {"nobody", 0, "known here: app, cache, db, "}, {id("1")[:12], 0, "no such container"},
+		{"reused", 0, "no such container"},
+		{"ended", 0, "no such container"}, {"nobody", 0, "known here: app, bare, cache, db, "}, {id("1")[:12], 0, "no such container"},
 		{"", 0, "no such container"}, {"../../etc", 0, "no such container"},
 	} {
 		pid, err := host.find(v.name)
