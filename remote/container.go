@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -55,10 +56,26 @@ func (c *candidate) called(name string) bool {
 // find returns the first process of the container that is called name: an ID,
 // or the beginning of one; a name that Docker, Podman or nerdctl gave it; in
 // Kubernetes a container, a pod, namespace/pod or namespace/pod/container; a
-// container of LXC or a machine of systemd-nspawn.
+// container of LXC or a machine of systemd-nspawn. name@user is a container that
+// user runs by Podman or Docker without root.
 func (c *containers) find(name string) (pid int, err error) {
+	whole := name
+	name, user, rootless := strings.Cut(name, "@")
+	all, sockets := c.candidates, c.sockets
+	if rootless {
+		home, err := c.home(user)
+		if err != nil {
+			return 0, err
+		}
+		all, sockets = func() []candidate { return c.rootless(home) }, nil
+	}
+	return c.among(name, whole, all(), sockets)
+}
+
+// among finds the container that is called name among candidates, or else by
+// the daemons of sockets.
+func (c *containers) among(name, whole string, all []candidate, sockets []string) (pid int, err error) {
 	processes := c.processes()
-	all := c.candidates()
 	var found []candidate
 	for _, k := range all {
 		if k.called(name) {
@@ -83,23 +100,23 @@ func (c *containers) find(name string) (pid int, err error) {
 		}
 		add(p)
 	}
-	if len(pids) == 0 && name != "" {
+	if len(pids) == 0 && name != "" && name == whole {
 		add(first(processes, func(component string) bool { return machine(component) == name }))
 	}
 	var daemons error
 	if len(pids) == 0 && name != "" {
 		var p int
-		p, daemons = c.ask(name)
+		p, daemons = c.ask(name, sockets)
 		add(p)
 	}
 	switch pids = c.apart(pids); len(pids) {
 	case 1:
 		return pids[0], nil
 	case 0:
-		return 0, c.missing(name, all, daemons)
+		return 0, c.missing(whole, all, daemons)
 	}
 	return 0, fmt.Errorf("remote: container %q: processes %s belong to different ones of that name: give an ID, namespace/pod, or --netns PID",
-		name, strings.Trim(fmt.Sprint(pids), "[]"))
+		whole, strings.Trim(fmt.Sprint(pids), "[]"))
 }
 
 // apart leaves one process for each network namespace.
@@ -240,114 +257,6 @@ func isHex(s string) bool {
 	return s != "" && strings.Trim(s, "0123456789abcdef") == ""
 }
 
-// candidates returns the containers that files tell of.
-func (c *containers) candidates() []candidate {
-	return slices.Concat(c.docker(), c.podman(), c.bundles(), c.runtimes(), c.logs())
-}
-
-// docker reads what dockerd keeps of each container (moby, container/container.go).
-func (c *containers) docker() (out []candidate) {
-	const dir = "var/lib/docker/containers"
-	for _, id := range c.list(dir) {
-		var state struct {
-			ID, Name string
-			State    struct {
-				Running bool
-				Pid     int
-			}
-		}
-		if c.json(filepath.Join(dir, id, "config.v2.json"), &state) == nil && state.ID != "" {
-			k := candidate{id: state.ID, names: []string{strings.TrimPrefix(state.Name, "/")}}
-			if state.State.Running {
-				k.pid = state.State.Pid
-			}
-			out = append(out, k)
-		}
-	}
-	return out
-}
-
-// podman reads the list of containers/storage.
-func (c *containers) podman() (out []candidate) {
-	var list []struct {
-		ID    string   `json:"id"`
-		Names []string `json:"names"`
-	}
-	if c.json("var/lib/containers/storage/overlay-containers/containers.json", &list) == nil {
-		for _, k := range list {
-			out = append(out, candidate{id: k.ID, names: k.Names})
-		}
-	}
-	return out
-}
-
-// bundles reads the annotations of the containers that containerd runs
-// (io.containerd.runtime.v2.task/NAMESPACE/ID), as its CRI plugin and nerdctl
-// write them.
-func (c *containers) bundles() (out []candidate) {
-	const dir = "run/containerd/io.containerd.runtime.v2.task"
-	for _, namespace := range c.list(dir) {
-		for _, id := range c.list(filepath.Join(dir, namespace)) {
-			var config struct{ Annotations map[string]string }
-			at := filepath.Join(dir, namespace, id)
-			if c.json(filepath.Join(at, "config.json"), &config) != nil {
-				continue
-			}
-			a := config.Annotations
-			k := candidate{id: id, names: podNames(a["io.kubernetes.cri.sandbox-namespace"], a["io.kubernetes.cri.sandbox-name"], a["io.kubernetes.cri.container-name"])}
-			if name := a["nerdctl/name"]; name != "" {
-				k.names = append(k.names, name)
-			}
-			if text, err := c.read(filepath.Join(at, "init.pid")); err == nil {
-				k.pid, _ = strconv.Atoi(strings.TrimSpace(string(text)))
-			}
-			out = append(out, k)
-		}
-	}
-	return out
-}
-
-// runtimes reads what crun (container_status, libcrun/status.c) and runc
-// (libcontainer/container_linux.go) keep of containers that are run without
-// anything above them: their names are their IDs.
-func (c *containers) runtimes() (out []candidate) {
-	for _, id := range c.list("run/crun") {
-		var state struct {
-			Pid   int    `json:"pid"`
-			Began uint64 `json:"process-start-time"`
-		}
-		if c.json(filepath.Join("run/crun", id, "status"), &state) == nil {
-			out = append(out, candidate{id, []string{id}, state.Pid, state.Began})
-		}
-	}
-	for _, id := range c.list("run/runc") {
-		var state struct {
-			Pid   int    `json:"init_process_pid"`
-			Began uint64 `json:"init_process_start"`
-		}
-		if c.json(filepath.Join("run/runc", id, "state.json"), &state) == nil {
-			out = append(out, candidate{id, []string{id}, state.Pid, state.Began})
-		}
-	}
-	return out
-}
-
-// logs reads the names of the links that the kubelet makes, for every runtime:
-// POD_NAMESPACE_CONTAINER-ID.log.
-func (c *containers) logs() (out []candidate) {
-	for _, name := range c.list("var/log/containers") {
-		name, ok := strings.CutSuffix(name, ".log")
-		parts := strings.Split(name, "_")
-		if !ok || len(parts) != 3 {
-			continue
-		}
-		if i := strings.LastIndex(parts[2], "-"); i > 0 {
-			out = append(out, candidate{id: parts[2][i+1:], names: podNames(parts[1], parts[0], parts[2][:i])})
-		}
-	}
-	return out
-}
-
 // podNames are the names by which a container of a pod is found.
 func podNames(namespace, pod, container string) (names []string) {
 	if pod != "" {
@@ -361,8 +270,8 @@ func podNames(namespace, pod, container string) (names []string) {
 
 // ask asks the daemons that speak Docker's API. The error says which of them
 // gave no answer.
-func (c *containers) ask(name string) (pid int, err error) {
-	for _, socket := range c.sockets {
+func (c *containers) ask(name string, sockets []string) (pid int, err error) {
+	for _, socket := range sockets {
 		if _, e := os.Stat(socket); e != nil {
 			continue
 		}
@@ -415,13 +324,17 @@ func (c *containers) list(dir string) []string {
 	return names
 }
 
-// read reads a file of the host.
+// read reads a file of the host. It may be a user's: what is no file and would
+// have the reader wait is none.
 func (c *containers) read(path string) ([]byte, error) {
-	f, err := os.Open(filepath.Join(c.root, path))
+	f, err := os.OpenFile(filepath.Join(c.root, path), os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	if at, err := f.Stat(); err != nil || !at.Mode().IsRegular() {
+		return nil, errors.Join(err, fs.ErrInvalid)
+	}
 	return io.ReadAll(io.LimitReader(f, maxState))
 }
 

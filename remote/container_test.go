@@ -3,6 +3,7 @@
 package remote
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -11,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A fakeHost is a tree of files as a host with containers has them.
@@ -87,6 +90,26 @@ func TestFindContainer(t *testing.T) {
 	h.file("run/runc/raw/state.json", `{"id":"raw","init_process_pid":181,"init_process_start":92}`)
 	h.file("var/log/containers/shop-1_prod_sidecar-"+d+".log", "")
 	h.file("var/log/containers/web-7_prod_app-"+e+".log", "")
+	// Other places: k3s, Docker's snap, Podman with another driver and --rm, and
+	// the containers of a user.
+	g := func(n int) string { return fmt.Sprintf("%064x", 0xabc0+n) }
+	for n, cgroup := range []string{"/kubepods/pod2/" + g(0), "/docker/" + g(1), "/machine.slice/libpod-" + g(2) + ".scope",
+		"/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-" + g(3) + ".scope", "/user.slice/user-1000.slice/user@1000.service/docker-" + g(4) + ".scope"} {
+		h.process(200+n, uint64(100+n), fmt.Sprint("g", n), "0::"+cgroup)
+	}
+	h.file("run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io/"+g(0)+"/config.json",
+		`{"annotations":{"io.kubernetes.cri.container-name":"edge","io.kubernetes.cri.sandbox-name":"edge-1","io.kubernetes.cri.sandbox-namespace":"prod"}}`)
+	h.file("var/snap/docker/common/var-lib-docker/containers/"+g(1)+"/config.v2.json", `{"ID":"`+g(1)+`","Name":"/snapped","State":{"Running":true,"Pid":201}}`)
+	h.file("var/lib/containers/storage/vfs-containers/volatile-containers.json", `[{"id":"`+g(2)+`","names":["brief"]}]`)
+	h.file("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nbroken\nalice:x:1000:1000:,,,:/home/alice:/bin/sh\nbob:x:1001:1001::/home/bob:/bin/sh\n")
+	h.file("home/alice/.local/share/containers/storage/overlay-containers/containers.json", `[{"id":"`+g(3)+`","names":["mine","web"]}]`)
+	h.file("home/alice/.local/share/docker/containers/"+g(4)+"/config.v2.json", `{"ID":"`+g(4)+`","Name":"/hers","State":{"Running":true,"Pid":204}}`)
+	// A user's word for a process is not taken, nor a file that would not end.
+	h.file("home/alice/.local/share/docker/containers/"+g(5)+"/config.v2.json", `{"ID":"`+g(5)+`","Name":"/forged","State":{"Running":true,"Pid":1}}`)
+	fifo := filepath.Join(h.root, "home/alice/.local/share/containers/storage/vfs-containers/containers.json")
+	if err := errors.Join(os.Mkdir(filepath.Dir(fifo), 0o755), unix.Mkfifo(fifo, 0o600)); err != nil {
+		t.Fatal(err)
+	}
 	host := &containers{root: h.root}
 	for _, v := range []struct {
 		name string
@@ -100,9 +123,13 @@ func TestFindContainer(t *testing.T) {
 		{f[:12], 140, ""}, {"cache", 140, ""},
 		{"nerd", 131, ""}, {"box", 150, ""}, {"my-box", 160, ""}, {"secret", 170, ""},
 		{"bare", 180, ""}, {"raw", 181, ""},
+		{"prod/edge-1/edge", 200, ""}, {"snapped", 201, ""}, {"brief", 202, ""}, {"mine@alice", 203, ""}, {"hers@alice", 204, ""},
+		{g(3), 203, ""}, {"web@alice", 203, ""}, // root's is another
+		{"mine", 0, "no such container"}, {"mine@bob", 0, "no such container"}, {"forged@alice", 0, "no such container"}, {"box@alice", 0, "no such container"},
+		{"mine@eve", 0, "no such user"}, {"mine@", 0, "no such user"},
 		{"app", 0, "belong to different ones"}, // in two pods
 		{"reused", 0, "no such container"},
-		{"ended", 0, "no such container"}, {"nobody", 0, "known here: app, bare, cache, db, "}, {id("1")[:12], 0, "no such container"},
+		{"ended", 0, "no such container"}, {"nobody", 0, "known here: app, bare, brief, cache, db, "}, {id("1")[:12], 0, "no such container"},
 		{"", 0, "no such container"}, {"../../etc", 0, "no such container"},
 	} {
 		pid, err := host.find(v.name)

@@ -156,7 +156,7 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
 	f.StringArrayVarP(&cfg.Interfaces, "interface", "i", nil, "interface to capture on, a pattern as 'veth*', or any; may be given again")
 	f.StringVarP(&cfg.File, "read", "r", "", "send this pcap or pcapng file instead; - is standard input")
 	f.StringVar(&cfg.NetNS, "netns", "", "capture in this network namespace: a PID, a name of ip netns, or a file as /proc/PID/ns/net; without -i all of its interfaces")
-	f.StringVar(&cfg.Container, "container", "", "capture in the network namespace of this container, by ID or name, also when it is started anew; without -i all of its interfaces")
+	f.StringVar(&cfg.Container, "container", "", "capture in the network namespace of this container, by ID or name (name@user: run without root), also when it is started anew; without -i all of its interfaces")
 	f.StringVar(&pace, "pace", "", "send at most so many bits a second, as in 800M or 10G; of a file also: real, as captured, which is the default, or max")
 	f.BoolVar(&cfg.LowLatency, "low-latency", false, "send each frame at once: a CPU for each shard that never sleeps, and more datagrams")
 	f.StringVar(&cfg.IO, "io", "auto", "how datagrams are sent: auto, uring, mmsg or zerocopy")
