@@ -46,6 +46,16 @@ func (f *Filter) compile(o filter.Options) (filter.Program, error) {
 	return p, nil
 }
 
+// masked says that the filter means something else on an interface with a
+// netmask: ip broadcast is in it.
+func (f *Filter) masked() bool {
+	o := filter.Options{LinkType: filter.Ethernet, Live: true}
+	without, err := f.compile(o)
+	o.Netmask = netip.AddrFrom4([4]byte{255, 255, 255, 0})
+	with, err2 := f.compile(o)
+	return err == nil && err2 == nil && !slices.Equal(without, with)
+}
+
 // compile makes the filter for what is captured here: f, and before it what
 // leaves out the remote's own datagrams.
 func (c *capture) compile(f *Filter) (program []bpf.RawInstruction, nothing bool, err error) {

@@ -107,6 +107,10 @@ func (s *set) left(i *ring.Interface) bool {
 // none.
 func (s *set) compile(f *Filter, owns []ring.Own) (parts map[uint16][]bpf.RawInstruction, nothing bool, err error) {
 	parts, nothing = map[uint16][]bpf.RawInstruction{}, true
+	if f.masked() {
+		s.tap.log.Warn().Str("interfaces", s.name()).Str("filter", f.Text).
+			Msg("of several interfaces, ip broadcast means 255.255.255.255 and 0.0.0.0 alone: for that of its network, name an interface")
+	}
 	for _, link := range ring.LinkTypes() {
 		if f.Program != nil && link != filter.Ethernet || f.Text != "" && f.Program == nil && !filter.Supported(link) {
 			continue

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -222,6 +223,38 @@ func TestFilterChangeHasItsBlock(t *testing.T) {
 			blocks := w.described(file)
 			if len(blocks) != 2 || !strings.HasSuffix(blocks[0], filters[0]) || !strings.HasSuffix(blocks[1], filters[1]) {
 				t.Errorf("interface blocks %q", blocks)
+			}
+		})
+	}
+}
+
+// ip broadcast is that of the network of an interface that is named; of several
+// interfaces it is that of all networks alone, and the log says so.
+func TestIPBroadcastHasTheInterfacesNetwork(t *testing.T) {
+	to := func(address string) []byte {
+		f := marker("to " + address)
+		header := []byte{0x45, 0, 0, 46, 0, 0, 0, 0, 64, 253, 0, 0, 10, 98, 0, 2}
+		header = append(header, netip.MustParseAddr(address).AsSlice()...)
+		return append(append(append([]byte{255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0, 8, 8, 0}, header...), f[14:]...), 0)
+	}
+	const own, all, one = "10.98.0.255", "255.255.255.255", "10.98.0.7"
+	for _, iface := range []string{"t0", "any"} {
+		t.Run(iface, func(t *testing.T) {
+			w := newWorld(t)
+			file := filepath.Join(w.dir, "out.pcapng")
+			c := w.startCollector("--no-tap", "-w", file)
+			r := w.startRemote("-i", iface, "ip broadcast or ether proto 0x88b5")
+			w.inject(w.peer, "p0", to(own), to(one), to(all), marker("end"))
+			c.until("the end is written", func() bool { return fileHas(file, marker("end")) })
+			text := r.stop()
+			c.stop()
+			for address, wanted := range map[string]bool{own: iface == "t0", all: true, one: false} {
+				if fileHas(file, to(address)) != wanted {
+					t.Errorf("to %s: came out is %v:\n%s", address, !wanted, text)
+				}
+			}
+			if warned := strings.Contains(text, "ip broadcast means 255.255.255.255"); warned != (iface == "any") {
+				t.Errorf("the log says:\n%s", text)
 			}
 		})
 	}
