@@ -3,8 +3,10 @@
 package collector
 
 import (
+	"encoding/binary"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -138,6 +140,47 @@ func TestBalance(t *testing.T) {
 		t.Errorf("the group: %+v", s)
 	}
 	inOrder(t, "beside", testnet.ReadCapture(t, filepath.Join(dir, "all.pcapng")), f.sent)
+}
+
+// Both directions of a flow in VXLAN or Geneve come to the output that has the
+// flow outside of it: their UDP source ports, which each end chooses for itself,
+// used to part them.
+func TestBalanceTunnels(t *testing.T) {
+	const members, flows = 4, 64
+	b := &balanceSink{spread: spread([]string{"a", "b", "c", "d"})}
+	for range members {
+		b.sinks = append(b.sinks, &nullSink{})
+	}
+	got := func(frame []byte) int {
+		before := b.given
+		b.Write(&Origin{Tap: 1}, ethernet(frame))
+		for i := range members {
+			if b.given[i] != before[i] {
+				return i
+			}
+		}
+		return -1
+	}
+	tunnel := func(inner []byte, port uint16, head []byte, back bool, source int) []byte {
+		f := udpFlow(0, 0, 50, back)[:42]
+		binary.BigEndian.PutUint16(f[34:], uint16(source))
+		binary.BigEndian.PutUint16(f[36:], port)
+		return slices.Concat(f, head, inner)
+	}
+	used := map[int]bool{}
+	for flow := range flows {
+		there, back := udpFlow(flow, 1, 100, false), udpFlow(flow, 2, 100, true)
+		want := got(there)
+		used[want] = true
+		for port, head := range map[uint16][]byte{4789: proto.AppendVXLAN(nil, 7), 8472: proto.AppendVXLAN(nil, 7), 6081: {0, 0, 0x65, 0x58, 0, 0, 7, 0}} {
+			if a, b := got(tunnel(there, port, head, false, 50000+flow)), got(tunnel(back, port, head, true, 60000-3*flow)); a != want || b != want {
+				t.Errorf("flow %d, port %d: to %d there, to %d back, to %d outside of the tunnel", flow, port, a, b, want)
+			}
+		}
+	}
+	if len(used) != members {
+		t.Errorf("only %d outputs got flows", len(used))
+	}
 }
 
 // A group of outputs of several kinds, of one, and without a name are refused,

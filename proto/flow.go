@@ -25,12 +25,27 @@ const maxTags = 4
 // their addresses, since only the first of them has ports. What is not IP, or
 // too short to tell, is hashed by its MAC addresses.
 //
+// A packet of IP in VXLAN, Geneve, GRE or IP has the hash that it has outside
+// of the tunnel: see inner.
+//
 // All 32 bits are good: take the high ones, as in hash*n>>32 for n places.
 func FlowHash(frame []byte) uint32 {
-	if len(frame) < 14 {
+	if len(frame) < etherLen {
 		return 0
 	}
-	at, etherType := 14, binary.BigEndian.Uint16(frame[12:])
+	ip, etherType := behindTags(frame)
+	if etherType == etherIPv4 && len(ip) >= 20 || etherType == etherIPv6 && len(ip) >= 40 {
+		return hashIP(ip, 0)
+	}
+	to := uint64(binary.BigEndian.Uint16(frame))<<32 | uint64(binary.BigEndian.Uint32(frame[2:]))
+	from := uint64(binary.BigEndian.Uint16(frame[6:]))<<32 | uint64(binary.BigEndian.Uint32(frame[8:]))
+	return mixFlow(mixEnd(to)+mixEnd(from), uint64(etherType))
+}
+
+// behindTags returns what is behind the header and the VLAN tags of an Ethernet
+// frame, which has to have a header.
+func behindTags(frame []byte) (rest []byte, etherType uint16) {
+	at, etherType := etherLen, binary.BigEndian.Uint16(frame[12:])
 	for range maxTags {
 		if etherType != etherVLAN && etherType != etherQinQ && etherType != etherQinQ91 || len(frame) < at+4 {
 			break
@@ -38,28 +53,37 @@ func FlowHash(frame []byte) uint32 {
 		etherType = binary.BigEndian.Uint16(frame[at+2:])
 		at += 4
 	}
-	if ip := frame[at:]; etherType == etherIPv4 && len(ip) >= 20 || etherType == etherIPv6 && len(ip) >= 40 {
-		return FlowHashIP(ip)
-	}
-	to := uint64(binary.BigEndian.Uint16(frame))<<32 | uint64(binary.BigEndian.Uint32(frame[2:]))
-	from := uint64(binary.BigEndian.Uint16(frame[6:]))<<32 | uint64(binary.BigEndian.Uint32(frame[8:]))
-	return mixFlow(mixEnd(to)+mixEnd(from), uint64(etherType))
+	return frame[at:], etherType
 }
 
 // FlowHashIP is FlowHash of a packet that begins with its IP header.
-func FlowHashIP(ip []byte) uint32 {
+func FlowHashIP(ip []byte) uint32 { return hashIP(ip, 0) }
+
+// hashIP is FlowHashIP of a packet inside so many tunnels.
+func hashIP(ip []byte, tunnels int) uint32 {
 	switch {
 	case len(ip) >= 20 && ip[0]>>4 == 4:
 		var from, to uint64 // ports
 		n := int(ip[0]&0xF) * 4
 		if binary.BigEndian.Uint16(ip[6:])&0x3FFF == 0 { // neither more fragments nor an offset
-			from, to = ports(ip[9], ip, n)
+			if from, to = ports(ip[9], ip, n); wraps(ip[9], from, to) {
+				if hash, ok := hashInner(ip[9], ip, n, tunnels); ok {
+					return hash
+				}
+				from, to = 0, 0
+			}
 		}
 		src, dst := uint64(binary.BigEndian.Uint32(ip[12:])), uint64(binary.BigEndian.Uint32(ip[16:]))
 		return mixFlow(mixEnd(src<<16|from)+mixEnd(dst<<16|to), uint64(ip[9]))
 	case len(ip) >= 40 && ip[0]>>4 == 6:
 		next, n := transport(ip)
 		from, to := ports(next, ip, n)
+		if wraps(next, from, to) {
+			if hash, ok := hashInner(next, ip, n, tunnels); ok {
+				return hash
+			}
+			from, to = 0, 0
+		}
 		src := mixEnd(binary.BigEndian.Uint64(ip[8:])) ^ binary.BigEndian.Uint64(ip[16:])
 		dst := mixEnd(binary.BigEndian.Uint64(ip[24:])) ^ binary.BigEndian.Uint64(ip[32:])
 		return mixFlow(mixEnd(src+from)+mixEnd(dst+to), uint64(next))
