@@ -64,6 +64,13 @@ const (
 
 const stateMagic = "ntap-state-1"
 
+// CheckState says what is wrong with a state file (Config.State). One that is
+// not there yet is good.
+func CheckState(path string) error {
+	_, err := openState(path)
+	return err
+}
+
 // openState reads the state file at path. A file that does not exist yet is an
 // empty one; a damaged one is an error, since going on without it would accept
 // what was seen before.

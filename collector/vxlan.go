@@ -53,7 +53,7 @@ const (
 // at most one rule for all others: tap, which is the tap ID, or a VNI. Where
 // only single taps are named, others have none.
 func ParseVNI(text string) (VNIs, error) {
-	v := VNIs{other: vniNone, taps: map[uint32]uint32{}}
+	v := VNIs{other: vniNone}
 	vni := func(s string) (uint32, error) {
 		n, err := strconv.ParseUint(s, 10, 32)
 		if err != nil || n > proto.MaxVNI {
@@ -74,6 +74,9 @@ func ParseVNI(text string) (VNIs, error) {
 			}
 			if _, twice := v.taps[uint32(id)]; twice {
 				return VNIs{}, fmt.Errorf("tap %d has two VNIs", id)
+			}
+			if v.taps == nil {
+				v.taps = make(map[uint32]uint32)
 			}
 			v.taps[uint32(id)], err = vni(to)
 		case word == "tap":

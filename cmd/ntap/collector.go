@@ -48,6 +48,7 @@ programs that connect (PCAP over IP).`,
   ntap collector --check-config /etc/ntap/collector.yaml      # what is wrong with it, or what goes where`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
+			file.taps, file.files, file.check = routes.known, true, check != ""
 			if file.path = cmp.Or(check, file.path); check != "" && port == "" {
 				port = "0" // which is not listened to
 			}
@@ -67,23 +68,11 @@ programs that connect (PCAP over IP).`,
 			if cfg.ClockWindow = window; window == 0 {
 				cfg.ClockWindow = -1
 			}
-			if err := routes.known(file.given); err != nil {
-				return err
-			}
 			if cfg.Outputs, err = routes.wanted(c, file.given); err != nil {
 				return err
 			}
 			if check != "" {
-				if err := checkOutputs(&cfg.Outputs); err != nil {
-					return usageError{err}
-				}
-				single, err := file.given.keys()
-				if err != nil {
-					return err
-				}
-				single.wipe()
-				printRoutes(c.OutOrStdout(), file.given, &cfg.Outputs)
-				return nil
+				return checkConfig(c.OutOrStdout(), &cfg, &file, &place, &keys, clear)
 			}
 			plan, err := place.arrange(logger, false, facing(cfg.Listen)...)
 			if err != nil {

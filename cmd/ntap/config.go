@@ -28,6 +28,10 @@ type configFlag struct {
 	lists   bool       // those that may be given again are
 	instead [][]string // flags that say the same in other ways: one on the command line stands for all
 	given   *configFile
+
+	taps  func(*configFile) error // adds those of flags
+	files bool                    // files that it names are looked at
+	check bool                    // it is only looked at: also those that outputs need
 }
 
 // A settable is a flag that a file may set.
@@ -107,6 +111,10 @@ func checkSetting(command string, f *pflag.Flag, v string) error {
 		err = ways(command, v)
 	case "fanout":
 		_, err = ring.ParseFanout(v)
+	case "cpus":
+		if v != "auto" && v != "none" {
+			_, err = engine.ParseCPUs(v)
+		}
 	case "workers":
 		if n, e := strconv.Atoi(v); v != "auto" && (e != nil || n < 1 || n > engine.MaxShards) {
 			err = fmt.Errorf("want auto, or a number from 1 to %d", engine.MaxShards)
@@ -117,9 +125,9 @@ func checkSetting(command string, f *pflag.Flag, v string) error {
 
 // What limits.go allows.
 var (
-	settingRange = map[string][2]int64{"reorder": {1, 4096}, "receive-buffer": {1, maxMemory}, "ring": {1, maxMemory}, "block": {1, maxMemory}, "snaplen": {0, proto.MaxFrame}}
+	settingRange = map[string][2]int64{"reorder": {1, 4096}, "receive-buffer": {1, maxMemory}, "merge-buffer": {8 << 20, maxMemory}, "ring": {1, maxMemory}, "block": {1, maxMemory}, "snaplen": {0, proto.MaxFrame}}
 	settingTime  = map[string][2]time.Duration{
-		"reorder-wait": {time.Microsecond, maxWait}, "clock-window": {0, maxWindow}, "retire": {time.Millisecond, maxWait}, "resolve": {0, maxWindow},
+		"reorder-wait": {time.Microsecond, maxWait}, "merge": {0, maxWait}, "clock-window": {0, maxWindow}, "retire": {time.Millisecond, maxWait}, "resolve": {0, maxWindow},
 	}
 )
 
@@ -167,14 +175,22 @@ func (s *configFlag) load(c *cobra.Command) error {
 
 // read reads the file.
 func (s *configFlag) read(c *cobra.Command) (*configFile, error) {
-	if s.path == "" {
-		return &configFile{}, nil
+	var text []byte
+	if s.path != "" {
+		var err error
+		if text, err = readConfig(s.path); err != nil {
+			return nil, err
+		}
 	}
-	text, err := readConfig(s.path)
+	r := &configReader{path: s.path}
+	f, err := r.config(text, s.settings(c), !s.lists, s.taps)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(r.err(), err)
 	}
-	return parseConfig(s.path, text, s.settings(c), !s.lists)
+	if s.files {
+		s.look(c, r, f)
+	}
+	return f, r.err()
 }
 
 // restart returns the settings that are others in f than they were at the

@@ -52,6 +52,7 @@ func TestConfigErrors(t *testing.T) {
 		{"interface: ntap0", map[int]string{1: "unknown field"}},
 		{"port: 70000\nworkers: many\nreorder: 0\nreorder-wait: soon\nstats: perhaps\nio: magic\nclock-window: -1s", map[int]string{
 			1: "1 to 65535", 2: "want auto, or a number from 1", 3: "from 1 to 4096", 4: "as in 10ms", 5: "want true or false", 6: "auto, uring or mmsg", 7: "want a time from 0s"}},
+		{"cpus: banana\nmerge: 2m\nmerge-buffer: 1\ncpus: 0", map[int]string{1: "\"banana\": ", 2: "want a time from 0s to 1m", 3: "want a number from 8388608", 4: "cpus comes twice"}},
 		{"port: [1]", map[int]string{1: "want one value, not a list"}},
 		{"port:", map[int]string{1: "not nothing"}},
 		{"port: 1\nport: 2", map[int]string{2: "port comes twice, first in line 1"}},
@@ -77,6 +78,8 @@ func TestConfigErrors(t *testing.T) {
 			3: `unknown tap "berlin"; no tap has a name here`, 4: "from 0 to 262144", 5: "did you mean port or proto?", 7: `"5-3" is no tap ID`, 9: "leave the field out for all"}},
 		{"taps:\n- id: 7\n  name: berlin\noutputs:\n- interface: a\n  taps: munich\n- interface: b\n  taps: 8\n- interface: c\n  taps: [all, 7]", map[int]string{
 			6: `unknown tap "munich"; those with a name are berlin`, 8: "tap 8 is not among taps:", 10: "all are all"}},
+		{"taps:\n- id: 7\n  name: berlin\noutputs:\n- vxlan: h\n  vni: {99: 5}\n- vxlan: i\n  vni: {berlin: 5}\n- vxlan: j\n  vni: rome=5,tap", map[int]string{
+			6: "tap 99 is not among taps:", 10: `unknown tap "rome"`}},
 		{"outputs:\n- interface: a\n- write: a\n- interface: a", map[int]string{4: "interface a is given twice, first in line 2"}},
 		{"outputs:\n- write: '%q'\n- write: x\n  rotate-keep: 3\n- write: y\n  rotate-size: 1x\n  rotate-seconds: -1\n- write: '-'\n  rotate-seconds: 60", map[int]string{
 			2: "after % comes", 3: "a file never ends", 5: "want a size", 7: "want a number from 0", 8: "one stream"}},
@@ -164,7 +167,7 @@ taps:
   7 berlin -> interface t0, write a.pcapng, balance g
   others, but for those that an output names -> interface t0, write a.pcapng, balance g
 `},
-		{"-i t1 -w a.pcapng|--select|t0 taps=berlin filter=udp|--select|g taps=3,9-10|--tap|9", `outputs:
+		{"-i t1 -w a.pcapng|--select|t0 taps=berlin filter=udp|--select|g taps=3,9-10|--tap|9|--tap|3", `outputs:
   interface t0: taps 7; filter udp
   interface t1: all taps
   write a.pcapng: all taps
@@ -172,6 +175,7 @@ taps:
 taps:
   7 berlin -> interface t0, interface t1, write a.pcapng
   9 -> interface t1, write a.pcapng, balance g
+  3 -> interface t1, write a.pcapng, balance g
   others, but for those that an output names -> interface t1, write a.pcapng
 `},
 		{"--no-tap --vxlan 192.0.2.1|--tap|7 name=rome|--select|vxlan taps=rome", `outputs:

@@ -17,9 +17,19 @@ type tapKeys struct {
 }
 
 // keys reads the keys of single taps, or says all that is wrong with them.
-func (f *configFile) keys() (k tapKeys, err error) {
-	k.public = make(map[uint32]ed25519.PublicKey)
+func (f *configFile) keys() (tapKeys, error) {
 	r := &configReader{path: f.path}
+	k := f.readKeys(r)
+	if err := r.err(); err != nil {
+		k.wipe()
+		return k, err
+	}
+	return k, nil
+}
+
+// readKeys reads the keys of single taps, and notes what is wrong with them.
+func (f *configFile) readKeys(r *configReader) (k tapKeys) {
+	k.public = make(map[uint32]ed25519.PublicKey)
 	for _, t := range f.taps {
 		switch {
 		case t.publicKey != "":
@@ -37,11 +47,7 @@ func (f *configFile) keys() (k tapKeys, err error) {
 			}
 		}
 	}
-	if err := r.err(); err != nil {
-		k.wipe()
-		return k, err
-	}
-	return k, nil
+	return k
 }
 
 func (k *tapKeys) wipe() {

@@ -57,9 +57,13 @@ func (r *configReader) err() error {
 	slices.SortStableFunc(r.errs, func(a, b lineError) int { return cmp.Compare(a.line, b.line) })
 	var all []error
 	for _, e := range r.errs {
+		if e.line == 0 { // of a flag
+			all = append(all, errors.New(e.text))
+			continue
+		}
 		all = append(all, fmt.Errorf("%s:%d: %s", r.path, e.line, e.text))
 	}
-	if len(all) > 1 {
+	if len(all) > 1 && r.path != "" {
 		all = append([]error{fmt.Errorf("%s: %d errors", r.path, len(all))}, all...)
 	}
 	return usageError{errors.Join(all...)}

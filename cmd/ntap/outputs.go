@@ -28,6 +28,7 @@ type outputFlags struct {
 	clients int
 	tls     collector.TLSFiles
 	selects []string
+	sets    []string
 }
 
 func (o *outputFlags) add(c *cobra.Command) {
@@ -38,17 +39,18 @@ func (o *outputFlags) add(c *cobra.Command) {
 	f.IntVarP(&o.keep, "rotate-keep", "W", 0, "this many files are kept, for each recording: the oldest are removed; 0: all")
 	f.BoolVar(&o.direct, "direct", false, "write the files of -w past the page cache, which takes less CPU at high rates; what the disk is too slow for is dropped, and counted")
 	f.StringArrayVar(&o.serve, "pcap-over-ip", nil, "give frames to programs that connect to [HOST:]PORT by TCP; without HOST on 127.0.0.1. With ,pcap behind it as pcap where the client does not say, else pcapng; elsewhere than on loopback, and with ,tls, by TLS; may be given again")
-	f.IntVar(&o.buffer, "pcap-over-ip-buffer", 8<<20, "bytes that wait for a client that is slow: what does not fit it loses")
-	f.IntVar(&o.clients, "pcap-over-ip-clients", 64, "programs that may be connected to it at once")
+	f.IntVar(&o.buffer, "pcap-over-ip-buffer", serveBuffer, "bytes that wait for a client that is slow: what does not fit it loses")
+	f.IntVar(&o.clients, "pcap-over-ip-clients", serveClients, "programs that may be connected to it at once")
 	f.StringVar(&o.tls.Cert, "tls-cert", "", "certificate of this collector for --pcap-over-ip, and those between it and its CA; PEM")
 	f.StringVar(&o.tls.Key, "tls-key", "", "its private key; PEM")
 	f.StringVar(&o.tls.ClientCA, "tls-client-ca", "", "CA that issues the certificates of clients; PEM")
 	f.StringArrayVar(&o.selects, "select", nil, `what an output gets: "OUTPUT taps=1,3-5 snaplen=96 filter=EXPRESSION", of which only OUTPUT has to be there: interface, write, vxlan, pcap-over-ip, balance, or one of those by its name; may be given again`)
+	f.StringArrayVar(&o.sets, "set", nil, `fields of an output as the configuration file has them (docs/CONFIG.md): "OUTPUT rotate-size=512m snaplen=96 tls.cert=FILE filter=EXPRESSION", where OUTPUT is as in --select; may be given again`)
 }
 
 // set adds the outputs of the flags.
 func (o *outputFlags) set(cfg *collector.Outputs) error {
-	roll, err := o.rotation()
+	roll, err := o.rotation(0)
 	if err != nil {
 		return err
 	}
@@ -95,29 +97,9 @@ func (o *outputFlags) choose(cfg *collector.Outputs, file *configFile) error {
 
 // outputsNamed returns the selections of the outputs of a kind, or of one.
 func outputsNamed(cfg *collector.Outputs, name string) (found []*collector.Selection) {
-	for i := range cfg.TAPs {
-		if name == "interface" || name == cfg.TAPs[i].Name {
-			found = append(found, &cfg.TAPs[i].Select)
-		}
-	}
-	for i := range cfg.Files {
-		if name == "write" || name == cfg.Files[i].Path {
-			found = append(found, &cfg.Files[i].Select)
-		}
-	}
-	for i := range cfg.VXLAN {
-		if name == "vxlan" || name == cfg.VXLAN[i].To {
-			found = append(found, &cfg.VXLAN[i].Select)
-		}
-	}
-	for i := range cfg.Serve {
-		if name == "pcap-over-ip" || name == cfg.Serve[i].Addr {
-			found = append(found, &cfg.Serve[i].Select)
-		}
-	}
-	for i := range cfg.Balance {
-		if name == "balance" || name == cfg.Balance[i].Name {
-			found = append(found, &cfg.Balance[i].Select)
+	for _, t := range targets(cfg) {
+		if !t.member && t.is(name) {
+			found = append(found, t.takes)
 		}
 	}
 	return found
@@ -159,7 +141,7 @@ func (o *outputFlags) servers(cfg *collector.Outputs) error {
 		if c.Addr, loopback = serveAddress(addr); c.Addr == "" {
 			return usagef("--pcap-over-ip %q: want [HOST:]PORT, as in %d, 192.0.2.1:%d or [::1]:%d", text, collector.ServePort, collector.ServePort, collector.ServePort)
 		}
-		if secure || !loopback {
+		if (secure || !loopback) && !(given == 0 && o.setsTLS(c.Addr)) {
 			if given == 0 {
 				return usagef("--pcap-over-ip %s: frames in clear go to this machine only: give --tls-cert, --tls-key and --tls-client-ca, or listen on 127.0.0.1", text)
 			}
@@ -190,9 +172,10 @@ func serveAddress(s string) (addr string, loopback bool) {
 	return net.JoinHostPort(host, port), host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// rotation returns what -C, -G and -W say, in tcpdump's units.
-func (o *outputFlags) rotation() (r collector.Rotation, err error) {
-	r = collector.Rotation{Every: time.Duration(o.every) * time.Second, Keep: o.keep}
+// rotation returns what -C, -G and -W say, in tcpdump's units. size is in force
+// where -C says nothing, bytes.
+func (o *outputFlags) rotation(size int64) (r collector.Rotation, err error) {
+	r = collector.Rotation{Size: size, Every: time.Duration(o.every) * time.Second, Keep: o.keep}
 	if o.size != "" {
 		unit, number := int64(1e6), o.size
 		switch number[len(number)-1] | 0x20 {

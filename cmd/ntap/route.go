@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -57,7 +58,7 @@ func (o *routeFlags) wanted(c *cobra.Command, file *configFile) (outs collector.
 			outs.TAPs = append(outs.TAPs, collector.TAP{Name: name, Isolate: o.isolate, Persist: o.persist, NetNS: o.netns})
 		}
 	}
-	if outs.VXLAN, err = o.vxlan.outputs(c); err != nil {
+	if outs.VXLAN, err = o.vxlan.outputs(c, file); err != nil {
 		return outs, err
 	}
 	if err = o.files.set(&outs); err != nil {
@@ -76,6 +77,9 @@ func (o *routeFlags) wanted(c *cobra.Command, file *configFile) (outs collector.
 		o.likeFlags(c, b.Over.TAPs)
 	}
 	if err := o.files.choose(&outs, file); err != nil {
+		return outs, err
+	}
+	if err := o.files.change(&outs, file); err != nil {
 		return outs, err
 	}
 	if len(outs.TAPs)+len(outs.Files)+len(outs.VXLAN)+len(outs.Serve)+len(outs.Balance) == 0 {
@@ -106,13 +110,10 @@ func (o *routeFlags) again(c *cobra.Command, flag *configFlag, cfg *collector.Co
 	if err != nil {
 		return outs, nil, err
 	}
-	if err := o.known(file); err != nil {
-		return outs, nil, err
-	}
 	if outs, err = o.wanted(c, file); err != nil {
 		return outs, nil, err
 	}
-	if err := outs.Check(); err != nil {
+	if err := checkOutputs(&outs); err != nil {
 		return outs, nil, err
 	}
 	keys, err := file.keys()
@@ -146,7 +147,7 @@ func beside(file, flags collector.Outputs) collector.Outputs {
 
 // join returns a with b, whose items win over those of a that have their names.
 func join[T any](a, b []T, name func(T) string) []T {
-	out := make([]T, 0, len(a)+len(b))
+	var out []T
 	for _, x := range a {
 		if !slices.ContainsFunc(b, func(y T) bool { return name(x) == name(y) }) {
 			out = append(out, x)
@@ -192,7 +193,7 @@ func move[T any](from, to *[]T, meant func(*T) bool) {
 	})
 }
 
-// known returns the file with the taps of --tap, which win over its own.
+// known adds the taps of --tap to those of the file. What they say wins.
 func (o *routeFlags) known(file *configFile) error {
 	for _, text := range o.taps {
 		words := strings.Fields(text)
@@ -218,7 +219,15 @@ func (o *routeFlags) known(file *configFile) error {
 		if len(words) == 0 || t.keyFile != "" && t.publicKey != "" {
 			return usagef("--tap %q: want a tap ID, and at most one of key-file= and public-key=", text)
 		}
-		file.taps = slices.DeleteFunc(file.taps, func(x configTap) bool { return x.id == t.id })
+		file.taps = slices.DeleteFunc(file.taps, func(x configTap) bool {
+			if x.id != t.id {
+				return false
+			}
+			if t.name = cmp.Or(t.name, x.name); t.keyFile == "" && t.publicKey == "" {
+				t.keyFile, t.publicKey, t.line = x.keyFile, x.publicKey, x.line
+			}
+			return true
+		})
 		if id, taken := file.named(t.name); taken && t.name != "" {
 			return usagef("--tap %q: tap %d has that name", text, id)
 		}

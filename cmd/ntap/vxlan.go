@@ -24,10 +24,10 @@ type vxlanFlags struct {
 func (v *vxlanFlags) add(c *cobra.Command) {
 	f := c.Flags()
 	f.StringArrayVar(&v.to, "vxlan", nil, "send frames as VXLAN to HOST[:PORT], in clear; may be given again: each gets all")
-	f.StringVar(&v.vni, "vni", "tap", "VNI of the frames: tap (the tap ID), a number, or a list as in 7=1001,8=1002,tap")
+	f.StringVar(&v.vni, "vni", "tap", "VNI of the frames: tap (the tap ID), a number, or a list as in 7=1001,8=1002,tap; taps by ID or name")
 	f.StringVar(&v.oversize, "vxlan-oversize", "drop", "what becomes of frames that do not fit the path's MTU: drop, slice or fragment")
 	f.IntVar(&v.mtu, "vxlan-mtu", 0, "IP MTU of the path to the VTEPs; default: what the route says")
-	f.IntVar(&v.ports, "vxlan-ports", 16, "UDP source ports over which flows are spread")
+	f.IntVar(&v.ports, "vxlan-ports", vxlanPorts, "UDP source ports over which flows are spread")
 }
 
 // A tunnelFlags are the remote's flags about VXLAN.
@@ -41,7 +41,7 @@ func (v *tunnelFlags) add(c *cobra.Command) {
 	f.StringVar(&v.to, "to-vxlan", "", "send VXLAN to HOST[:PORT] without a collector, in clear, with no key")
 	f.StringVar(&v.vni, "vni", "tap", "VNI of that: tap (the tap ID) or a number")
 	f.StringVar(&v.oversize, "vxlan-oversize", "drop", "what becomes of frames that do not fit the path's MTU: drop, slice or fragment")
-	f.IntVar(&v.ports, "vxlan-ports", 16, "UDP source ports over which flows are spread")
+	f.IntVar(&v.ports, "vxlan-ports", vxlanPorts, "UDP source ports over which flows are spread")
 }
 
 // tunnel returns what the flags say for a tap ID, or nil if they say nothing.
@@ -88,8 +88,8 @@ func (v *tunnelFlags) tunnel(c *cobra.Command, tap int64) (*remote.VXLAN, uint32
 	return out, uint32(tap), within("--vxlan-ports", v.ports, 1, batch.MaxPorts)
 }
 
-// outputs returns what the flags say.
-func (v *vxlanFlags) outputs(c *cobra.Command) ([]collector.VXLAN, error) {
+// outputs returns what the flags say. Taps may be called by their names in the file.
+func (v *vxlanFlags) outputs(c *cobra.Command, file *configFile) ([]collector.VXLAN, error) {
 	if len(v.to) == 0 {
 		for _, name := range []string{"vni", "vxlan-oversize", "vxlan-mtu", "vxlan-ports"} {
 			if c.Flags().Changed(name) {
@@ -100,7 +100,7 @@ func (v *vxlanFlags) outputs(c *cobra.Command) ([]collector.VXLAN, error) {
 	}
 	how := collector.VXLAN{MTU: v.mtu, Ports: v.ports}
 	var err error
-	if how.VNI, err = collector.ParseVNI(v.vni); err != nil {
+	if how.VNI, err = file.vnis(v.vni); err != nil {
 		return nil, usagef("--vni: %w", err)
 	}
 	if how.Oversize, err = proto.ParseOversize(v.oversize); err != nil {
