@@ -28,6 +28,9 @@ func (w *worker) takeUp(t *table) (err error) {
 	for _, r := range t.routes {
 		for _, l := range r.outs {
 			s, known := old.bare[l]
+			if a, ok := s.(interface{ altered() }); ok {
+				a.altered()
+			}
 			if !known {
 				var e error
 				if s, e = l.sink(w.number); e != nil {

@@ -48,7 +48,7 @@ func (o *outputs) open(l *outlet, wait bool) {
 // try begins to open an output that waits. It does not outlast ctx.
 func (o *outputs) try(ctx context.Context, l *outlet) {
 	l.wait.trying = true
-	a := attempt{l, &outlet{spec: l.spec, account: l.account.of.part(), snap: l.snap, wait: &waiting{why: l.wait.why}}}
+	a := attempt{l, &outlet{spec: l.spec, account: l.account.of.part(), snap: l.snap, how: l.how, wait: &waiting{why: l.wait.why}}}
 	go func() {
 		o.open(a.next, false)
 		select {

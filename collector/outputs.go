@@ -25,6 +25,7 @@ type spec struct {
 	twice  string  // why there are not to be two of that name; "": there may be
 	merges bool    // Config.Merge is about it
 	last   bool    // its error ends the collector, whatever other outputs there are
+	beside bool    // one of that name may be opened while another one is open
 
 	open func(o *outputs) (output, error) // nil: it is a group
 	over []*spec                          // of a group: its members
@@ -37,6 +38,7 @@ type output struct {
 	sink  func(worker int, a *OutputAccount) (sink, error) // a worker's end; the worker's own thread calls it
 	tick  func(now time.Time)                              // what it does by the clock; nil: nothing
 	close func() error                                     // once the sinks are closed; nil: nothing
+	alter func(how any) (apply func())                     // what makes it one of that spec.how, open as it is; nil: it has to be opened anew
 }
 
 // An outlet is an output in force. One that could not be opened yet refuses
@@ -45,6 +47,7 @@ type outlet struct {
 	*spec
 	account *OutputAccount // a part of the output's
 	snap    int            // what its files or clients were told is the snap length
+	how     any            // as the spec's, or what it was altered to
 	wait    *waiting       // until it can be opened; nil: it is open
 
 	mu     sync.Mutex // not held for frames
@@ -238,13 +241,13 @@ func (c VXLAN) spec(cfg *Config) (*spec, error) {
 	}
 	c.Select = Selection{}
 	return &spec{
-		name: "VXLAN " + to, how: c, takes: &takes, twice: "its frames would be sent twice",
+		name: "VXLAN " + to, how: c, takes: &takes, twice: "its frames would be sent twice", beside: true, // Fans share source ports
 		open: func(o *outputs) (output, error) {
 			s, err := newVXLANSet(c, o.sh.cfg.Workers, o.warn)
 			if err != nil {
 				return output{}, err
 			}
-			return output{close: s.close, sink: func(worker int, _ *OutputAccount) (sink, error) { return s.sink(worker), nil }}, nil
+			return output{close: s.close, alter: s.alter, sink: func(worker int, _ *OutputAccount) (sink, error) { return s.sink(worker), nil }}, nil
 		},
 	}, nil
 }
@@ -269,7 +272,7 @@ func (c Serve) spec() (*spec, error) {
 		if err != nil {
 			return output{}, fmt.Errorf("collector: pcap over IP at %s: %w", c.Addr, err)
 		}
-		return output{name: "pcap over IP " + srv.addr, sink: srv.sink, close: srv.close}, nil
+		return output{name: "pcap over IP " + srv.addr, sink: srv.sink, close: srv.close, alter: srv.alter}, nil
 	}
 	return s, nil
 }

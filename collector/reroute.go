@@ -50,6 +50,7 @@ type attempt struct {
 // it.
 type table struct {
 	routes  []*route
+	alters  []func()      // what makes outlets of before what they are to be, before workers take it up
 	workers atomic.Int32  // that have not taken it up yet
 	taken   chan struct{} // closed when all have
 }
@@ -123,11 +124,22 @@ func openOutputs(ctx context.Context, sh *shared, a *Account) (*outputs, error) 
 func (o *outputs) warn(err error) { o.sh.log.Warn().Err(err).Msg("output") }
 
 // outlet returns what is in force for a spec: that of the table before, if it
-// is the same, or else one that is to be opened.
-func (o *outputs) outlet(s *spec, old []*outlet) *outlet {
+// is the same or, open as it is, can become so; or else one that
+// is to be opened.
+func (o *outputs) outlet(t *table, s *spec, old []*outlet) *outlet {
 	for i, l := range old {
-		if l != nil && l.wait == nil && l.spec.same(s, l.snap) {
+		if l != nil && l.wait == nil && l.like(s) && reflect.DeepEqual(l.how, s.how) {
 			old[i] = nil
+			return l
+		}
+	}
+	for i, l := range old {
+		if l == nil || l.wait != nil || !l.like(s) || l.output.alter == nil {
+			continue
+		}
+		if apply := l.output.alter(s.how); apply != nil {
+			old[i] = nil
+			t.alters = append(t.alters, func() { apply(); l.how = s.how })
 			return l
 		}
 	}
@@ -136,19 +148,16 @@ func (o *outputs) outlet(s *spec, old []*outlet) *outlet {
 
 // fresh returns an outlet that is to be opened.
 func (o *outputs) fresh(s *spec) *outlet {
-	return &outlet{spec: s, account: o.account.output(s.name, s.each).part(), snap: s.takes.SnapLen, wait: &waiting{why: errNotYet}}
+	return &outlet{spec: s, account: o.account.output(s.name, s.each).part(), snap: s.takes.SnapLen, how: s.how, wait: &waiting{why: errNotYet}}
 }
 
 // errNotYet says that an output waits for one that has what it needs.
 var errNotYet = errors.New("collector: it was not tried yet")
 
-// same says that the output of s is that of other, but for what it takes. snap
-// is what its files say is the snap length.
-func (s *spec) same(other *spec, snap int) bool {
-	if s.name != other.name || !reflect.DeepEqual(s.how, other.how) {
-		return false
-	}
-	return !s.says || !grows(snap, other.takes.SnapLen)
+// like says that the outlet may be that of s, if its options are: it has the
+// name, and what it said of the snap length stays true.
+func (l *outlet) like(s *spec) bool {
+	return l.spec.name == s.name && !(s.says && grows(l.snap, s.takes.SnapLen))
 }
 
 // grows says that a snap length is longer than another.
@@ -171,13 +180,13 @@ func (o *outputs) table(specs []*spec, before *table) *table {
 	for _, s := range specs {
 		r := &route{spec: s}
 		if s.over == nil {
-			l := o.outlet(s, old)
+			l := o.outlet(t, s, old)
 			r.outs = []*outlet{l}
 		} else {
 			r.account = o.account.output(s.name, false).part()
 			names := make([]string, len(s.over))
 			for i, m := range s.over {
-				r.outs = append(r.outs, o.outlet(m, old))
+				r.outs = append(r.outs, o.outlet(t, m, old))
 				names[i] = m.name
 			}
 			r.spread = spread(names)
@@ -264,11 +273,17 @@ func (o *outputs) reroute(ctx context.Context) {
 	for _, l := range t.outlets() {
 		if l.wait == nil {
 			kept++
-		} else if !leaving[l.spec.name] {
+		} else if l.spec.beside || !leaving[l.spec.name] {
 			fresh = append(fresh, l)
 		}
 	}
-	if !o.openAll(ctx, fresh, o.adopt) || !o.publish(ctx, t) {
+	if !o.openAll(ctx, fresh, o.adopt) {
+		return
+	}
+	for _, alter := range t.alters {
+		alter()
+	}
+	if !o.publish(ctx, t) {
 		return
 	}
 	if inForce != nil {
@@ -284,7 +299,7 @@ func (o *outputs) reroute(ctx context.Context) {
 		return
 	}
 	o.account.reloads.Add(1)
-	o.sh.log.Info().Int("outputs", len(t.outlets())).Int("unchanged", kept).Int("ended", len(leaving)).Msg("the new configuration is in force")
+	o.sh.log.Info().Int("outputs", len(t.outlets())).Int("unchanged", kept-len(t.alters)).Int("changed", len(t.alters)).Int("ended", len(leaving)).Msg("the new configuration is in force")
 }
 
 // stays says what may not change while an output runs.

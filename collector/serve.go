@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -57,7 +58,7 @@ const (
 
 // A server is one Serve.
 type server struct {
-	cfg    Serve
+	how    atomic.Pointer[Serve] // which alter replaces: new clients get what it says
 	addr   string
 	listen net.Listener
 	tls    *tlsSource // nil: plain
@@ -91,12 +92,12 @@ func (c *Serve) check() error {
 var errNoTLS = errors.New("without TLS it would give what was captured to everybody who can connect: give a certificate, its key, and the CA of the clients' certificates, or listen on 127.0.0.1")
 
 func newServer(c Serve, log zerolog.Logger) (*server, error) {
-	c.Clients, c.Queue = cmp.Or(c.Clients, serveClients), cmp.Or(c.Queue, serveQueue)
 	a, err := net.ResolveTCPAddr("tcp", c.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("%w; want HOST:PORT, as in 127.0.0.1:%d", err, ServePort)
 	}
-	s := &server{cfg: c, late: new(SinkCounts), log: log}
+	s := &server{late: new(SinkCounts), log: log}
+	s.set(c)
 	s.clients.Store(new([]*client))
 	if c.TLS != nil {
 		if s.tls, err = newTLSSource(*c.TLS, log); err != nil {
@@ -118,6 +119,24 @@ func newServer(c Serve, log zerolog.Logger) (*server, error) {
 	s.log.Info().Str("address", s.addr).Bool("tls", s.tls != nil).Msg("pcap over IP")
 	s.running.Go(s.accept)
 	return s, nil
+}
+
+// set makes what c says what new clients get.
+func (s *server) set(c Serve) {
+	c.Clients, c.Queue = cmp.Or(c.Clients, serveClients), cmp.Or(c.Queue, serveQueue)
+	s.how.Store(&c)
+}
+
+// alter returns what makes the server another one at the same address, whose
+// clients stay; nil: it has to be opened anew, since it proves itself or its
+// clients in another way.
+func (s *server) alter(how any) (apply func()) {
+	next, now := how.(Serve), s.how.Load()
+	if !reflect.DeepEqual(next.TLS, now.TLS) {
+		return nil
+	}
+	next.Select = now.Select
+	return func() { s.set(next) }
 }
 
 // accept takes connections until the server is closed.
@@ -145,7 +164,7 @@ func (s *server) accept() {
 func (s *server) enter() error {
 	s.mu.Lock()
 	all := *s.clients.Load()
-	if s.entered+len(all) >= s.cfg.Clients {
+	if s.entered+len(all) >= s.how.Load().Clients {
 		for _, c := range all {
 			if c.half.Load() {
 				defer c.leave(errors.New("it had closed its side, and another one came"))
@@ -155,7 +174,7 @@ func (s *server) enter() error {
 			}
 		}
 		s.mu.Unlock()
-		return fmt.Errorf("there are %d already", s.cfg.Clients)
+		return fmt.Errorf("there are %d already", len(all))
 	}
 	s.entered++
 	s.mu.Unlock()

@@ -45,7 +45,7 @@ func newClient(s *server, conn net.Conn, who, line string) (c *client, err error
 	if who != "" {
 		c.name += " " + who
 	}
-	if s.cfg.Pcap {
+	if s.how.Load().Pcap {
 		c.format = formatPcap
 	}
 	head, filter, hasFilter := strings.Cut(line, "filter=")
@@ -71,10 +71,10 @@ func newClient(s *server, conn net.Conn, who, line string) (c *client, err error
 		return nil, err
 	}
 	snap := c.takes.SnapLen
-	if most := s.cfg.Select.SnapLen; most != 0 && (snap == 0 || most < snap) {
+	if most := s.how.Load().Select.SnapLen; most != 0 && (snap == 0 || most < snap) {
 		snap = most
 	}
-	c.queue = newQueue(conn, c.format, s.cfg.Queue, func(err error) { c.leave(err) })
+	c.queue = newQueue(conn, c.format, s.how.Load().Queue, func(err error) { c.leave(err) })
 	c.file = &pcapngFile{
 		cfg: pcapngConfig{
 			Format: c.format, Link: proto.LinkTypeEthernet, SnapLen: snap, Chunk: serveChunk,

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -120,8 +121,8 @@ func (v *VNIs) Of(tap uint32) (uint32, error) {
 
 // A vxlanSet is one VXLAN output: a Fan for each worker.
 type vxlanSet struct {
-	cfg    VXLAN
-	to     string // HOST:PORT
+	how    atomic.Pointer[VXLAN] // which alter replaces
+	to     string                // HOST:PORT
 	fans   []*batch.Fan
 	warn   func(error)
 	warned atomic.Int64 // MTU that a warning was about last
@@ -135,7 +136,8 @@ func newVXLANSet(cfg VXLAN, workers int, warn func(error)) (*vxlanSet, error) {
 	if err != nil {
 		return nil, fmt.Errorf("collector: %w", err)
 	}
-	s := &vxlanSet{cfg: cfg, to: to, warn: warn}
+	s := &vxlanSet{to: to, warn: warn}
+	s.how.Store(&cfg)
 	for range workers {
 		f, err := batch.NewFan(batch.FanConfig{
 			To: to, What: "VTEP", Ports: cmp.Or(cfg.Ports, vxlanPorts), MTU: cfg.MTU, Fragment: cfg.Oversize == proto.OversizeFragment,
@@ -147,6 +149,22 @@ func newVXLANSet(cfg VXLAN, workers int, warn func(error)) (*vxlanSet, error) {
 		s.fans = append(s.fans, f)
 	}
 	return s, nil
+}
+
+// alter returns what makes the output another one with the same sockets, of
+// which only VNIs differ, and which frames are cut; nil: more does.
+func (s *vxlanSet) alter(how any) (apply func()) {
+	next := how.(VXLAN)
+	now := *s.how.Load()
+	like := next
+	like.VNI, like.To = now.VNI, now.To
+	if now.Oversize != proto.OversizeFragment && next.Oversize != proto.OversizeFragment {
+		like.Oversize = now.Oversize
+	}
+	if !reflect.DeepEqual(like, now) {
+		return nil
+	}
+	return func() { s.how.Store(&next) }
 }
 
 func (s *vxlanSet) name() string { return "VXLAN " + s.to }
@@ -167,5 +185,5 @@ func (s *vxlanSet) tooLong(f *batch.Fan, size, over int) {
 	if s.warned.Load() == int64(mtu) || s.warned.Swap(int64(mtu)) == int64(mtu) {
 		return
 	}
-	s.warn(fmt.Errorf("collector: %s: %s", s.name(), proto.OversizeText(s.cfg.Oversize, size, over, mtu)))
+	s.warn(fmt.Errorf("collector: %s: %s", s.name(), proto.OversizeText(s.how.Load().Oversize, size, over, mtu)))
 }

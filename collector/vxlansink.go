@@ -19,6 +19,7 @@ import (
 // delivered once the kernel took it.
 type vxlanSink struct {
 	set *vxlanSet
+	how *VXLAN // as it was when the worker took up the outputs
 	fan *batch.Fan
 
 	tap   uint32                       // whose records came last,
@@ -42,7 +43,7 @@ const sayAgain = 10 * time.Second
 
 // sink returns the sink of one worker, to which Write, Flush and Close belong.
 func (s *vxlanSet) sink(worker int) *vxlanSink {
-	return &vxlanSink{set: s, fan: s.fans[worker], taps: map[uint32]*proto.VXLANHeads{}}
+	return &vxlanSink{set: s, how: s.how.Load(), fan: s.fans[worker], taps: map[uint32]*proto.VXLANHeads{}}
 }
 
 // Write queues a record's frame, see sink.
@@ -68,7 +69,7 @@ func (s *vxlanSink) Write(o *Origin, r *proto.Record) {
 		return
 	case over > 0:
 		s.set.tooLong(s.fan, len(frame), over)
-		if s.set.cfg.Oversize != proto.OversizeSlice {
+		if s.how.Oversize != proto.OversizeSlice {
 			s.tooLong++
 			return
 		}
@@ -82,7 +83,7 @@ func (s *vxlanSink) Write(o *Origin, r *proto.Record) {
 func (s *vxlanSink) turn(tap uint32) {
 	heads, known := s.taps[tap]
 	if !known {
-		if vni, err := s.set.cfg.VNI.Of(tap); err != nil {
+		if vni, err := s.how.VNI.Of(tap); err != nil {
 			s.set.warn(fmt.Errorf("collector: %s: %w; its frames are dropped", s.set.name(), err))
 		} else {
 			heads = proto.NewVXLANHeads(vni)
@@ -119,6 +120,14 @@ func (s *vxlanSink) tell() {
 	if now := time.Now(); now.Sub(s.said) >= sayAgain {
 		s.troubled, s.said = true, now
 		s.set.warn(fmt.Errorf("collector: %s: %w; frames go on being sent, and those that are not taken are counted", s.set.name(), s.fan.Trouble()))
+	}
+}
+
+// altered takes up what the set is now.
+func (s *vxlanSink) altered() {
+	if how := s.set.how.Load(); how != s.how {
+		s.how, s.known = how, false
+		clear(s.taps)
 	}
 }
 
