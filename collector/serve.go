@@ -54,6 +54,9 @@ const (
 	requestTime  = 5 * time.Second        // for the rest of it
 	requestLen   = 128 << 10              // bytes: 4,096 instructions in decimal
 	tlsTime      = 10 * time.Second       // for a handshake
+
+	maxStrangers     = 64 // connections at once that have not proved who they are
+	maxStrangersFrom = 16 // of those from one address
 )
 
 // A server is one Serve.
@@ -68,7 +71,7 @@ type server struct {
 
 	mu      sync.Mutex // guards changes of clients
 	closed  bool
-	entered int // connections that are no clients yet
+	pending []*pending // the oldest first
 	late    *SinkCounts
 	running sync.WaitGroup
 	lines   logLimit
@@ -150,43 +153,103 @@ func (s *server) accept() {
 			time.Sleep(10 * time.Millisecond)
 			continue
 		}
-		if err := s.enter(); err != nil {
+		p, err := s.enter(conn)
+		if err != nil {
 			s.say(zerolog.WarnLevel, conn.RemoteAddr().String(), err, "pcap over IP: client refused")
 			conn.Close()
 			continue
 		}
-		s.running.Go(func() { s.welcome(conn) })
+		s.running.Go(func() { s.welcome(p) })
 	}
 }
 
-// enter makes room for one more connection, or says why there is none. A client
-// that has closed its side and may be gone makes way.
-func (s *server) enter() error {
+// A pending is a connection that is no client yet.
+type pending struct {
+	net.Conn
+	known bool // it may be one: it has proved who it is, or need not; it has a client's place
+}
+
+// enter takes one more connection, or says why it does not. Those that have not
+// proved who they are take no client's place, and are few: if there are too
+// many, from one address or in all, the oldest is closed, since one that can
+// prove it has done so in a moment.
+func (s *server) enter(conn net.Conn) (*pending, error) {
 	s.mu.Lock()
-	all := *s.clients.Load()
-	if s.entered+len(all) >= s.how.Load().Clients {
-		for _, c := range all {
-			if c.half.Load() {
-				defer c.leave(errors.New("it had closed its side, and another one came"))
-				s.entered++
-				s.mu.Unlock()
-				return nil
-			}
-		}
-		s.mu.Unlock()
-		return fmt.Errorf("there are %d already", len(all))
+	defer s.mu.Unlock()
+	p := &pending{Conn: conn}
+	if s.closed {
+		return nil, net.ErrClosed
 	}
-	s.entered++
-	s.mu.Unlock()
+	if s.tls == nil {
+		if err := s.place(p); err != nil {
+			return nil, err
+		}
+	}
+	var strangers, same []*pending
+	for _, x := range s.pending {
+		if x.known {
+			continue
+		}
+		if strangers = append(strangers, x); hostOf(x) == hostOf(conn) {
+			same = append(same, x)
+		}
+	}
+	switch {
+	case p.known:
+	case len(same) >= maxStrangersFrom:
+		s.drop(same[0])
+	case len(strangers) >= maxStrangers:
+		s.drop(strangers[0])
+	}
+	s.pending = append(s.pending, p)
+	return p, nil
+}
+
+// hostOf returns the address that a connection comes from, without its port.
+func hostOf(c net.Conn) string {
+	host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+	return host
+}
+
+// drop closes a connection that is no client. s.mu is held.
+func (s *server) drop(p *pending) {
+	p.Close()
+	s.forget(p)
+}
+
+func (s *server) forget(p *pending) {
+	s.pending = slices.DeleteFunc(s.pending, func(x *pending) bool { return x == p })
+}
+
+// place gives a connection the place of a client, or says why there is none. A
+// client that has closed its side and may be gone makes way. s.mu is held.
+func (s *server) place(p *pending) error {
+	all, most := *s.clients.Load(), s.how.Load().Clients
+	taken := len(all)
+	for _, x := range s.pending {
+		if x.known {
+			taken++
+		}
+	}
+	if taken >= most {
+		i := slices.IndexFunc(all, func(c *client) bool { return c.half.Load() })
+		if i < 0 {
+			return fmt.Errorf("there are %d already", taken)
+		}
+		all[i].leave(errors.New("it had closed its side, and another one came"))
+		all = slices.Delete(slices.Clone(all), i, i+1)
+		s.clients.Store(&all)
+	}
+	p.known = true
 	return nil
 }
 
 // welcome makes a connection a client, and waits until it goes.
-func (s *server) welcome(conn net.Conn) {
-	from := conn.RemoteAddr().String()
-	c, err := s.meet(conn)
+func (s *server) welcome(p *pending) {
+	from := p.RemoteAddr().String()
+	c, err := s.meet(p)
 	s.mu.Lock()
-	s.entered--
+	s.forget(p)
 	if err == nil && s.closed {
 		err = net.ErrClosed
 	}
@@ -197,7 +260,7 @@ func (s *server) welcome(conn net.Conn) {
 	s.mu.Unlock()
 	if err != nil {
 		s.say(zerolog.WarnLevel, from, err, "pcap over IP: client refused")
-		conn.Close()
+		p.Close()
 		return
 	}
 	s.say(zerolog.InfoLevel, c.name, nil, "pcap over IP: client "+c.wants())
@@ -205,8 +268,8 @@ func (s *server) welcome(conn net.Conn) {
 }
 
 // meet does the handshake, and reads what the client wants.
-func (s *server) meet(conn net.Conn) (*client, error) {
-	who := ""
+func (s *server) meet(p *pending) (*client, error) {
+	who, conn := "", p.Conn
 	if s.tls != nil {
 		t := tls.Server(conn, s.tls.config())
 		ctx, stop := context.WithTimeout(context.Background(), tlsTime)
@@ -216,6 +279,12 @@ func (s *server) meet(conn net.Conn) (*client, error) {
 		}
 		who = t.ConnectionState().PeerCertificates[0].Subject.String()
 		conn = t
+		s.mu.Lock()
+		err := s.place(p)
+		s.mu.Unlock()
+		if err != nil {
+			return nil, err
+		}
 	}
 	line, err := readRequest(conn)
 	if err != nil {
@@ -271,6 +340,9 @@ func (s *server) close() error {
 	s.mu.Lock()
 	s.closed = true
 	all := *s.clients.Load()
+	for _, p := range s.pending {
+		p.Close() // what it was about to say is not waited for
+	}
 	s.mu.Unlock()
 	err := s.listen.Close()
 	for _, c := range all {

@@ -181,3 +181,62 @@ func TestServeTLS(t *testing.T) {
 	conn.Close()
 	s.close()
 }
+
+// Strangers that connect and say nothing lock out no client, also from its own
+// address, and the end does not wait for them: they took the places of clients,
+// 64 of them all, for the 10 seconds of a handshake, and so long the end took.
+func TestServeStrangers(t *testing.T) {
+	ca, dir := newAuthority(t), t.TempDir()
+	files := ca.files(dir)
+	s := newStall(t, 1, Serve{Addr: "0.0.0.0:0", TLS: &files, Clients: 2})
+	_, port, _ := net.SplitHostPort(s.addr())
+	var all []net.Conn
+	idle := func(from net.IP, n int) {
+		t.Helper()
+		for range n {
+			d := net.Dialer{LocalAddr: &net.TCPAddr{IP: from}, Timeout: time.Minute}
+			conn, err := d.Dial("tcp", net.JoinHostPort("127.0.0.1", port))
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, conn)
+		}
+	}
+	defer func() {
+		for _, c := range all {
+			c.Close()
+		}
+	}()
+	srv := s.sinks[0].(*serveSink).srv
+	strangers := func() int {
+		srv.mu.Lock()
+		defer srv.mu.Unlock()
+		return len(srv.pending)
+	}
+	cfg := &tls.Config{RootCAs: ca.pool, Certificates: []tls.Certificate{ca.client("analyst")}}
+	welcome := func() *tls.Conn {
+		t.Helper()
+		conn, err := tls.DialWithDialer(&net.Dialer{Timeout: time.Minute}, "tcp", net.JoinHostPort("127.0.0.1", port), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.SetDeadline(time.Now().Add(time.Minute))
+		if _, err := io.ReadFull(conn, make([]byte, 16)); err != nil {
+			t.Fatal(err)
+		}
+		return conn
+	}
+	idle(net.IPv4(127, 0, 0, 1), 64)
+	eventually(t, "strangers of one address are few", func() bool { return strangers() == maxStrangersFrom })
+	defer welcome().Close()
+	for i := range 8 {
+		idle(net.IPv4(127, 0, 1, byte(i)), 16)
+	}
+	eventually(t, "all strangers are no more than may be", func() bool { return strangers() == maxStrangers })
+	defer welcome().Close()
+	begun := time.Now()
+	s.close()
+	if d := time.Since(begun); d > tlsTime*3/4 {
+		t.Errorf("the end took %v", d)
+	}
+}
