@@ -247,7 +247,7 @@ func (s *tapSet) create(name string) (d *tapDevice, err error) {
 			s.cfg.warn(fmt.Errorf("collector: TAP %s: no alias, by which a remote on this host leaves it out: %w", name, err))
 		}
 	}
-	d.mtu, d.port = d.link.Attrs().MTU, d.link.Attrs().MasterIndex != 0
+	d.mtu, d.port = d.link.Attrs().MTU, bridged(d.link)
 	if s.cfg.Isolate && !d.port { // before it is up, so that nothing slips past
 		d.isolate = s.isolated(d)
 	}

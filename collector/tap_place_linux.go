@@ -165,7 +165,7 @@ func (s *tapSet) guard(d *tapDevice) {
 	if err != nil {
 		return // deleted: the next frame finds out
 	}
-	switch port := link.Attrs().MasterIndex != 0; {
+	switch port := bridged(link); {
 	case port == d.port:
 		return
 	case port:
@@ -178,6 +178,25 @@ func (s *tapSet) guard(d *tapDevice) {
 		d.isolate = s.isolated(d)
 	}
 	d.port = !d.port
+}
+
+// bridged says that a device is the port of a bridge or of Open vSwitch. Any
+// other device above it, a VRF, a bond or a team, gives its frames to the host's
+// stack.
+func bridged(dev netlink.Link) bool {
+	above := dev.Attrs().MasterIndex
+	if above == 0 {
+		return false
+	}
+	master, err := netlink.LinkByIndex(above)
+	return err == nil && bridges(master)
+}
+
+// bridges says that a device gives the frames of its ports to other ports, by its
+// kind (IFLA_INFO_KIND): those of net/bridge/br_netlink.c and
+// net/openvswitch/vport-internal_dev.c.
+func bridges(master netlink.Link) bool {
+	return master.Type() == "bridge" || master.Type() == "openvswitch"
 }
 
 // isolated keeps the host's stack from the frames of d, or warns.

@@ -335,3 +335,38 @@ func TestTapAsABridgePort(t *testing.T) {
 		t.Errorf("warnings %q", warnings)
 	}
 }
+
+// Only the port of a bridge or of Open vSwitch is not isolated: in a VRF or in a
+// bond a TAP gave captured frames to the host's stack.
+func TestTapIsolatedUnderOthers(t *testing.T) {
+	for _, c := range []struct {
+		above netlink.Link
+		want  bool
+	}{
+		{&netlink.Bridge{}, true}, {&netlink.GenericLink{LinkType: "openvswitch"}, true}, {&netlink.Vrf{}, false},
+		{&netlink.Bond{}, false}, {&netlink.GenericLink{LinkType: "team"}, false}, {&netlink.GenericLink{}, false},
+	} {
+		if got := bridges(c.above); got != c.want {
+			t.Errorf("%q: %v", c.above.Type(), got)
+		}
+	}
+	testnet.Namespace(t)
+	testnet.RequireTool(t, "ip")
+	made := false
+	for kind, more := range map[string]string{"vrf": " table 10", "bond": "", "team": ""} {
+		if exec.Command("sh", "-c", "ip link add above type "+kind+more).Run() != nil {
+			continue // not in this kernel
+		}
+		made = true
+		name := "port-" + kind
+		devs := openTaps(t, tapConfig{Name: name, Isolate: true, Warn: func(err error) { t.Errorf("%s: %v", kind, err) }})
+		testnet.Run(t, "ip link set "+name+" down")
+		testnet.Run(t, "ip link set "+name+" master above")
+		devs.tick(time.Now().Add(2 * tapLook))
+		if devs.one.isolate == nil {
+			t.Errorf("%s: it is not isolated any more", kind)
+		}
+		testnet.Run(t, "ip link del above")
+	}
+	t.Logf("this kernel has one of them: %v", made)
+}

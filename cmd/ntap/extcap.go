@@ -195,9 +195,12 @@ func (e *extcap) collect(ctx context.Context, want collector.Selection) error {
 	if cfg.Listen, err = listenAddress(e.port); err != nil {
 		return err
 	}
+	protect(cfg.Log)
 	if cfg.Keys, err = loadKeys(e.keyFile, ""); err != nil {
 		return err
 	}
+	lockKeys(cfg.Keys, cfg.Log)
+	defer cfg.Keys.Wipe()
 	if cfg.State, err = statePath(cfg.Listen); err != nil {
 		cfg.State = "" // a home that cannot be written to is no reason not to look
 	}

@@ -314,18 +314,21 @@ func TestKeyMemoryIsProtected(t *testing.T) {
 	}
 	vmLck := regexp.MustCompile(`(?m)^VmLck:\s+(\d+) kB$`)
 	page := os.Getpagesize() / 1024
+	collector := []string{"collector", "-p", "127.0.0.1:0", "--no-tap", "-w", "/dev/null", "--state", "none"}
 	for _, v := range []struct {
 		name        string
 		least, most int // locked, kB
 		before      []string
 		key         string
+		program     []string
 	}{
-		{"root", 10_000, 1 << 40, nil, master},
-		{"nobody", page, 2 * page, []string{"prlimit", "--memlock=65536:65536", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"}, theirs},
-		{"nobody with CAP_IPC_LOCK", 10_000, 1 << 40, []string{"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=+ipc_lock", "--ambient-caps=+ipc_lock"}, theirs},
+		{"root", 10_000, 1 << 40, nil, master, collector},
+		{"Wireshark", 10_000, 1 << 40, nil, master, []string{"extcap", "--capture", "--extcap-interface", "ntap", "--fifo", "/dev/null", "--port", "127.0.0.1:0", "--debug"}},
+		{"nobody", page, 2 * page, []string{"prlimit", "--memlock=65536:65536", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"}, theirs, collector},
+		{"nobody with CAP_IPC_LOCK", 10_000, 1 << 40, []string{"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=+ipc_lock", "--ambient-caps=+ipc_lock"}, theirs, collector},
 	} {
 		t.Run(v.name, func(t *testing.T) {
-			b := begin(t, "collector started", append(v.before, public, "collector", "-p", "127.0.0.1:0", "--no-tap", "-w", "/dev/null", "--state", "none", "--key-file", v.key)...)
+			b := begin(t, "collector started", slices.Concat(v.before, []string{public}, v.program, []string{"--key-file", v.key})...)
 			if limits := b.proc(t, "limits"); !regexp.MustCompile(`(?m)^Max core file size\s+0\s+0\s`).MatchString(limits) {
 				t.Errorf("core dumps are allowed:\n%s", limits)
 			}
