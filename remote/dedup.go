@@ -14,18 +14,19 @@ import (
 type seenTable struct {
 	buckets []seenBucket
 	shift   uint8 // of a hash, to the number of a bucket
-	window  int64 // ns
+	window  int64 // in units of seenUnit
 }
 
 type seenBucket struct {
 	hash [4]atomic.Uint64 // 0: none
-	when [4]atomic.Uint64 // time in ns, and the place in the low bits
+	when [4]atomic.Uint64 // time in units of seenUnit, and the place in the low bits
 }
 
 // Chosen.
 const (
-	seenPlaces = 64        // interfaces that are told apart; its logarithm:
-	placeBits  = 6         // room for nine years of ns beside it
+	placeBits  = 10        // of the number of an interface; its power:
+	seenPlaces = 1 << 10   // as many interfaces are told apart as a session names
+	seenUnit   = 16        // ns: beside the place there is room for nine years of them
 	seenLooks  = 1000      // at a bucket in which others note frames: some µs
 	seenRate   = 4e6       // frames a second for which there is room
 	seenBytes  = 64        // of a bucket
@@ -34,22 +35,25 @@ const (
 	mostSeen   = 1 << 20   // 64 MiB
 )
 
+var _ [seenPlaces - maxInterfaces]struct{} // each interface that has a name has a place
+
 func newSeenTable(window time.Duration) *seenTable {
 	n, bits := leastSeen, uint8(13)
 	for float64(4*n) < seenRate*window.Seconds() && n < mostSeen {
 		n *= 2
 		bits++
 	}
-	return &seenTable{buckets: make([]seenBucket, n), shift: 64 - bits, window: int64(window)}
+	return &seenTable{buckets: make([]seenBucket, n), shift: 64 - bits, window: int64(window) / seenUnit}
 }
 
 // twice notes a frame by its hash, and says whether it was seen on another interface
 // within the window. One that comes again on the same interface was sent
-// twice, and is no other.
+// twice, and is no other. Of a file with more interfaces than have a place, the
+// last of them count as one, as do those that come under the name (others).
 func (t *seenTable) twice(hash uint64, ns int64, place uint32) bool {
 	b := &t.buckets[hash>>t.shift]
 	hash = max(hash, 1)
-	entry := uint64(ns)<<placeBits | uint64(place%seenPlaces)
+	entry := uint64(ns/seenUnit)<<placeBits | uint64(min(place, seenPlaces-1))
 	for range seenLooks {
 		at, was, known := b.find(hash, entry)
 		switch {
@@ -92,5 +96,5 @@ func (b *seenBucket) find(hash, entry uint64) (at int, was uint64, known bool) {
 	return at, was, false
 }
 
-// apart returns how much later a is than b, ns.
+// apart returns how much later a is than b, in units of seenUnit.
 func apart(a, b uint64) int64 { return int64(a-b) >> placeBits }

@@ -138,7 +138,7 @@ func (s *shaper) take(r *proto.Record) bool {
 		s.account.Sampled.Add(1)
 		return false
 	}
-	if s.seen != nil && s.seen.twice(maphash.Bytes(s.seed, r.Data), r.Time, r.Interface) {
+	if s.seen != nil && s.seen.twice(s.fingerprint(r), r.Time, r.Interface) {
 		s.account.Duplicates.Add(1)
 		return false
 	}
@@ -161,6 +161,21 @@ func (s *shaper) take(r *proto.Record) bool {
 		return false
 	}
 	return true
+}
+
+// fingerprint returns a hash of what makes a frame the same as another: its
+// bytes, its length on the wire, of which -s may have left less, and what the
+// collector makes of it, for of equal bytes it makes other frames where they
+// are to be cut otherwise, or a checksum is to be completed.
+func (s *shaper) fingerprint(r *proto.Record) uint64 {
+	rest := uint64(r.OrigLen)
+	if r.GSOType != 0 {
+		rest |= uint64(r.GSOSize)<<32 | uint64(r.GSOType)<<48
+	}
+	if r.NeedsCsum {
+		rest |= 1 << 56
+	}
+	return maphash.Bytes(s.seed, r.Data) ^ rest*0x9E3779B97F4A7C15 // odd: no two of rest have the same product
 }
 
 // sampled says whether the flow of a frame is one of those kept: one of n. The

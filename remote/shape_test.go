@@ -84,7 +84,7 @@ func TestSeenAgainstMap(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	now, twice := int64(1_700_000_000_000_000_000), 0
 	for range 300000 {
-		now += int64(random.IntN(4000)) - 1000 // rings are not in step
+		now += seenUnit * (int64(random.IntN(250)) - 62) // rings are not in step
 		hash := uint64(random.IntN(5000)+1) * 0x9E3779B97F4A7C15
 		place := uint32(random.IntN(3))
 		was, ok := known[hash]
