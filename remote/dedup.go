@@ -8,31 +8,34 @@ import (
 )
 
 // A seenTable knows the frames that were seen lately, and where. Its size is
-// fixed, and all shards share it: one waits for another for the time of two
-// stores, if they note a frame in the same bucket at the same moment. A bucket is one
-// cache line. A frame is known by 64 bits of a hash of all its bytes under a random key.
+// fixed, and all shards share it; none waits for another. A bucket is one cache
+// line. A frame is known by 64 bits of a hash under a random key (fingerprint).
 type seenTable struct {
 	buckets []seenBucket
 	shift   uint8 // of a hash, to the number of a bucket
 	window  int64 // in units of seenUnit
 }
 
+// A seenBucket holds four frames. What is written as when is, in order of the bits:
+//
+//	time in units of seenUnit (53) | place (10) | 0   a frame, whose hash stands beside it
+//	low bits of a hash (53)        | place (10) | 1   a frame that a shard is writing there
 type seenBucket struct {
 	hash [4]atomic.Uint64 // 0: none
-	when [4]atomic.Uint64 // time in units of seenUnit, and the place in the low bits
+	when [4]atomic.Uint64
 }
 
 // Chosen.
 const (
-	placeBits  = 10        // of the number of an interface; its power:
-	seenPlaces = 1 << 10   // as many interfaces are told apart as a session names
-	seenUnit   = 16        // ns: beside the place there is room for nine years of them
-	seenLooks  = 1000      // at a bucket in which others note frames: some µs
-	seenRate   = 4e6       // frames a second for which there is room
-	seenBytes  = 64        // of a bucket
-	seenBusy   = 1<<64 - 1 // a time that is being written, and its hash
-	leastSeen  = 1 << 13   // buckets: 512 KiB
-	mostSeen   = 1 << 20   // 64 MiB
+	placeBits  = 10            // of the number of an interface; its power:
+	seenPlaces = 1 << 10       // as many interfaces are told apart as a session names
+	seenBelow  = placeBits + 1 // bits below the time: the place, and whether a shard is writing
+	seenUnit   = 16            // ns: there is room for four years of them
+	seenLooks  = 1000          // at a bucket in which others note frames at the same time
+	seenRate   = 4e6           // frames a second for which there is room
+	seenBytes  = 64            // of a bucket
+	leastSeen  = 1 << 13       // buckets: 512 KiB
+	mostSeen   = 1 << 20       // 64 MiB
 )
 
 var _ [seenPlaces - maxInterfaces]struct{} // each interface that has a name has a place
@@ -53,48 +56,65 @@ func newSeenTable(window time.Duration) *seenTable {
 func (t *seenTable) twice(hash uint64, ns int64, place uint32) bool {
 	b := &t.buckets[hash>>t.shift]
 	hash = max(hash, 1)
-	entry := uint64(ns/seenUnit)<<placeBits | uint64(min(place, seenPlaces-1))
+	below := uint64(min(place, seenPlaces-1)) << 1
+	entry, writing := uint64(ns/seenUnit)<<seenBelow|below, hash<<seenBelow|below|1
 	for range seenLooks {
-		at, was, known := b.find(hash, entry)
+		at, was, state := b.find(hash, entry)
+		other := (was^entry)%(1<<seenBelow)>>1 != 0
 		switch {
-		case was == seenBusy: // another shard notes a frame here, which may be this one
-		case !known:
-			if b.when[at].CompareAndSwap(was, seenBusy) {
-				b.hash[at].Store(hash)
-				b.when[at].Store(entry)
-				return false
-			}
-		case (was^entry)%seenPlaces != 0 && max(apart(entry, was), apart(was, entry)) <= t.window:
+		case state == seenWriting: // at this moment: so they are one, if the place is another
+			return other
+		case state == seenNot && b.when[at].CompareAndSwap(was, writing):
+			b.hash[at].Store(hash)
+			b.when[at].Store(entry)
+			return false
+		case state == seenBefore && other && max(apart(entry, was), apart(was, entry)) <= t.window:
 			return true
-		case b.when[at].CompareAndSwap(was, entry):
+		case state == seenBefore && b.when[at].CompareAndSwap(was, entry):
+			return false
+		case state == seenFull:
 			return false
 		}
 	}
-	return false // whoever notes it was stopped meanwhile: at the worst this frame is sent and need not be
+	return false // others note frames here all the time: at the worst this one is sent and need not be
 }
 
-// find returns where a frame stands and when it was seen, or else where it
-// belongs and what is there: in place of none, or of the oldest. While another
-// shard notes a frame in the bucket, that one's time is seenBusy.
-func (b *seenBucket) find(hash, entry uint64) (at int, was uint64, known bool) {
+// What find found.
+const (
+	seenNot     = iota // the frame is not there
+	seenBefore         // it is
+	seenWriting        // another shard is writing it
+	seenChanged        // what is there changed meanwhile
+	seenFull           // others are writing four other frames
+)
+
+// find returns where a frame stands and what is written there, or else where it
+// belongs and what is there: in place of none, or of the oldest.
+func (b *seenBucket) find(hash, entry uint64) (at int, was uint64, state int) {
 	oldest := int64(-1 << 62)
+	state = seenFull
 	for i := range b.hash {
 		when := b.when[i].Load()
-		h := b.hash[i].Load()
-		switch {
-		case h == hash && b.when[i].Load() != when: // it was written between the two
-			return i, seenBusy, true
-		case h == hash || when == seenBusy:
-			return i, when, h == hash
+		if when&1 != 0 {
+			if when>>seenBelow == hash<<seenBelow>>seenBelow { // the other bits of the hash chose the bucket
+				return i, when, seenWriting
+			}
+			continue
+		}
+		switch h := b.hash[i].Load(); {
+		case h == hash && b.when[i].Load() != when:
+			return i, when, seenChanged
+		case h == hash:
+			return i, when, seenBefore
 		case h == 0:
-			return i, when, false
+			return i, when, seenNot
 		}
 		if age := apart(entry, when); age > oldest {
-			at, was, oldest = i, when, age
+			at, was, oldest, state = i, when, age, seenNot
 		}
 	}
-	return at, was, false
+	return at, was, state
 }
 
 // apart returns how much later a is than b, in units of seenUnit.
-func apart(a, b uint64) int64 { return int64(a-b) >> placeBits }
+func apart(a, b uint64) int64 { return int64(a-b) >> seenBelow }
