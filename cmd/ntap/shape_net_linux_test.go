@@ -111,35 +111,6 @@ func TestMaskPayload(t *testing.T) {
 
 var checked int
 
-// Sampling keeps whole flows, and what is left out is in the accounts of both
-// sides.
-func TestSampleWholeFlows(t *testing.T) {
-	flows := 0
-	shaped(t, remote.Shape{Sample: 2}, func(t *testing.T, file, out string, a *remote.Account, c *running) {
-		kept, all := map[uint32]int{}, map[uint32]int{}
-		for _, p := range testnet.ReadCapture(t, file) {
-			if p.LinkType == 1 {
-				all[proto.FlowHash(p.Data)]++
-			}
-		}
-		for _, p := range testnet.ReadCapture(t, out) {
-			if p.LinkType == 1 {
-				kept[proto.FlowHash(p.Data)]++
-			}
-		}
-		for h, n := range kept {
-			if all[h] != n {
-				t.Errorf("of a flow of %d frames %d are left", all[h], n)
-			}
-		}
-		n := a.Total()
-		if taps := c.account.Taps(); n.Captured != n.Sealed+n.Sampled || len(taps) != 1 || taps[0].Shed != n.Sampled {
-			t.Errorf("%+v, %+v", n, taps)
-		}
-		flows += len(all) - len(kept)
-	})
-}
-
 // A capture file sent as fast as it goes stays below the rate limit, and what is
 // beyond is counted.
 func TestRateLimit(t *testing.T) {
