@@ -90,5 +90,11 @@ func (*Receiver) UseInbox(Inbox)          {}
 func (*Receiver) FD() int                 { return -1 }
 func (*Receiver) Drops() uint64           { return 0 }
 
-// Egress is Linux only.
-func Egress(netip.AddrPort) string { return "" }
+// A Router is Linux only.
+type Router struct{}
+
+// OpenRouter fails: netlink is Linux only.
+func OpenRouter() (*Router, error) { return nil, errors.ErrUnsupported }
+
+func (*Router) Egress(netip.AddrPort) (int, error) { return 0, errors.ErrUnsupported }
+func (*Router) Close()                             {}

@@ -3,6 +3,7 @@
 package batch
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"time"
@@ -158,12 +159,33 @@ func (s *Sender) Spent() (bytes uint64, waited time.Duration) {
 	return s.stats.Bytes.Load() + s.stats.Datagrams.Load()*uint64(s.pace.head), s.pace.waited
 }
 
-// Egress returns the name of the device that datagrams to an address go out by;
-// empty: no route.
-func Egress(to netip.AddrPort) string {
-	name, _ := egress(to)
-	return name
+// A Router says by which device datagrams go out, in the network namespace of the
+// thread that opened it, wherever it is used.
+type Router struct{ handle *netlink.Handle }
+
+// OpenRouter opens one. It needs no rights.
+func OpenRouter() (*Router, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("batch: routes: socket AF_NETLINK: %w", err)
+	}
+	return &Router{h}, nil
 }
+
+// Egress returns the index of the device that datagrams to an address go out by.
+func (r *Router) Egress(to netip.AddrPort) (index int, err error) {
+	routes, err := r.handle.RouteGet(net.IP(to.Addr().AsSlice()))
+	if err == nil && len(routes) == 0 {
+		err = unix.ENETUNREACH
+	}
+	if err != nil {
+		return 0, fmt.Errorf("batch: no route to %v: %w", to.Addr(), err)
+	}
+	return routes[0].LinkIndex, nil
+}
+
+// Close closes it.
+func (r *Router) Close() { r.handle.Close() }
 
 // Paced says how a rate is kept: by the kernel, or by waiting between flights,
 // because the device that is named has no fq qdisc. rate is 0 if none is set.

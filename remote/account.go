@@ -112,6 +112,8 @@ type Total struct {
 	Datagrams, Sent, SentBytes, Unsent, Refused, Reopened                            uint64
 	Sampled, Duplicates, OverRate, Broken, Sliced, Masked, Unsummed, Evened, SetBack uint64
 	Unstamped, Clamped                                                               uint64
+
+	Unread uint64 // looks at which the breaker could not tell how busy the host is
 }
 
 // Shed returns the frames that were left out as the Shape has it.
@@ -146,6 +148,9 @@ func (a *Account) Total() Total {
 		t.SetBack += s.SetBack.Load()
 		t.Unstamped += s.Unstamped.Load()
 		t.Clamped += s.Clamped.Load()
+	}
+	if a.tap != nil && a.tap.breaker != nil {
+		t.Unread = a.tap.breaker.unread.Load()
 	}
 	return t
 }
@@ -242,6 +247,7 @@ func (a *Account) Print(w io.Writer) {
 		{t.Sampled, "frames of flows left out by sampling"}, {t.Duplicates, "frames seen before on another interface"},
 		{t.OverRate, "frames beyond the rate limit"}, {t.Broken, "frames not sent while the host was too busy"},
 		{t.Clamped, "frames cut, since they were longer than a block (--block)"},
+		{t.Unread, "looks of the breaker that could not tell how busy the host is"},
 		{t.Sliced, "frames cut behind their headers"}, {t.Masked, "frames without their payload"},
 		{t.Unsummed, "of those with a checksum of 0, since theirs cannot be known"},
 		{t.Evened, "frames stamped before the one ahead of them: given its time"}, {t.SetBack, "times the clock that stamps frames was set back"},

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -15,6 +16,9 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/ntap-project/ntap/batch"
+	"github.com/ntap-project/ntap/ring"
 )
 
 // A Breaker has nothing sent while the host's CPUs or the network card towards
@@ -41,54 +45,140 @@ func (b *Breaker) check() error {
 // Chosen: a breaker opens after so many looks in a row over the limit, and
 // closes after so many below that part of it: it does not flutter.
 const (
-	breakerLook  = 250 * time.Millisecond
-	breakerOpens = 2
-	breakerShuts = 12
-	breakerBelow = 0.8
+	breakerLook   = 250 * time.Millisecond
+	breakerOpens  = 2
+	breakerShuts  = 12
+	breakerBelow  = 0.8
+	breakerRoutes = 4  // looks, after which routes are looked up again
+	breakerBlind  = 12 // looks in a row that could not tell the load, after which frames are sent
 )
 
 // A breaker is a Breaker at work. Shards read open, once a block.
 type breaker struct {
 	Breaker
-	open atomic.Bool
+	open   atomic.Bool
+	unread atomic.Uint64 // looks that could not tell all of the load
 
-	device string
-	speed  uint64                                               // bit/s
-	read   func() (busy, total float64, sent uint64, err error) // CPU time; bytes
-	log    zerolog.Logger
+	cards []*card // none if only CPUs are looked at
+	cpu   func() (busy, total float64, err error)
+	route func(to netip.AddrPort) (device string, speed uint64, err error) // bit/s
+	sent  func(device string) (uint64, error)                              // bytes
+	log   zerolog.Logger
 
-	over, under int
-	was         struct {
+	looks, over, under, blind int
+	was                       struct {
 		busy, total float64
-		sent        uint64
 		at          time.Time
 	}
 }
 
-// newBreaker makes the breaker of a card, whose speed is in bit/s. It has to be called
-// in the card's network namespace, which it goes on to look at.
-func newBreaker(cfg Breaker, device string, speed uint64, log zerolog.Logger) (*breaker, func(), error) {
-	b := &breaker{Breaker: cfg, device: device, speed: speed, log: log}
-	if cfg.NIC > 0 {
-		if speed == 0 {
-			return nil, nil, fmt.Errorf("remote: --breaker: the speed of %s is not known: give bits a second, as in nic=8G", device)
-		}
-		b.NICBits = uint64(cfg.NIC * float64(speed))
+// A card is the network card towards one collector, as a breaker sees it. It
+// changes with the route.
+type card struct {
+	to     func() netip.AddrPort
+	device string // empty: there is no route
+	limit  float64
+	was    uint64 // bytes sent at the last look,
+	known  bool   // if there was one
+	bits   float64
+	fresh  bool // bits is of this look
+}
+
+// newBreaker makes the breaker of the cards towards these collectors. It has to be
+// called in the cards' network namespace, which it goes on to look at.
+func newBreaker(cfg Breaker, to []func() netip.AddrPort, log zerolog.Logger) (*breaker, func(), error) {
+	b := &breaker{Breaker: cfg, log: log}
+	b.cpu = func() (float64, float64, error) { return cpuTime("/proc/stat") }
+	if cfg.NIC == 0 && cfg.NICBits == 0 {
+		return b, func() {}, nil
+	}
+	router, err := batch.OpenRouter()
+	if err != nil {
+		return nil, nil, fmt.Errorf("remote: --breaker: %w", err)
+	}
+	links, err := ring.OpenLinks()
+	if err != nil {
+		router.Close()
+		return nil, nil, fmt.Errorf("remote: --breaker: %w", err)
 	}
 	// What a file below net shows is of the namespace in which it was opened,
 	// proc_pid_net(5).
 	f, err := os.Open("/proc/thread-self/net/dev")
+	end := func() { router.Close(); links.Close(); f.Close() } // a nil File may be closed
 	if err != nil {
+		end()
 		return nil, nil, fmt.Errorf("remote: --breaker: %w", err)
 	}
-	b.read = func() (busy, total float64, sent uint64, err error) {
-		if sent, err = sentBytes(f, device); err != nil {
-			return 0, 0, 0, err
+	b.sent = func(device string) (uint64, error) { return sentBytes(f, device) }
+	b.route = func(to netip.AddrPort) (string, uint64, error) { return towards(router, links, to) }
+	for _, to := range to {
+		c := &card{to: to}
+		b.cards = append(b.cards, c)
+		switch speed, err := b.reroute(c); {
+		case err != nil:
+			end()
+			return nil, nil, fmt.Errorf("remote: --breaker: no network card to look at: %w", err)
+		case cfg.NIC > 0 && speed == 0:
+			end()
+			return nil, nil, fmt.Errorf("remote: --breaker: the speed of %s is not known: give bits a second, as in nic=8G", c.device)
 		}
-		busy, total, err = cpuTime("/proc/stat")
-		return busy, total, sent, err
 	}
-	return b, func() { f.Close() }, nil
+	return b, end, nil
+}
+
+// towards returns the device that datagrams to an address go out by, and its
+// speed in bit/s; 0: it is not known.
+func towards(router *batch.Router, links *ring.Links, to netip.AddrPort) (string, uint64, error) {
+	index, err := router.Egress(to)
+	if err != nil {
+		return "", 0, err
+	}
+	if _, err := links.Changed(0); err != nil { // what it tells is not kept
+		return "", 0, err
+	}
+	all, err := links.List()
+	for _, i := range all {
+		if i.Index == index {
+			return i.Name, i.Speed, nil
+		}
+	}
+	return "", 0, errors.Join(err, fmt.Errorf("remote: the device towards %v is gone", to.Addr()))
+}
+
+// reroute looks by which card a collector is reached now.
+func (b *breaker) reroute(c *card) (speed uint64, err error) {
+	device, speed, err := b.route(c.to())
+	limit := float64(b.NICBits)
+	if b.NIC > 0 {
+		limit = b.NIC * float64(speed)
+	}
+	if device != c.device && c.device != "" && device != "" {
+		b.log.Info().Str("before", c.device).Str("interface", device).Msg("the breaker looks at another network card: the route to the collector changed")
+	}
+	if device != c.device {
+		c.known = false
+	}
+	c.device, c.limit = device, limit
+	return speed, err
+}
+
+// read notes how much a card sends, in bits a second, and says whether that can
+// be told at all.
+func (b *breaker) read(c *card, since time.Duration) bool {
+	c.fresh = false
+	if c.device == "" || c.limit == 0 {
+		return false // no route, or a card whose speed is not known
+	}
+	sent, err := b.sent(c.device)
+	if err != nil {
+		c.known = false
+		return false
+	}
+	if c.known && sent >= c.was && since > 0 {
+		c.bits, c.fresh = float64(sent-c.was)*8/since.Seconds(), true
+	}
+	c.was, c.known = sent, true
+	return true // at the first look at a card nothing is told yet
 }
 
 // watch looks until ctx is done.
@@ -105,37 +195,77 @@ func (b *breaker) watch(ctx context.Context) {
 	}
 }
 
-// look compares with the last look. What cannot be read is as it was.
+// look compares with the last look. While something cannot be read all is as it
+// was, unless the rest is over its limit; for so long as breakerBlind looks take:
+// nobody knows then whether the host is busy, and a tap that sends nothing for
+// ever is no tap.
 func (b *breaker) look(now time.Time) {
-	busy, total, sent, err := b.read()
-	if err != nil {
+	was, cpu, readable := b.was, -1.0, true
+	since := now.Sub(was.at)
+	b.was.at = now
+	if busy, total, err := b.cpu(); err == nil {
+		b.was.busy, b.was.total = busy, total
+		if !was.at.IsZero() && total > was.total {
+			cpu = (busy - was.busy) / (total - was.total)
+		}
+	} else if b.CPU > 0 {
+		readable = false
+	}
+	again := b.looks%breakerRoutes == breakerRoutes-1
+	b.looks++
+	for _, c := range b.cards {
+		if ok := b.read(c, since); again || !ok {
+			b.reroute(c) // an error leaves it without a device, which read then says
+			readable = readable && ok
+		}
+	}
+	if was.at.IsZero() || since <= 0 {
 		return
 	}
-	was := b.was
-	b.was.busy, b.was.total, b.was.sent, b.was.at = busy, total, sent, now
-	if was.at.IsZero() || total <= was.total || !now.After(was.at) || sent < was.sent {
-		return
+	busiest := card{limit: 1}
+	for _, c := range b.cards {
+		if c.fresh && c.bits/c.limit >= busiest.bits/busiest.limit {
+			busiest = *c
+		}
 	}
-	cpu, bits := (busy-was.busy)/(total-was.total), float64(sent-was.sent)*8/now.Sub(was.at).Seconds()
-	is := func(part float64) bool {
-		return b.CPU > 0 && cpu > part*b.CPU || b.NICBits > 0 && bits > part*float64(b.NICBits)
+	is := func(part float64) bool { return b.CPU > 0 && cpu > part*b.CPU || busiest.bits > part*busiest.limit }
+	b.decide(is, readable, func(e *zerolog.Event) *zerolog.Event {
+		return e.Str("interface", busiest.device).Float64("cpu", cpu).Float64("bits", busiest.bits)
+	})
+}
+
+// decide opens or closes. is says whether the load is over a part of the limit.
+func (b *breaker) decide(is func(part float64) bool, readable bool, load func(*zerolog.Event) *zerolog.Event) {
+	if readable {
+		b.blind = 0
+	} else {
+		b.unread.Add(1)
+		b.blind++
 	}
 	switch open := b.open.Load(); {
 	case !open && is(1):
 		if b.over++; b.over >= breakerOpens {
 			b.under = 0
 			b.open.Store(true)
-			b.log.Warn().Str("interface", b.device).Float64("cpu", cpu).Float64("bits", bits).Msg("the host is too busy: frames are not sent, but counted")
+			load(b.log.Warn()).Msg("the host is too busy: frames are not sent, but counted")
 		}
+	case open && is(breakerBelow):
+		b.under = 0
+	case !readable && b.blind < breakerBlind: // as it was
+	case !readable:
+		if b.blind == breakerBlind {
+			b.log.Warn().Int("looks", b.blind).Bool("closed", open).
+				Msg("the breaker cannot tell how busy the host is (no route, no network card, its speed, or /proc): frames are sent until it can")
+		}
+		b.over = 0
+		b.open.Store(false)
 	case !open:
 		b.over = 0
-	case is(breakerBelow):
-		b.under = 0
 	default:
 		if b.under++; b.under >= breakerShuts {
 			b.over = 0
 			b.open.Store(false)
-			b.log.Info().Str("interface", b.device).Float64("cpu", cpu).Float64("bits", bits).Msg("frames are sent again")
+			load(b.log.Info()).Msg("frames are sent again")
 		}
 	}
 }

@@ -6,11 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"net/netip"
 	"time"
 
-	"github.com/ntap-project/ntap/batch"
 	"github.com/ntap-project/ntap/proto"
-	"github.com/ntap-project/ntap/ring"
 )
 
 // A Shape says which of the frames behind the filter are sent, and how much of
@@ -90,18 +89,18 @@ func (t *tap) shapers() func(*CaptureAccount) *shaper {
 	}
 }
 
-// shape gives each shard its part of the Shape, and a breaker what it looks at.
+// shape gives each shard its part of the Shape, and a breaker what it looks at:
+// the cards towards all collectors, where they are now.
 func (t *tap) shape(shards []*shard) error {
-	c := &t.cfg.Shape
-	if c.Breaker != (Breaker{}) {
-		device, speed := batch.Egress(shards[0].address()), uint64(0)
-		if device == "" {
-			return fmt.Errorf("remote: --breaker: no route to %v, and so no network card to look at", shards[0].address())
+	if c := &t.cfg.Shape; c.Breaker != (Breaker{}) {
+		var to []func() netip.AddrPort
+		for _, l := range shards[0].all {
+			to = append(to, func() netip.AddrPort { return *l.address.Load() })
 		}
-		if i, err := ring.LookUp(device); err == nil {
-			speed = i.Speed
+		if to == nil {
+			to = append(to, shards[0].address) // of the VTEP
 		}
-		b, end, err := newBreaker(c.Breaker, device, speed, t.log)
+		b, end, err := newBreaker(c.Breaker, to, t.log)
 		if err != nil {
 			return err
 		}

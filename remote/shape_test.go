@@ -4,7 +4,6 @@ package remote
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash/maphash"
 	"math/rand/v2"
@@ -14,8 +13,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/rs/zerolog"
 
 	"github.com/ntap-project/ntap/proto"
 )
@@ -226,80 +223,6 @@ func TestBudgetClockSetBack(t *testing.T) {
 	b.refill(now.Add(-time.Hour + 50*time.Millisecond))
 	if n := b.frames.left.Load(); n != 50 {
 		t.Errorf("%d tokens after 50 ms", n)
-	}
-}
-
-// A breaker opens after two looks over a limit, stays open while the load is
-// near it, and closes after three seconds well below.
-func TestBreaker(t *testing.T) {
-	for name, c := range map[string]struct {
-		cfg      Breaker
-		cpu, nic float64 // a look that is over, of a quarter of a second
-	}{
-		"cpu": {Breaker{CPU: 0.9}, 0.95, 0}, "nic": {Breaker{NIC: 0.8}, 0, 0.85e9}, "bits": {Breaker{NICBits: 8e8}, 0, 0.85e9},
-		"both": {Breaker{CPU: 0.9, NIC: 0.8}, 0.1, 0.85e9},
-	} {
-		t.Run(name, func(t *testing.T) {
-			var busy, total float64
-			var sent uint64
-			var fail error
-			b := &breaker{Breaker: c.cfg, speed: 1e9, log: zerolog.Nop()}
-			if b.NIC > 0 {
-				b.NICBits = uint64(b.NIC * 1e9)
-			}
-			b.read = func() (float64, float64, uint64, error) { return busy, total, sent, fail }
-			now := time.Unix(1_700_000_000, 0)
-			look := func(cpu, bits float64) bool {
-				now = now.Add(breakerLook)
-				total += 50
-				busy += 50 * cpu
-				sent += uint64(bits / 8 * breakerLook.Seconds())
-				b.look(now)
-				return b.open.Load()
-			}
-			look(0, 0)
-			for i, over := range []bool{true, false, true, true} {
-				cpu, bits := 0.0, 0.0
-				if over {
-					cpu, bits = c.cpu, c.nic
-				}
-				if open := look(cpu, bits); open != (i == 3) {
-					t.Fatalf("look %d: open is %v", i, open)
-				}
-			}
-			// A little below the limit is not below enough; nor is what cannot be read.
-			for range 20 {
-				if !look(0.95*c.cpu, 0.95*c.nic) {
-					t.Fatal("it flutters")
-				}
-			}
-			fail = errors.New("no")
-			for range 20 {
-				if !look(0, 0) {
-					t.Fatal("it closed without a look")
-				}
-			}
-			fail = nil
-			look(0, 0)
-			for i := range breakerShuts {
-				if open := look(0, 0); i < breakerShuts-2 && !open || i == breakerShuts-1 && open {
-					t.Fatalf("below for %d looks: open is %v", i+1, open)
-				}
-			}
-		})
-	}
-}
-
-func TestReadsOfABreaker(t *testing.T) {
-	text := "Inter-|   Receive\n face |bytes\n    lo:  5 0 0 0 0 0 0 0  7 0 0 0 0 0 0 0\n  eth0: 9 1 0 0 0 0 0 0 123456789012 3 0 0 0 0 0 0\n"
-	if n, err := sentBytes(strings.NewReader(text), "eth0"); n != 123456789012 || err != nil {
-		t.Error(n, err)
-	}
-	if _, err := sentBytes(strings.NewReader(text), "th0"); err == nil {
-		t.Error("it found a device that is not there")
-	}
-	if busy, total, err := cpuTime("/proc/stat"); err != nil || busy <= 0 || total <= busy {
-		t.Error(busy, total, err)
 	}
 }
 
