@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -174,31 +173,5 @@ func TestDedup(t *testing.T) {
 				t.Errorf("%d counted as seen before, not %d", d, 2*n-want)
 			}
 		})
-	}
-}
-
-// A breaker on the card: while other traffic fills it, frames are not sent, and
-// counted; the account adds up.
-func TestBreakerOpens(t *testing.T) {
-	w := newWorld(t)
-	c := w.startCollector("-w", filepath.Join(w.dir, "out.pcapng"))
-	r := w.startRemote("-i", "t0", "--breaker", "nic=1M", "ether proto 0x88b5")
-	f := append([]byte{2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xB5}, make([]byte, 80)...)
-	noise := append([]byte{2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xB6}, make([]byte, 1400)...)
-	noises := slices.Repeat([][]byte{noise}, 500)
-	r.until("the breaker opens", func() bool {
-		w.inject(w.sender, "up0", noises...)
-		return strings.Contains(r.text(), "the host is too busy")
-	})
-	for range 20 {
-		w.inject(w.sender, "up0", noises...) // it does not close meanwhile
-		w.inject(w.peer, "p0", f)
-	}
-	text := r.stop()
-	if n := account(text, "frames not sent while the host was too busy"); n == 0 || account(text, "frames captured on t0 by shard 0") < 20 {
-		t.Errorf("%s", text)
-	}
-	if text := c.stop(); !strings.Contains(text, "left out by the remote's rate limit, sampling, dedup or breaker") {
-		t.Errorf("%s", text)
 	}
 }

@@ -8,8 +8,52 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync/atomic"
 	"time"
+
+	"github.com/ntap-project/ntap/internal/testnet"
 )
+
+// flood sends numbered frames of size bytes out of an interface, some thousand a
+// second, until it is stopped, which returns how many there were.
+func (w *world) flood(ns, iface string, size int) (sent *atomic.Int64, stop func() int) {
+	end, done := make(chan struct{}), make(chan struct{})
+	sent = new(atomic.Int64)
+	go func() {
+		defer close(done)
+		w.inside(ns, func() error {
+			wire, err := testnet.OpenWire(iface)
+			if err != nil {
+				return err
+			}
+			defer wire.Close()
+			for {
+				select {
+				case <-end:
+					return nil
+				case <-time.After(2 * time.Millisecond):
+				}
+				for range 10 {
+					if err := wire.Send(testnet.Numbered(int(sent.Load()), size)); err != nil {
+						return err
+					}
+					sent.Add(1)
+				}
+			}
+		})
+	}()
+	ended := false
+	stop = func() int {
+		if !ended {
+			close(end)
+			ended = true
+		}
+		<-done
+		return int(sent.Load())
+	}
+	w.t.Cleanup(func() { stop() })
+	return sent, stop
+}
 
 // exchange sends size bytes over TCP from a host to another, of that address, and
 // waits until both sides of the connection have ended.
