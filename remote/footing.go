@@ -42,7 +42,9 @@ func (t *tap) footing() {
 		seen = len(shaper.seen.buckets) * seenBytes
 	}
 	out := t.all[0].out
-	t.log.Info().Int("rings", rings).Int("flights", lanes*room(t.cfg.IO)).Int("dedup", seen).Int("socket_buffers", lanes*out.Buffer()).
+	// Of a socket's buffer the kernel takes twice what was asked, for what it has
+	// beside the data: SO_SNDBUF, socket(7).
+	t.log.Info().Int("rings", rings).Int("flights", lanes*room(t.cfg.IO)).Int("dedup", seen).Int("socket_buffers", lanes*2*out.Buffer()).
 		Msg("memory for frames, in bytes: it does not grow with traffic")
 	if got := out.Buffer(); got < t.cfg.SendBuffer {
 		t.log.Warn().Int("bytes", got).Int("asked", t.cfg.SendBuffer).Str("mend", fmt.Sprintf("sysctl -w net.core.wmem_max=%d, or give CAP_NET_ADMIN", t.cfg.SendBuffer)).
