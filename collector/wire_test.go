@@ -11,7 +11,8 @@ import (
 )
 
 // Of a sliced GSO frame each frame that the wire saw comes out, with its
-// headers and its length on the wire, and with as much data as was captured.
+// headers and its length on the wire, and with as much data as was captured. The
+// checksum of the IP header used to be that of the GSO frame.
 func TestCutsSlicedFrames(t *testing.T) {
 	whole := synthetic{payload: 5000, gso: 1000}.record()
 	var want [][]byte
@@ -30,10 +31,8 @@ func TestCutsSlicedFrames(t *testing.T) {
 			}
 			a, b := bytes.Clone(f.Data), bytes.Clone(want[i][:captured])
 			if captured < len(want[i]) { // nothing to compute a checksum of
-				for _, d := range [][]byte{a, b} {
-					clear(d[24:26])
-					clear(d[50:52])
-				}
+				clear(a[50:52])
+				clear(b[50:52])
 			}
 			if !bytes.Equal(a, b) {
 				t.Fatalf("%d bytes, frame %d:\n%x\nwant\n%x", snap, i, head(a), head(b))

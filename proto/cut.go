@@ -268,9 +268,7 @@ func (c *Cutter) cut(r *Record, l *layout, give func(*Record)) int {
 		copy(d[l.payload:], r.Data[min(from, len(r.Data)):min(captured, len(r.Data))])
 		length := l.payload + to - from
 		l.adjust(d, length, i, i == n-1, size)
-		if captured == to {
-			l.sum(d)
-		}
+		l.sum(d, captured == to)
 		c.rec.Data, c.rec.OrigLen = d, uint32(length)
 		give(&c.rec)
 	}
@@ -304,15 +302,17 @@ func (l *layout) adjust(d []byte, length, i int, last bool, size int) {
 	}
 }
 
-// sum computes all checksums of a whole frame, from the inside out: an outer
-// one covers the inner ones. A tunnel without a checksum stays without.
-func (l *layout) sum(d []byte) {
+// sum computes all checksums of a frame, from the inside out: an outer one
+// covers the inner ones. A tunnel without a checksum stays without. Of a sliced
+// frame those that cover the payload cannot be known: only IP's are computed.
+func (l *layout) sum(d []byte, whole bool) {
 	at, protocol := tcpSum, uint32(protoTCP)
 	if l.udp {
 		at, protocol = udpSum, protoUDP
 	}
-	ip := l.outer[l.n-1]
-	l.transport(d, ip, l.l4, at, protocol)
+	if whole {
+		l.transport(d, l.outer[l.n-1], l.l4, at, protocol)
+	}
 	for i := l.n - 1; i >= 0; i-- {
 		switch h := l.outer[i]; h.proto {
 		case protoIPv4:
@@ -320,7 +320,7 @@ func (l *layout) sum(d []byte) {
 			d[h.at+10], d[h.at+11] = 0, 0
 			binary.BigEndian.PutUint16(d[h.at+10:], ^fold(checksum(d[h.at:end], 0)))
 		case protoUDP:
-			if i > 0 && d[h.at+6]|d[h.at+7] != 0 {
+			if whole && i > 0 && d[h.at+6]|d[h.at+7] != 0 {
 				l.transport(d, l.outer[i-1], h.at, udpSum, protoUDP)
 			}
 		}
