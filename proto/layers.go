@@ -35,7 +35,7 @@ type Layers struct {
 
 // Headers finds the headers of a frame: Ethernet with VLAN tags, MPLS and PPPoE, Linux
 // cooked headers, ARP, IPv4 and IPv6 with extension headers, and TCP, UDP,
-// UDP-Lite, SCTP, ICMP, ICMPv6 and IGMP. What is inside a tunnel over IP is payload. Of what it
+// UDP-Lite, SCTP, ICMP, ICMPv6 and IGMP. What is inside a tunnel over IP is payload (but see Mask). Of what it
 // does not know, all behind the last header that it knows is payload; End is never
 // beyond the frame.
 func Headers(link LinkType, frame []byte) (l Layers) {

@@ -7,10 +7,26 @@ import (
 	"hash/crc32"
 )
 
-// SliceHeaders cuts r.Data behind its headers (see Headers), and says whether
+// headers is Headers of a frame as it was captured. The headers of one that the
+// kernel had not finished reach, in a tunnel too, down to the transport header
+// that its checksum and its GSO type are about: it is finished by them. laid is
+// true if that one was found.
+func (r *Record) headers() (l Layers, laid bool) {
+	l = Headers(r.LinkType, r.Data)
+	if r.Unfinished() {
+		var in layout
+		if in, laid = lay(r); laid {
+			l.End = in.payload
+		}
+	}
+	return l, laid
+}
+
+// SliceHeaders cuts r.Data behind its headers (see Headers; in a tunnel that
+// this host sends into, behind the inner ones, see Mask), and says whether
 // anything was cut. OrigLen stays.
 func (r *Record) SliceHeaders() bool {
-	l := Headers(r.LinkType, r.Data)
+	l, _ := r.headers()
 	if l.End >= len(r.Data) {
 		return false
 	}
@@ -31,15 +47,29 @@ const (
 // checksum in order: that of TCP, UDP, UDP-Lite, ICMP, ICMPv6 and SCTP becomes the one of
 // the frame as it is then. Where that takes fragments that are not there, or SCTP
 // that is not all there, it becomes 0. IP's own checksum covers no payload.
-// A checksum that the kernel left for the card (NeedsCsum) is left for the collector.
+//
+// A frame that the kernel had not finished is finished by the collector. If this
+// host sent it into a tunnel, what is unfinished is the inner frame, whose headers
+// stay down to the transport header, and what is behind that is zeros. The
+// tunnel's own checksum is right then: of a GSO frame it is computed when that is
+// cut, and of another the kernel has made it one that holds whatever the inner
+// payload is (lco_csum, linux/skbuff.h). If the inner headers are not found, all
+// behind the outer ones is zeros, and so is what was unfinished: the outer
+// checksum becomes that of the frame as it is then.
 func (r *Record) Mask() Masking {
-	l := Headers(r.LinkType, r.Data)
+	l, laid := r.headers()
 	payload := r.Data[l.End:]
 	if len(payload) == 0 {
 		return Unmasked
 	}
 	clear(payload)
-	if r.NeedsCsum || l.Short || l.Later || !l.V4 && !l.V6 {
+	switch {
+	case r.GSOType != 0 || laid || r.NeedsCsum && int(r.CsumStart) == l.L4:
+		return Masked // the rest is the collector's
+	case r.NeedsCsum:
+		r.NeedsCsum, r.CsumStart, r.CsumOffset = false, 0, 0
+	}
+	if l.Short || l.Later || !l.V4 && !l.V6 {
 		return Masked
 	}
 	d := r.Data[l.L4:]
