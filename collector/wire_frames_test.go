@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"testing"
 
 	"github.com/ntap-project/ntap/proto"
 )
@@ -67,6 +68,8 @@ func unfinished() (all []sample) {
 		synthetic{payload: 3000, gso: 1, udp: true, v6: true}.shortened(60).sample(),
 		synthetic{payload: 3001, gso: 1001, options: 12}.sample(),
 		synthetic{payload: 3001, gso: 1001, ipOptions: 8}.sample(),
+		synthetic{payload: 150000, gso: 1448}.sample(), // BIG TCP
+		synthetic{payload: 150000, gso: 1448, v6: true}.sample(),
 	)
 	return all
 }
@@ -112,6 +115,11 @@ func (s synthetic) record() *proto.Record {
 		ip := make([]byte, 40)
 		ip[0], ip[6], ip[7] = 0x60, protocol, 64
 		be.PutUint16(ip[4:], uint16(total))
+		if total > 0xFFFF { // ip6_xmit, net/ipv6/ip6_output.c: the length is in an option
+			ip[4], ip[5], ip[6] = 0, 0, 0
+			ip = append(ip, protocol, 0, 0xC2, 4)
+			ip = be.AppendUint32(ip, uint32(total+8))
+		}
 		ip[8], ip[23], ip[24], ip[39] = 0xFD, 1, 0xFD, 2
 		addresses = ip[8:40]
 		d = append(d, ip...)
@@ -122,7 +130,9 @@ func (s synthetic) record() *proto.Record {
 			ip[i] = 1 // no operation
 		}
 		ip[0], ip[8], ip[9] = 0x40|byte(len(ip)/4), 64, protocol
-		be.PutUint16(ip[2:], uint16(len(ip)+total))
+		if len(ip)+total <= 0xFFFF { // else iph_set_totlen, linux/ip.h
+			be.PutUint16(ip[2:], uint16(len(ip)+total))
+		}
 		be.PutUint16(ip[4:], s.id)
 		copy(ip[12:], []byte{10, 0, 0, 1, 10, 0, 0, 2})
 		be.PutUint16(ip[10:], ^sum(ip, 0))
@@ -173,6 +183,20 @@ type keeper struct {
 
 func (k *keeper) Write(_ *Origin, r *proto.Record) {
 	*k.frames = append(*k.frames, bytes.Clone(r.Data))
+}
+
+// finished returns what the outputs would be given of r.
+func finished(t *testing.T, r *proto.Record) (frames [][]byte) {
+	t.Helper()
+	w := &worker{shared: &shared{}, account: new(WorkerAccount), sinks: []sink{&keeper{frames: &frames}}}
+	w.finish(&Origin{}, r)
+	if w.account.Uncut.Load() > 0 {
+		t.Errorf("not cut: %+v", r)
+	}
+	if n := w.account.Cut.Load(); int(n) != len(frames)-1 {
+		t.Fatalf("%d frames are counted beyond the first of %d", n, len(frames))
+	}
+	return frames
 }
 
 func head(b []byte) []byte { return b[:min(len(b), 160)] }

@@ -56,20 +56,6 @@ func TestCutAsTheKernelDoes(t *testing.T) {
 	}
 }
 
-// finished returns what the outputs would be given of r.
-func finished(t *testing.T, r *proto.Record) (frames [][]byte) {
-	t.Helper()
-	w := &worker{shared: &shared{}, account: new(WorkerAccount), sinks: []sink{&keeper{frames: &frames}}}
-	w.finish(&Origin{}, r)
-	if w.account.Uncut.Load() > 0 {
-		t.Errorf("not cut: %+v", r)
-	}
-	if n := w.account.Cut.Load(); int(n) != len(frames)-1 {
-		t.Fatalf("%d frames are counted beyond the first of %d", n, len(frames))
-	}
-	return frames
-}
-
 // captured returns the next n frames of the ring, and more if there are.
 func captured(t *testing.T, r *ring.Ring, n int) (frames [][]byte) {
 	t.Helper()

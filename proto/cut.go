@@ -231,7 +231,32 @@ func (c *Cutter) Finish(r *Record, give func(*Record), full func()) (frames int)
 		full()
 		c.Reset()
 	}
+	l.unjumbo(r)
 	return c.cut(r, &l, give)
+}
+
+// The kernel's struct hop_jumbo_hdr, include/net/ipv6.h: a hop-by-hop header
+// with a jumbo payload option (RFC 2675), bytes.
+const (
+	jumboLen = 8
+	jumboTLV = 0xC2 // IPV6_TLV_JUMBO
+)
+
+// unjumbo takes the hop-by-hop header out that the kernel puts into a TCP frame
+// of more than 64 KB (IPv6 BIG TCP). The wire never saw it: it goes when the
+// frame is cut, as in ipv6_hopopt_jumbo_remove.
+func (l *layout) unjumbo(r *Record) {
+	ip, d := l.outer[l.n-1], r.Data
+	at := ip.at + 40
+	if ip.proto != protoIPv6 || l.udp || l.l4 != at+jumboLen || d[at+2] != jumboTLV || d[ip.at+4]|d[ip.at+5] != 0 {
+		return
+	}
+	d[ip.at+6] = protoTCP
+	copy(d[jumboLen:], d[:at])
+	r.Data = d[jumboLen:]
+	r.OrigLen = max(r.OrigLen, jumboLen) - jumboLen
+	l.l4 -= jumboLen
+	l.payload -= jumboLen
 }
 
 // bytesCut returns the bytes of the arena that the frames of r take.
