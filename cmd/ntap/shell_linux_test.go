@@ -30,11 +30,13 @@ type shell struct {
 	err      error // once done
 }
 
-// startShell starts a line in a folder, in the namespaces of the calling thread.
-func startShell(t *testing.T, dir string, env []string, line string) *shell {
+// startShell starts a line in a folder, in the namespaces of the calling thread
+// or in those that a program leads into, which stands before bash.
+func startShell(t *testing.T, dir string, env []string, line string, before ...string) *shell {
 	t.Helper()
-	s := &shell{t: t, line: line, cmd: exec.Command("bash", "-c", "set -o pipefail; "+line), done: make(chan struct{})}
-	s.cmd.Dir, s.cmd.Env = dir, env
+	args := append(before, "bash", "-c", "cd "+dir+" && set -o pipefail && "+line)
+	s := &shell{t: t, line: line, cmd: exec.Command(args[0], args[1:]...), done: make(chan struct{})}
+	s.cmd.Env = env
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	create := func(pattern string) *os.File {
 		f, err := os.CreateTemp(dir, pattern)
