@@ -14,50 +14,11 @@ import (
 
 	"github.com/ntap-project/ntap/collector"
 	"github.com/ntap-project/ntap/crypto"
+	"github.com/ntap-project/ntap/remote"
 )
 
-// Counts the frames of each flow with gopacket. Frames are copies: the program
-// may keep them.
-func ExampleReceiver_Frames() {
-	key, err := crypto.NewKey()
-	if err != nil {
-		log.Fatal(err)
-	}
-	keys := crypto.FromMaster(key) // or crypto.LoadKeyFile("master.key")
-
-	r, err := collector.Listen(context.Background(), collector.Config{
-		Listen: "127.0.0.1:0", // or ":5678"
-		Keys:   keys,
-		Once:   true, // end with the taps; else with the context
-	})
-	if err != nil {
-		log.Fatal(err)
-	}
-	// A remote on this machine, of a capture file.
-	go collector.PlayForExample(keys, 7, r.Addr(), "edns-opts.pcap")
-
-	flows := make(map[string]int)
-	for frame := range r.Frames() {
-		p := gopacket.NewPacket(frame.Data, layers.LinkType(frame.LinkType), gopacket.DecodeOptions{Lazy: true, NoCopy: true})
-		if ip, udp := p.NetworkLayer(), p.TransportLayer(); ip != nil && udp != nil {
-			flows[fmt.Sprintf("tap %d: %v %v", frame.Tap, ip.NetworkFlow(), udp.TransportFlow())]++
-		}
-	}
-	if err := r.Err(); err != nil {
-		log.Fatal(err)
-	}
-	lines := make([]string, 0, len(flows))
-	for flow, frames := range flows {
-		lines = append(lines, fmt.Sprintf("%s: %d", flow, frames))
-	}
-	slices.Sort(lines)
-	for _, line := range lines {
-		fmt.Println(line)
-	}
-	// Output:
-	// tap 7: 192.0.0.1->192.0.0.2 46225->53: 21
-	// tap 7: 192.0.0.2->192.0.0.1 53->46225: 21
-}
+// questions is a capture file: put one of yours here.
+const questions = "../internal/testnet/testdata/captures/dns_udp_2.pcap"
 
 // Prints the names that DNS questions ask for. The function sees frames where
 // they were received, nothing is copied, and with more workers it runs on as
@@ -75,7 +36,7 @@ func ExampleReceiver_Run() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	go collector.PlayForExample(keys, 7, r.Addr(), "dns_udp_2.pcap")
+	go replay(keys, r.Addr().String(), questions) // else remotes on other hosts send
 
 	// Each worker has a decoder of its own.
 	type worker struct {
@@ -113,4 +74,15 @@ func ExampleReceiver_Run() {
 	// Output:
 	// tap 7: 192.168.1.11 asks for www.tcpdump.org
 	// 2 frames
+}
+
+// replay is a remote on this machine, as ntap remote -r FILE is: it sends the frames
+// of a capture file as tap 7.
+func replay(keys *crypto.KeyFile, to, file string) {
+	_, err := remote.Run(context.Background(), remote.Config{
+		File: file, Pace: remote.PaceMax, Collector: to, Keys: keys, Tap: 7, Suite: crypto.AES256GCM,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
 }
