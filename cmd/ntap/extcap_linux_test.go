@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"os"
@@ -72,30 +73,38 @@ func (v *viewer) tshark(args ...string) *exec.Cmd {
 // packets that tshark recorded.
 func (v *viewer) see(file, addr string, args ...string) []testnet.Packet {
 	v.t.Helper()
+	return v.watch(func(<-chan struct{}) { sendFile(v.t, v.keys, addr, file, "7") }, args...)
+}
+
+// watch runs tshark to its end while there is traffic, which is told when to stop,
+// and returns the packets that tshark recorded.
+func (v *viewer) watch(traffic func(<-chan struct{}), args ...string) []testnet.Packet {
+	v.t.Helper()
 	out := filepath.Join(v.dir, "out.pcapng")
+	os.Remove(out)
 	cmd := v.tshark(append([]string{"-n", "-w", out}, args...)...)
-	var said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &said, &said
+	log, err := os.Create(filepath.Join(v.t.TempDir(), "log"))
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	defer log.Close()
+	said := func() string { b, _ := os.ReadFile(log.Name()); return string(b) }
+	cmd.Stdout, cmd.Stderr = log, log // a file: what tshark started may hold it, and hold up nobody
 	if err := cmd.Start(); err != nil {
 		v.t.Fatal(err)
 	}
-	done := make(chan error, 1)
-	go func() { done <- cmd.Wait() }()
-	sendFile(v.t, v.keys, addr, file, "7")
-	select {
-	case err := <-done:
-		if err != nil {
-			v.t.Fatalf("tshark: %v\n%s", err, &said)
-		}
-	case <-time.After(2 * time.Minute):
-		cmd.Process.Kill()
-		v.t.Fatalf("tshark does not end:\n%s", <-done)
+	done, late := make(chan struct{}), time.AfterFunc(2*time.Minute, func() { cmd.Process.Kill() })
+	v.t.Cleanup(func() { cmd.Process.Kill() })
+	go func() { err = cmd.Wait(); close(done) }()
+	traffic(done)
+	<-done
+	if !late.Stop() {
+		v.t.Fatalf("tshark does not end:\n%s", said())
 	}
-	got := testnet.ReadCapture(v.t, out)
-	if v.t.Failed() {
-		v.t.Logf("tshark said:\n%s", &said)
+	if err != nil {
+		v.t.Fatalf("tshark: %v\n%s", err, said())
 	}
-	return got
+	return testnet.ReadCapture(v.t, out)
 }
 
 // gone waits until nobody listens on a UDP address any more.
@@ -176,6 +185,90 @@ func TestExtcapRunningCollector(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err == nil && !strings.Contains(string(out), "0 packets captured") {
 		t.Errorf("without a collector: %v\n%s", err, out)
 	}
+}
+
+// The same of a live interface, with the key file of the options: no other is to
+// be had. What comes is what was sent, in order.
+func TestExtcapLiveInterface(t *testing.T) {
+	a, b := testnet.Veth(t)
+	v := newViewer(t)
+	t.Setenv("NTAP_KEY_FILE", "")
+	keys := v.keys
+	v.keys = filepath.Join(v.dir, "none.key")
+	wire, err := testnet.OpenWire(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer wire.Close()
+	addr := freePort(t)
+	r := startLocal(t, "remote", "-i", a, "-c", addr, "--key-file", keys, "--tap", "7")
+	r.find("remote started")
+	frame := make([]byte, 200)
+	copy(frame, []byte{2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xB5}) // an experimental EtherType
+	sent := uint32(0)
+	got := v.watch(func(done <-chan struct{}) {
+		for every := time.NewTicker(time.Millisecond); ; sent++ {
+			select {
+			case <-done:
+				every.Stop()
+				return
+			case <-every.C:
+				binary.BigEndian.PutUint32(frame[14:], sent)
+				if err := wire.Send(frame); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}
+	}, "-i", "ntap", "-c", "100", "-o", "extcap.ntap.port:"+addr, "-o", "extcap.ntap.keyfile:"+keys)
+	r.stop()
+	if len(got) != 100 {
+		t.Fatalf("tshark recorded %d packets", len(got))
+	}
+	first := binary.BigEndian.Uint32(got[0].Data[14:])
+	for i, p := range got {
+		binary.BigEndian.PutUint32(frame[14:], first+uint32(i))
+		if !bytes.Equal(p.Data, frame) || i > 0 && p.Time < got[i-1].Time {
+			t.Fatalf("packet %d, after frame %d, is at %d:\n%x", i, first, p.Time, p.Data)
+		}
+	}
+}
+
+// ntap_collector connects by TLS with the certificate of its options, and not
+// without.
+func TestExtcapTLS(t *testing.T) {
+	testnet.RequireTool(t, "openssl")
+	v := newViewer(t)
+	for _, line := range commands(t, "docs/OUTPUTS.md", "openssl req") {
+		startShell(t, v.dir, os.Environ(), line).end()
+	}
+	name := func(file string) string { return filepath.Join(v.dir, file) }
+	if os.Geteuid() == 0 {
+		if err := os.Chown(name("analyst.key"), nobody, nobody); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, addr := collect(t, v.keys, "--pcap-over-ip", "0.0.0.0:0", "--tls-cert", name("collector.pem"), "--tls-key", name("collector.key"), "--tls-client-ca", name("ca.pem"))
+	_, port, _ := net.SplitHostPort(c.find(`pcap over IP address=(\S+) tls=true`))
+	file := protocols(t, 20000)
+	collector := []string{"-i", "ntap_collector", "-o", "extcap.ntap_collector.collector:127.0.0.1:" + port}
+	got := v.watch(func(<-chan struct{}) {
+		if who := c.find(`client="?127.0.0.1:\d+ (CN=[^" ]*)`); who != "CN=analyst" {
+			t.Errorf("the client is %q", who)
+		}
+		sendFile(t, v.keys, addr, file, "7")
+	}, append(collector, "-c", "100", "-o", "extcap.ntap_collector.tlscert:"+name("analyst.pem"),
+		"-o", "extcap.ntap_collector.tlskey:"+name("analyst.key"), "-o", "extcap.ntap_collector.tlsca:"+name("ca.pem"))...)
+	if d := part(got, testnet.ReadCapture(t, file)); d != "" || len(got) != 100 {
+		t.Errorf("%d packets: %s", len(got), d)
+	}
+	clear := v.tshark(append(collector, "-c", "1")...)
+	clear.WaitDelay = time.Second
+	late := time.AfterFunc(2*time.Minute, func() { clear.Process.Kill() })
+	if out, err := clear.CombinedOutput(); !late.Stop() || err == nil && !strings.Contains(string(out), "0 packets captured") {
+		t.Errorf("without a certificate: %v\n%s", err, out)
+	}
+	c.stop()
 }
 
 // make install-extcap puts ntap where it is told to, or where tshark says.
