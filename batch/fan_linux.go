@@ -19,6 +19,9 @@ const (
 	laneSegments = 128 // in one UDP_SEGMENT send: UDP_MAX_SEGMENTS since Linux 6.10; before, it says EINVAL,
 	oldSegments  = 64  // and this is the most
 
+	laneFlows = 64 // of whose last run a lane knows: those that differ in as many of the next bits of their hash
+	lookBack  = 8  // runs that may get a datagram more, the newest ones
+
 	measureFlushes = 256              // the path's MTU is looked at again after so many,
 	measureAfter   = 10 * time.Second // if so much time has passed
 )
@@ -32,13 +35,18 @@ type run struct {
 	ended    bool
 }
 
-// A lane is one source port: a socket, and what is queued for it.
+// A lane is one source port: a socket, and what is queued for it. Runs go in the
+// order in which they began, so that a datagram may go with any run that no
+// later one of its flow is behind.
 type lane struct {
-	fd   int
-	n    int // datagrams queued
-	runs []run
-	room [laneLen]run
-	iov  [2 * laneLen]unix.Iovec // head and body of each datagram
+	fd    int
+	n     int // datagrams queued
+	runs  []run
+	room  [laneLen]run
+	iov   [2 * laneLen]unix.Iovec // head and body of each datagram, as they came
+	in    [laneLen]uint8          // the run of each
+	last  [laneFlows]uint8        // the run of the last datagram of these flows
+	mixed bool                    // runs are not one behind the other in iov
 }
 
 // A Fan sends datagrams of any size to one destination over sockets that
@@ -47,7 +55,7 @@ type lane struct {
 //
 //	head, body ──Queue──▶ the lane of the flow: runs of one size ──(128, or Flush)──▶ sendmmsg, UDP_SEGMENT
 //
-// Nothing is copied on the way.
+// Nothing is copied on the way. Flows of one lane may pass each other.
 type Fan struct {
 	trouble
 	cfg       FanConfig
@@ -65,6 +73,7 @@ type Fan struct {
 	flushes   int
 	measured  time.Time
 
+	sorted  [2 * laneLen]unix.Iovec // of one lane, run by run
 	msgs    [laneLen]mmsghdr
 	control [laneLen]segmentControl
 	split   [laneSegments]run // one run, datagram by datagram
@@ -213,13 +222,18 @@ func (f *Fan) Room() int {
 // Flush returns. flow is a hash whose high bits say which flow it belongs to: a
 // flow keeps its source port, and its order.
 func (f *Fan) Queue(flow uint32, head, body []byte) {
-	l := &f.lanes[uint64(flow)*uint64(len(f.lanes))>>32]
+	place := uint64(flow) * uint64(len(f.lanes))
+	l, some := &f.lanes[place>>32], uint32(place)/(1<<32/laneFlows)
 	size := len(head) + len(body)
-	if m := len(l.runs); m > 0 && l.runs[m-1].takes(size, f.segments) {
-		l.runs[m-1].add(size)
+	i := l.open(size, int(l.last[some]), f.segments)
+	if i < len(l.runs) {
+		l.runs[i].n++
+		l.runs[i].bytes += size
+		l.mixed = l.mixed || i < len(l.runs)-1
 	} else {
 		l.runs = append(l.runs, run{first: l.n, n: 1, size: size, bytes: size, ended: size > f.fits || !f.segmented})
 	}
+	l.in[l.n], l.last[some] = uint8(i), uint8(i)
 	v := (*[2]unix.Iovec)(l.iov[2*l.n:])
 	v[0].Base, v[1].Base = unsafe.SliceData(head), unsafe.SliceData(body)
 	v[0].SetLen(len(head))
@@ -229,16 +243,50 @@ func (f *Fan) Queue(flow uint32, head, body []byte) {
 	}
 }
 
-// takes says whether a datagram of size bytes can be the run's next.
-func (r *run) takes(size, segments int) bool {
-	return !r.ended && size <= r.size && r.n < segments && r.bytes+size <= maxGSO
+// open returns which run takes a datagram of size bytes: one of those from
+// earliest on, or a new one.
+func (l *lane) open(size, earliest, segments int) int {
+	n := len(l.runs)
+	for i := n - 1; i >= max(earliest, n-lookBack); i-- {
+		if r := &l.runs[i]; r.size == size && !r.ended && r.n < segments && r.bytes+size <= maxGSO {
+			return i
+		}
+	}
+	return n
 }
 
-// add makes it that.
-func (r *run) add(size int) {
-	r.n++
-	r.bytes += size
-	r.ended = size < r.size
+// join makes one run of two where the second is one shorter datagram, with which a
+// run may end, and returns the runs.
+func join(runs []run, segments int) []run {
+	n := 0
+	for _, r := range runs {
+		if n > 0 && r.n == 1 && !r.ended {
+			if p := &runs[n-1]; !p.ended && r.size < p.size && p.n < segments && p.bytes+r.size <= maxGSO {
+				p.n++
+				p.bytes += r.size
+				p.ended = true
+				continue
+			}
+		}
+		runs[n] = r
+		n++
+	}
+	return runs[:n]
+}
+
+// sort puts the datagrams of a lane run by run.
+func (f *Fan) sort(l *lane) []unix.Iovec {
+	var next [laneLen]int
+	first := 0
+	for i := range l.runs {
+		l.runs[i].first, next[i] = first, first
+		first += l.runs[i].n
+	}
+	for i, run := range l.in[:l.n] {
+		copy(f.sorted[2*next[run]:][:2], l.iov[2*i:])
+		next[run]++
+	}
+	return f.sorted[:2*l.n]
 }
 
 // Flush sends what is queued: nothing that was lent is in use any more.
@@ -268,15 +316,21 @@ func (f *Fan) Flush() {
 
 // send sends what is queued in a lane, whatever it takes.
 func (f *Fan) send(l *lane) {
-	f.transmit(l, l.runs, f.msgs[:len(l.runs)])
-	l.n, l.runs = 0, l.room[:0]
+	iov := l.iov[:2*l.n]
+	if l.mixed {
+		iov = f.sort(l)
+	}
+	runs := join(l.runs, f.segments)
+	f.transmit(l, iov, runs, f.msgs[:len(runs)])
+	l.n, l.runs, l.mixed = 0, l.room[:0], false
+	clear(l.last[:])
 }
 
-// transmit sends runs of a lane as messages, in order.
-func (f *Fan) transmit(l *lane, runs []run, msgs []mmsghdr) {
+// transmit sends runs of a lane, whose datagrams are in iov, as messages, in order.
+func (f *Fan) transmit(l *lane, iov []unix.Iovec, runs []run, msgs []mmsghdr) {
 	for i := range runs {
 		r, h := &runs[i], &msgs[i].hdr
-		h.Iov = &l.iov[2*r.first]
+		h.Iov = &iov[2*r.first]
 		h.SetIovlen(2 * r.n)
 		h.Control = nil
 		h.SetControllen(0)
@@ -312,7 +366,7 @@ func (f *Fan) transmit(l *lane, runs []run, msgs []mmsghdr) {
 			first = e // it may be about an earlier datagram: that is told once, in place of a send
 			continue
 		default:
-			f.refuse(l, &runs[i], e)
+			f.refuse(l, iov, &runs[i], e)
 		}
 		i++ // this one does not go; the next may
 		try = 0
@@ -321,7 +375,7 @@ func (f *Fan) transmit(l *lane, runs []run, msgs []mmsghdr) {
 
 // refuse deals with a run that the kernel did not take. Several datagrams that
 // cannot go together may go alone.
-func (f *Fan) refuse(l *lane, r *run, e unix.Errno) {
+func (f *Fan) refuse(l *lane, iov []unix.Iovec, r *run, e unix.Errno) {
 	switch {
 	case r.n == 1 && e == unix.EMSGSIZE:
 		f.stats.TooLong.Add(1)
@@ -346,7 +400,7 @@ func (f *Fan) refuse(l *lane, r *run, e unix.Errno) {
 			}
 			split[i] = at
 		}
-		f.transmit(l, split, f.alone[:r.n])
+		f.transmit(l, iov, split, f.alone[:r.n])
 	}
 }
 

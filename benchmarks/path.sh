@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # path.sh FRAME PPS [SECS]: one remote and one collector with its TAP, in two namespaces joined by a veth, and a traffic
-# source of PPS frames a second of FRAME bytes (or imix), all on this machine. Root. Prints one line:
+# source of PPS frames a second of FRAME bytes (or imix), in FLOWS flows (64), all on this machine. Root. Prints one line:
 #
 #	frame 300 offered 900000 delivered 900000 remote_ns 240 collector_ns 900 busy_cores 1.20
 #
@@ -62,7 +62,7 @@ if [ -n "${PROFILE:-}" ]; then
 fi
 [ -z "${PPROF:-}" ] || kill -USR2 $r $c
 cr0=$(cpu $r) cc0=$(cpu $c) i0=$(idle) t0=$(date +%s%N)
-ip netns exec $S "$t/gen" -dev cap0 -frame "$frame" -rate "$pps" -for "${secs}s" -cpu 0 >"$t/g"
+ip netns exec $S "$t/gen" -dev cap0 -flows "${FLOWS:-64}" -frame "$frame" -rate "$pps" -for "${secs}s" -cpu 0 >"$t/g"
 i1=$(idle) t1=$(date +%s%N)
 [ -z "${PPROF:-}" ] || kill -USR2 $r $c
 sleep 1
