@@ -165,7 +165,7 @@ func runDocumented(t *testing.T, host *docHost, lines []string) {
 func (w *docWorld) startCollector(line string) {
 	gone(w.t, ":5678") // what tshark had started may still end
 	w.collector, w.fed = w.start(line), false
-	w.collector.until("the collector starts", func() bool { return strings.Contains(w.collector.said(), "collector started") })
+	w.collector.until("the collector starts", w.collector.collects)
 }
 
 // stopCollector ends a collector, which has given frames to somebody.
@@ -242,7 +242,7 @@ func (w *docWorld) feedSuricata(line string) {
 	}
 	s := w.start(line)
 	if strings.Contains(line, "|") {
-		s.until("the collector starts", func() bool { return strings.Contains(s.said(), "collector started") })
+		s.until("the collector starts", s.collects)
 		w.feed() // with the first frame it starts
 		// A collector that is to end waits five seconds for a reader that takes
 		// nothing, and Suricata may take longer to start.
