@@ -16,11 +16,10 @@ import (
 
 // Chosen. benchmarks/README.md, "pcapng to disk", has figures.
 const (
-	directBuffer  = 2 << 20                // bytes in one write
-	directSmall   = 512 << 10              // the same where there is a recording for each tap
-	directBuffers = 16                     // of a file
-	directAhead   = 64 << 20               // bytes of the file that are allocated at once
-	directFlush   = 100 * time.Millisecond // the longest that what was given is not in the file
+	directBuffer = 2 << 20                // bytes in one write
+	directSmall  = 512 << 10              // the same where there is a recording for each tap
+	directAhead  = 64 << 20               // bytes of the file that are allocated at once
+	directFlush  = 100 * time.Millisecond // the longest that what was given is not in the file
 )
 
 // directAlign is what memory, places in the file and lengths of O_DIRECT writes
@@ -34,28 +33,35 @@ const directAlign = 4096
 // section 10.1).
 const directPad = 0x8000_4E54
 
-// A directFile writes pcapng past the page cache. Workers' blocks are copied into
-// large aligned buffers, which a goroutine of its own writes:
+// A directFile writes pcapng past the page cache, from one large aligned buffer:
 //
-//	blocks ──Write──▶ filling ──(4 MiB)──▶ full ──pwrite(2), O_DIRECT──▶ disk
+//	blocks ──Write──▶ buffer ──(2 MiB, or 100 ms)──▶ pwrite(2), O_DIRECT ──▶ disk
 //
-// Write never waits: what there is no buffer for is not taken. A write that
-// fails is tried again, so a disk that is full costs what finds no buffer.
+// The goroutine of its queue writes. A write that fails is tried again with the
+// next Write, which takes nothing as long as the buffer is full.
 type directFile struct {
-	file directOut
-	size int // bytes of a buffer
+	file  directOut
+	pad   []byte // an aligned buffer for the last part of the file
+	ahead int64  // bytes of the file that are allocated
+	last  time.Time
 
-	mu      sync.Mutex
-	free    []*directPart
-	full    []*directPart // in the order of the file
-	filling *directPart   // nil: none is free
-	err     error         // of the last attempt to write; nil: it worked
-	closing bool
-	wake    chan struct{}
-	done    chan struct{}
-	wrote   sync.Cond // after each attempt
-	pad     []byte    // an aligned buffer for the last part of the file
-	ahead   int64     // bytes of the file that are allocated
+	mu    sync.Mutex // not held while writing; guards against lost
+	mem   []byte
+	n     int   // filled
+	at    int64 // where in the file it goes: a multiple of directAlign
+	done  int   // bytes of it that are in the file, in whole directAlign
+	flush int   // n when it was last flushed
+	left  int   // bytes to come of the block that what was taken ends in
+
+	before, behind cutBlock // those that the begin and the end of the buffer cut
+	first          int      // where in mem before ends
+}
+
+// A cutBlock is a block that does not lie whole in one buffer.
+type cutBlock struct {
+	begin int64 // where in the file
+	frame bool  // it holds a frame
+	bytes uint64
 }
 
 // A directOut is what a directFile needs of a file.
@@ -64,35 +70,10 @@ type directOut interface {
 	Truncate(size int64) error
 }
 
-// errSlowDisk says that all buffers are full.
-var errSlowDisk = errors.New("the disk is slower than frames come")
-
-// A directPart is one buffer: the bytes of the file from at on.
-type directPart struct {
-	mem   []byte
-	n     int   // filled
-	at    int64 // a multiple of directAlign
-	done  int   // bytes of it that are in the file, in whole directAlign
-	flush int   // n when it was last flushed
-
-	// The block that the end of the buffer before cuts.
-	begin int64 // where in the file it begins; at: there is none
-	first int   // where in mem it ends
-	frame bool  // it holds a frame
-	bytes uint64
-}
-
 // newDirectFile writes to an empty file through memory: an arena, whose first
 // bytes are for what fills the file up.
-func newDirectFile(file directOut, memory []byte, size int) *directFile {
-	d := &directFile{file: file, size: size, wake: make(chan struct{}, 1), done: make(chan struct{}), pad: memory[:2*directAlign]}
-	for memory = memory[2*directAlign:]; len(memory) >= size; memory = memory[size:] {
-		d.free = append(d.free, &directPart{mem: memory[:size:size]})
-	}
-	d.filling, d.free = d.free[0], d.free[1:]
-	d.wrote.L = &d.mu
-	go d.run()
-	return d
+func newDirectFile(file directOut, memory []byte) *directFile {
+	return &directFile{file: file, pad: memory[:2*directAlign], mem: memory[2*directAlign:]}
 }
 
 // A directMemory is the memory of one file after the other.
@@ -108,11 +89,11 @@ func (m *directMemory) open(file *os.File) (*directFile, error) {
 	}
 	if m.arena == nil {
 		var err error
-		if m.arena, err = batch.NewArena(m.size*directBuffers + 2*directAlign); err != nil {
+		if m.arena, err = batch.NewArena(m.size + 2*directAlign); err != nil {
 			return nil, err
 		}
 	}
-	return newDirectFile(file, m.arena.Bytes(), m.size), nil
+	return newDirectFile(file, m.arena.Bytes()), nil
 }
 
 // close gives the memory back.
@@ -123,160 +104,96 @@ func (m *directMemory) close() {
 	}
 }
 
-// Write takes as many of the blocks in b as there is room for.
+// Write takes what there is room for: less than all of b, which ends with a whole
+// block, only with an error.
 func (d *directFile) Write(b []byte) (n int, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for n < len(b) {
-		p := d.filling
-		if p == nil {
-			break
+		if d.n == len(d.mem) {
+			if err := d.put(d.n); err != nil {
+				return n, err
+			}
+			d.at += int64(d.n)
+			d.n, d.done, d.flush, d.first, d.before = 0, 0, 0, d.left, d.behind
 		}
 		rest := b[n:]
-		if len(rest) <= len(p.mem)-p.n {
-			copy(p.mem[p.n:], rest)
-			p.n += len(rest)
-			n = len(b)
-			if p.n == len(p.mem) {
-				d.next(p.at+int64(p.n), p.at+int64(p.n), nil)
-			}
-			break
-		}
-		// Whole blocks, and then the one that the buffer's end cuts.
-		whole := 0
-		for whole+blockLen(rest[whole:]) <= len(p.mem)-p.n {
-			whole += blockLen(rest[whole:])
-		}
-		cut := rest[whole : whole+blockLen(rest[whole:])]
-		if len(p.mem)-p.n > whole && len(d.free) == 0 { // there is no room for its end
-			copy(p.mem[p.n:], rest[:whole])
-			p.n += whole
-			n += whole
-			break
-		}
-		room := len(p.mem) - p.n
-		copy(p.mem[p.n:], rest[:room])
-		begin := p.at + int64(p.n+whole)
-		p.n += room
-		n += whole
-		if over := room - whole; over == 0 {
-			d.next(p.at+int64(p.n), p.at+int64(p.n), nil)
+		k := copy(d.mem[d.n:], rest)
+		if k == len(rest) {
+			d.left = 0
 		} else {
-			d.next(p.at+int64(p.n), begin, cut)
-			q := d.filling
-			q.n = copy(q.mem, cut[over:])
-			q.first = q.n
-			n += len(cut)
+			d.cut(rest, k)
 		}
+		d.n += k
+		n += k
 	}
-	if n < len(b) {
-		if err = d.err; err == nil {
-			err = errSlowDisk
-		}
-	}
-	return n, err
+	return n, nil
 }
 
-// next has the buffer written that is full, and goes on in a free one, if there
-// is any. cut is the block that the end of the one before cuts, which begins
-// at begin.
-func (d *directFile) next(at, begin int64, cut []byte) {
-	d.full = append(d.full, d.filling)
-	d.filling = nil
-	if last := len(d.free) - 1; last >= 0 {
-		d.filling, d.free = d.free[last], d.free[:last]
-		d.filling.start(at, begin, cut)
+// cut notes which block the end of the buffer cuts, behind k bytes of rest.
+func (d *directFile) cut(rest []byte, k int) {
+	next := d.left
+	for next < k {
+		block := rest[next:]
+		if next += blockLen(block); next > k {
+			d.behind.begin = d.at + int64(d.n+next-blockLen(block))
+			d.behind.bytes, d.behind.frame = formatPcapng.frame(block)
+		}
 	}
-	select {
-	case d.wake <- struct{}{}:
-	default:
-	}
+	d.left = next - k
 }
 
-func (p *directPart) start(at, begin int64, cut []byte) {
-	*p = directPart{mem: p.mem, at: at, begin: begin}
-	if cut != nil {
-		p.bytes, p.frame = formatPcapng.frame(cut)
-	}
-}
-
-// run writes until the file is closed.
-func (d *directFile) run() {
-	defer close(d.done)
-	tick := time.NewTicker(directFlush)
-	defer tick.Stop()
-	for {
-		select {
-		case <-d.wake:
-		case <-tick.C:
-		}
-		d.mu.Lock()
-		closing := d.closing
-		var err error
-		for err == nil && len(d.full) > 0 {
-			p := d.full[0]
-			d.mu.Unlock()
-			err = d.put(p, p.n)
-			d.mu.Lock()
-			if err == nil {
-				d.full = d.full[1:]
-				d.recycle(p)
-			}
-		}
-		if p := d.filling; err == nil && p != nil && p.n > p.flush {
-			n := p.n
-			tail := n - n%directAlign
-			length := pad(d.pad, p.mem[tail:n])
-			d.mu.Unlock()
-			if err = d.put(p, tail); err == nil {
-				err = d.at(d.pad[:length], p.at+int64(tail))
-			}
-			d.mu.Lock()
-			if err == nil {
-				p.flush = n
-			}
-		}
-		d.err = err
-		d.mu.Unlock()
-		d.wrote.Broadcast()
-		if closing {
-			return
-		}
-	}
-}
-
-// recycle makes a buffer free again.
-func (d *directFile) recycle(p *directPart) {
-	if d.filling == nil { // nothing was taken since the last one was full
-		end := p.at + int64(p.n)
-		if len(d.full) > 0 {
-			last := d.full[len(d.full)-1]
-			end = last.at + int64(last.n)
-		}
-		d.filling = p
-		p.start(end, end, nil)
-		return
-	}
-	d.free = append(d.free, p)
-}
-
-// put writes p up to n, a multiple of directAlign.
-func (d *directFile) put(p *directPart, n int) error {
-	if n == p.done {
+// look has what was taken in the file every directFlush.
+func (d *directFile) look(now time.Time) error {
+	if now.Sub(d.last) < directFlush {
 		return nil
 	}
-	if end := p.at + int64(n); end > d.ahead {
+	d.last = now
+	return d.sync()
+}
+
+// sync has all that was taken in the file, filled up.
+func (d *directFile) sync() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.n == d.flush {
+		return nil
+	}
+	tail := d.n - d.n%directAlign
+	if err := d.put(tail); err != nil {
+		return err
+	}
+	length, n := pad(d.pad, d.mem[tail:d.n]), d.n
+	if err := d.fill(d.pad[:length], d.at+int64(tail)); err != nil {
+		return err
+	}
+	d.flush = n
+	return nil
+}
+
+// put writes the buffer up to n, a multiple of directAlign.
+func (d *directFile) put(n int) error {
+	if n == d.done {
+		return nil
+	}
+	if end := d.at + int64(n); end > d.ahead {
 		if f, ok := d.file.(*os.File); ok {
 			allocate(f, d.ahead, directAhead) // it goes faster with it, and works without
 		}
 		d.ahead += directAhead
 	}
-	k, err := d.file.WriteAt(p.mem[p.done:n], p.at+int64(p.done))
-	p.done += k - k%directAlign
+	at := d.done
+	d.mu.Unlock()
+	k, err := d.file.WriteAt(d.mem[at:n], d.at+int64(at))
+	d.mu.Lock()
+	d.done += k - k%directAlign
 	return fileError(err)
 }
 
-func (d *directFile) at(b []byte, at int64) error {
+// fill writes the last part of the file, filled up.
+func (d *directFile) fill(b []byte, at int64) error {
+	d.mu.Unlock()
+	defer d.mu.Lock()
 	_, err := d.file.WriteAt(b, at)
 	return fileError(err)
 }
@@ -303,74 +220,43 @@ func pad(to, last []byte) int {
 	return n + length
 }
 
-// drain waits until there is room, or a write fails.
-func (d *directFile) drain() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for len(d.full) > 0 && d.err == nil {
-		d.wrote.Wait()
-	}
-}
-
-// close writes what there is, and cuts the file where its last whole block ends.
-// It returns the frames that did not get there, and their bytes. The file
+// close has what there is in the file, and cuts that where its last whole block
+// ends. It returns the frames that did not get there, and their bytes. The file
 // stays open.
 func (d *directFile) close() (frames, bytes uint64, err error) {
-	d.mu.Lock()
-	d.closing = true
-	d.mu.Unlock()
-	select {
-	case d.wake <- struct{}{}:
-	default:
-	}
-	<-d.done
-	size := int64(0)
-	parts := d.full
-	if d.filling != nil {
-		parts = append(parts, d.filling)
-	}
-	for i, p := range parts {
-		written := p.done
-		if p == d.filling && d.err == nil {
-			written = p.n
-		}
-		end := len(p.mem) // of the blocks that begin here
-		if p == d.filling {
-			end = p.n
-		} else if i+1 < len(parts) {
-			end = int(parts[i+1].begin - p.at)
-		}
-		at := 0
-		if p.begin < p.at {
-			if at = p.first; written < at {
-				if i == 0 {
-					size = p.begin
-				}
-				if p.frame {
-					frames, bytes = frames+1, bytes+p.bytes
-				}
-			}
-		}
-		if i == 0 && (written >= at) {
-			size = p.at + int64(at)
-		}
-		for at < end {
-			next := at + blockLen(p.mem[at:])
-			if next <= written {
-				if i == 0 {
-					size = p.at + int64(next)
-				}
-			} else if n, ok := formatPcapng.frame(p.mem[at:]); ok {
-				frames, bytes = frames+1, bytes+n
-			}
-			at = next
-		}
-	}
-	if d.err != nil {
-		err = d.err
-	}
+	err = d.sync()
+	frames, bytes, size := d.lost()
 	if e := d.file.Truncate(size); e != nil {
 		err = errors.Join(err, fileError(e))
 	}
 	return frames, bytes, err
+}
+
+// lost returns the frames that were taken and are not in the file, their bytes,
+// and how long the file is without them.
+func (d *directFile) lost() (frames, bytes uint64, size int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.flush == d.n && d.left == 0 {
+		return 0, 0, d.at + int64(d.n)
+	}
+	written, at, end := d.done, d.first, d.n
+	if d.left > 0 { // what is cut there, the queue counts
+		end = int(d.behind.begin - d.at)
+	}
+	if size = d.at + int64(at); written < at {
+		if size = d.before.begin; d.before.frame {
+			frames, bytes = 1, d.before.bytes
+		}
+	}
+	for at < end {
+		next := at + blockLen(d.mem[at:])
+		if next <= written {
+			size = d.at + int64(next)
+		} else if n, ok := formatPcapng.frame(d.mem[at:]); ok {
+			frames, bytes = frames+1, bytes+n
+		}
+		at = next
+	}
+	return frames, bytes, size
 }

@@ -161,7 +161,7 @@ func TestDirectDiskFull(t *testing.T) {
 		if sum.Delivered != uint64(len(packets)) || sum.Delivered+sum.Full+sum.Refused != given || sum.Full < full || (sum.Refused > 0) != stays {
 			t.Errorf("stays full: %v; %d packets in the file, %d given, %+v", stays, len(packets), given, sum)
 		}
-		if w := strings.Join(warned.all(), "\n"); !strings.Contains(w, syscall.ENOSPC.Error()) || strings.Contains(w, "of its buffers were dropped") != stays {
+		if w := strings.Join(warned.all(), "\n"); !strings.Contains(w, syscall.ENOSPC.Error()) || strings.Contains(w, "frames that waited were dropped") != stays {
 			t.Errorf("stays full: %v; warned %q", stays, w)
 		}
 		if err := errors.Join(os.Remove(path), unix.Mount("", dir, "tmpfs", unix.MS_REMOUNT, "size=12m")); err != nil {

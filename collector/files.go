@@ -3,13 +3,13 @@
 package collector
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"os/signal"
 	"sync"
 	"syscall"
 	"time"
@@ -27,9 +27,9 @@ type File struct {
 	Path   string
 	Rotate Rotation // when it goes on in a new file
 	// Direct has files written past the page cache (O_DIRECT), which takes less
-	// CPU: what was given is in the file within 100 ms, and what the disk is too
-	// slow for is dropped, where else workers wait for the disk.
+	// CPU: what was given is in the file within 100 ms.
 	Direct bool
+	Buffer int       // bytes that wait to be written: the rest is dropped; 0: 64 MiB, or 8 MiB for each tap's recording
 	Select Selection // of frames
 }
 
@@ -40,6 +40,8 @@ func (c *File) check() (names namePattern, err error) {
 	}
 	r := &c.Rotate
 	switch {
+	case c.Buffer != 0 && c.Buffer < minQueue:
+		return names, fmt.Errorf("%d bytes that wait: that is too small; %d or more", c.Buffer, minQueue)
 	case r.Size != 0 && r.Size < minRotation:
 		return names, fmt.Errorf("files of at most %d bytes: that is too small; %d or more", r.Size, minRotation)
 	case r.Every != 0 && r.Every < time.Second:
@@ -60,7 +62,7 @@ func (c *File) check() (names namePattern, err error) {
 }
 
 // lateCounts count frames that were delivered, and turned out later not to be:
-// those that a file past the page cache had no room for.
+// those that were not written when the output was closed.
 type lateCounts struct {
 	mu     sync.Mutex
 	counts SinkCounts
@@ -88,7 +90,7 @@ func openFile(ctx context.Context, c File, stdout io.Writer, warn func(error)) (
 	if err != nil {
 		return out, fmt.Errorf("collector: %s: %w", c.Path, err)
 	}
-	cfg := pcapngConfig{Path: names.name(0, time.Time{}, 0), Name: c.Path, Stdout: stdout, SnapLen: c.Select.SnapLen, Direct: c.Direct, Late: new(lateCounts), Warn: warn}
+	cfg := pcapngConfig{Path: names.name(0, time.Time{}, 0), Name: c.Path, Stdout: stdout, SnapLen: c.Select.SnapLen, Direct: c.Direct, Buffer: c.Buffer, Late: new(lateCounts), Warn: warn}
 	pipe, err := isPipe(cfg.Path, stdout)
 	switch {
 	case err != nil:
@@ -97,21 +99,26 @@ func openFile(ctx context.Context, c File, stdout io.Writer, warn func(error)) (
 		return out, fmt.Errorf("collector: %s is a pipe: it cannot go on in a new file", c.Path)
 	case pipe && c.Direct:
 		return out, fmt.Errorf("collector: %s is a pipe: it cannot be written past the page cache: --direct is for files", c.Path)
-	case pipe:
+	case cfg.Path == "-" || pipe:
 		return out, openPipe(ctx, cfg, &out)
 	case names.plain() && !c.Rotate.rotates():
 		f, err := newPcapngFile(cfg)
 		if err != nil {
 			return out, err
 		}
-		out.sink = func(worker int, a *OutputAccount) (sink, error) {
-			cfg.Late.join(worker, a)
-			return f.sink(nil), nil
-		}
-		out.close = f.Close
+		out.of(f)
 		return out, nil
 	}
 	return out, openRecording(cfg, names, c.Rotate, &out)
+}
+
+// of makes an output of one stream.
+func (o *output) of(f *pcapngFile) {
+	o.sink = func(worker int, a *OutputAccount) (sink, error) {
+		f.cfg.Late.join(worker, a)
+		return f.sink(nil), nil
+	}
+	o.close = f.Close
 }
 
 // isPipe says that what reads the output may be slow: it is no file and no
@@ -133,51 +140,24 @@ func isPipe(path string, stdout io.Writer) (bool, error) {
 	return err == nil && st.Mode()&mode != 0, err
 }
 
-// openPipe opens standard output, or a FIFO once it has a reader. What reads it
-// may be slow: frames wait for it in a queue, and when that is full, are
-// dropped.
+// openPipe opens standard output, or a FIFO once it has a reader.
 func openPipe(ctx context.Context, cfg pcapngConfig, o *output) error {
-	var (
-		out  io.Writer = cfg.Stdout
-		stop io.Closer // ends a write that waits
-	)
-	name := "standard output"
-	if cfg.Path == "-" {
-		if cfg.Stdout == os.Stdout {
-			// Else the runtime ends the process where the write should fail
-			// (package os/signal, SIGPIPE).
-			signal.Ignore(syscall.SIGPIPE)
-		}
-	} else {
-		file, err := openFIFO(ctx, cfg.Path, cfg.Warn)
-		if err != nil {
+	cfg.Name = "standard output"
+	var fifo *os.File
+	if cfg.Path != "-" {
+		var err error
+		if fifo, err = openFIFO(ctx, cfg.Path, cfg.Warn); err != nil {
 			return fmt.Errorf("collector: %w", err)
 		}
-		out, stop, name = file, file, cfg.Path
+		cfg.Name, cfg.Path, cfg.Stdout, cfg.Stop = cfg.Path, "-", fifo, fifo
 	}
-	q := newQueue(out, formatPcapng, pipeQueue, nil)
-	q.start()
-	f, err := newPcapngFile(pcapngConfig{Path: "-", Name: name, Stdout: q, SnapLen: cfg.SnapLen, Warn: cfg.Warn})
+	f, err := newPcapngFile(cfg)
 	if err != nil {
 		return err
 	}
-	late := new(SinkCounts)
-	o.close = func() error {
-		q.drain(0) // so that there is room for the end
-		err := f.Close()
-		frames, bytes := q.close(0, stop)
-		late.Unsent.Set(frames)
-		late.UnsentBytes.Set(bytes)
-		if stop != nil {
-			err = errors.Join(err, ignoreClosed(stop.Close()))
-		}
-		return err
-	}
-	o.sink = func(worker int, a *OutputAccount) (sink, error) {
-		if worker == 0 {
-			a.add(late)
-		}
-		return f.sink(nil), nil
+	o.of(f)
+	if fifo != nil {
+		o.close = func() error { return errors.Join(f.Close(), ignoreClosed(fifo.Close())) }
 	}
 	return nil
 }
@@ -214,6 +194,11 @@ func openFIFO(ctx context.Context, path string, warn func(error)) (*os.File, err
 func openRecording(cfg pcapngConfig, names namePattern, roll Rotation, o *output) error {
 	if err := names.probe(); err != nil {
 		return fmt.Errorf("collector: %s: %w", cfg.Name, err)
+	}
+	if names.has("t") {
+		cfg.Buffer = cmp.Or(cfg.Buffer, queueTaps)
+		size := min(queuePart, cfg.Buffer/8)
+		cfg.Spare = newSpares(size, queueSize/size)
 	}
 	set := &recordingSet{cfg: cfg, names: names, roll: roll, taps: make(map[uint32]*pcapngFile), stop: make(chan struct{})}
 	if !names.has("t") {
@@ -305,11 +290,14 @@ func (s *recordingSet) tick(now time.Time) {
 func (s *recordingSet) close() error {
 	close(s.stop)
 	s.mending.Wait()
-	var err error
-	for _, f := range s.all() {
-		err = errors.Join(err, f.Close())
+	all := s.all()
+	errs := make([]error, len(all))
+	var closing sync.WaitGroup
+	for i, f := range all { // all at once: each may wait for its disk
+		closing.Go(func() { errs[i] = f.Close() })
 	}
-	return err
+	closing.Wait()
+	return errors.Join(errs...)
 }
 
 func (s *recordingSet) sink(worker int, a *OutputAccount) (sink, error) {

@@ -11,7 +11,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -36,14 +35,17 @@ const calmTime = 5 * time.Second
 // A pcapngConfig says where frames are written.
 type pcapngConfig struct {
 	Path    string        // a file, which is replaced; "-": Stdout
-	Stdout  io.Writer     // stays open
+	Stdout  io.Writer     // stays open; a queue, which stays open too, or what one writes to
+	Stop    io.Closer     // ends a write to Stdout that waits; nil: nothing does
+	Buffer  int           // bytes that wait to be written; 0: queueSize
 	Name    string        // for messages; "": Path
 	Format  captureFormat // of Stdout; files are pcapng
 	Link    proto.LinkType
 	SnapLen int         // bytes that frames were cut at; 0: they were not
 	Chunk   int         // bytes in a worker's buffer that are written without waiting for Flush; 0: pcapngWrite
-	Direct  bool        // files are written past the page cache, and
-	Late    *lateCounts // counts what turns out later not to be in them
+	Direct  bool        // files are written past the page cache
+	Late    *lateCounts // counts what turns out later not to be written
+	Spare   *spares     // buffers that other files share; nil: none do
 	Files   *recording  // makes files in the place of Path; nil: there is one
 
 	// Warn is told when the output begins to refuse frames, and when it takes
@@ -54,158 +56,114 @@ type pcapngConfig struct {
 // A pcapngFile is one stream of pcapng, or a pcap one, that all workers write,
 // in whole blocks: a file, the files of a recording one after the other, or
 // what a reader gets. A worker encodes into its own memory, and takes the lock
-// once for each write.
-//
-// A write that fails in the middle of a block is finished before anything
-// else is written, so that the file stays readable up to its last byte.
+// once for each time that it puts blocks into the queue, which writes them.
 type pcapngFile struct {
 	cfg  pcapngConfig
 	name string
+	end  *fileEnd // what the queue writes to; nil: no file
 
 	mu      sync.Mutex
-	out     io.Writer   // nil: there is no file under way
-	file    *os.File    // nil: out is none
-	own     bool        // file is to be closed
-	direct  *directFile // is out; nil: it is not
-	memory  directMemory
+	out     *queue
+	own     bool // out is to be closed
+	under   bool // there is a file, or a stream, under way
+	ended   bool // its statistics are made
 	start   time.Time
-	section uint64 // counts files
+	until   time.Time // when the file of a recording ends; zero: it does not by the clock
+	section uint64    // counts files
 	table   pcapngTable
-	size    int64     // bytes written to the file
-	head    []byte    // blocks to be written before any frame
-	begun   int       // bytes of head that are in the file already
-	owed    owedFrame // if that block is a frame
+	size    int64  // bytes given to the file
+	head    []byte // blocks to be put in before any frame
 	full    bool
 	fullAt  time.Time // when it was last
 	lost    uint64    // frames since it is full
-	err     error     // ends the collector
-}
-
-// An owedFrame is a frame of which a part is in the file: its sink counts it
-// once the rest is.
-type owedFrame struct {
-	by    *pcapngSink // nil: none
-	bytes uint64
+	err     error     // ends the output
 }
 
 // newPcapngFile opens the file and writes its header. A recording of one tap
 // begins with the first frame.
 func newPcapngFile(cfg pcapngConfig) (*pcapngFile, error) {
 	f := &pcapngFile{cfg: cfg, name: cmp.Or(cfg.Name, cfg.Path), table: pcapngTable{ids: make(map[pcapngKey]uint32)}}
-	switch {
-	case cfg.Files != nil:
-		if cfg.Files.names.has("t") {
-			return f, nil
-		}
-		if err := f.next(time.Now()); err != nil {
-			return nil, fmt.Errorf("collector: %w", err)
-		}
-	case cfg.Path == "-":
+	if f.cfg.Late == nil {
+		f.cfg.Late = new(lateCounts)
+	}
+	now := time.Now()
+	if cfg.Path == "-" && cfg.Files == nil {
 		f.name = cmp.Or(cfg.Name, "standard output")
-		f.out = cfg.Stdout
-		f.file, _ = cfg.Stdout.(*os.File)
-		if f.file == os.Stdout {
+		if cfg.Stdout == os.Stdout {
 			// Else the runtime ends the process where the write should fail
 			// (package os/signal, SIGPIPE).
 			signal.Ignore(syscall.SIGPIPE)
 		}
-		f.begin("")
-	default:
-		file, err := os.OpenFile(cfg.Path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644) // the umask has its say
-		if err != nil {
-			return nil, fmt.Errorf("collector: %w", err)
+		if f.out, _ = cfg.Stdout.(*queue); f.out == nil {
+			f.own, f.out = true, newQueue(cfg.Stdout, cfg.Format, cmp.Or(cfg.Buffer, queueSize), nil)
+			f.out.start()
 		}
-		if err := f.take(file); err != nil {
-			return nil, fmt.Errorf("collector: %w", err)
+		if f.begin(now); cfg.Format == formatPcapng {
+			f.head = sectionHead("")
 		}
-		f.begin("")
+		return f, f.settle()
 	}
-	if err := f.settle(); err != nil {
-		f.closeFile()
-		if isGone(err) {
-			return nil, fmt.Errorf("%w: %s: %w", errOutputGone, f.name, err)
+	f.end = &fileEnd{cfg: &f.cfg, name: f.name}
+	if cfg.Files == nil || !cfg.Files.names.has("t") {
+		if err := f.end.open(now); err != nil {
+			return nil, err
 		}
-		return nil, fmt.Errorf("collector: %s: %w", f.name, err)
+		f.begin(now)
 	}
+	f.own, f.out = true, newQueue(f.end, formatPcapng, cmp.Or(cfg.Buffer, queueSize), nil)
+	f.out.slow, f.out.slice = errSlowDisk, f.out.size
+	if cfg.Spare != nil {
+		f.out.spare = cfg.Spare
+	}
+	f.out.start()
 	return f, nil
 }
 
+// headMost is what the section's header and the markers of a recording's file
+// take at the most, but for the names in it, bytes.
+const headMost = 1 << 10
+
 // begin begins a section.
-func (f *pcapngFile) begin(comment string) {
-	f.start = time.Now()
+func (f *pcapngFile) begin(now time.Time) {
+	f.start, f.until = now, time.Time{}
 	f.section++
 	f.table = pcapngTable{ids: make(map[pcapngKey]uint32)}
-	f.head, f.begun, f.size = f.head[:0], 0, 0
-	if f.cfg.Format == formatPcapng {
-		s := proto.PcapngSection{Hardware: hardware(), OS: system(), Writer: "ntap " + Version, Comment: comment}
-		f.head = s.Append(f.head)
-	}
-}
-
-// next makes the next file of a recording.
-func (f *pcapngFile) next(now time.Time) error {
-	r := f.cfg.Files
-	file, err := r.next(now)
-	if err != nil {
-		r.failed = now
-		return err
-	}
-	if err := f.take(file); err != nil {
-		r.failed = now
-		r.part = ""
-		return errors.Join(err, os.Remove(file.Name()))
-	}
-	comment := fmt.Sprintf("file %d of the recording %s", r.number, r.names.text)
-	if r.last != "" {
-		comment += ", after " + filepath.Base(r.last)
-	}
-	f.begin(comment)
-	return nil
-}
-
-// take makes file the one that is written.
-func (f *pcapngFile) take(file *os.File) (err error) {
-	f.file, f.out, f.own, f.direct = file, file, true, nil
-	if f.cfg.Direct {
-		if f.memory.size = directBuffer; f.cfg.Files != nil && f.cfg.Files.names.has("t") {
-			f.memory.size = directSmall
+	f.head, f.size, f.under, f.ended = f.head[:0], 0, true, false
+	if r := f.cfg.Files; r != nil {
+		f.size = headMost + int64(2*len(r.names.text))
+		if r.roll.Every > 0 {
+			f.until = now.Truncate(r.roll.Every).Add(r.roll.Every)
 		}
-		if f.direct, err = f.memory.open(file); err != nil {
-			f.out = nil
-			return errors.Join(err, f.closeFile())
-		}
-		f.out = f.direct
 	}
-	return nil
 }
 
 // turn ends the recording's file if it is due, more bytes being about to be
-// written, and makes the next one.
-func (f *pcapngFile) turn(now time.Time, more int) {
-	r := f.cfg.Files
-	if f.out != nil && f.due(now, more) {
-		if err := f.end(); err != nil {
-			f.warn(err)
+// given to it, and begins the next one. The error says that there is no room.
+func (f *pcapngFile) turn(now time.Time, more int) error {
+	if f.under && (f.ended || f.due(now, more)) {
+		if err := f.finish(); err != nil {
+			return err
 		}
+		f.out.turn(&turn{at: now})
+		f.under = false
 	}
-	if f.out != nil || more == 0 || now.Sub(r.failed) < retryOpen {
-		return
+	if !f.under && more > 0 {
+		f.out.turn(&turn{begin: true, at: now})
+		f.begin(now)
 	}
-	warned := !r.failed.IsZero()
-	if err := f.next(now); err == nil {
-		r.failed = time.Time{}
-	} else if !warned {
-		f.warn(fmt.Errorf("collector: %s: %w: its frames are refused until it works", f.name, err))
-	}
+	return nil
 }
 
-// due says whether the recording's file has to end before more bytes are
-// written.
+// due says whether the recording's file has to end before more bytes are given
+// to it.
 func (f *pcapngFile) due(now time.Time, more int) bool {
 	r := f.cfg.Files
-	const statistics = 80 // bytes for each interface, at the end
-	full := r.roll.Size > 0 && more > 0 && f.size+int64(len(f.head)+more+len(f.table.stats)*statistics) > r.roll.Size
-	return full && f.size > 0 || !r.until.IsZero() && !now.Before(r.until)
+	const statistics = 512 // bytes for each interface, at the end
+	given := len(f.table.stats) > 0
+	if r.roll.Size > 0 && more > 0 && given && f.size+int64(len(f.head)+more+len(f.table.stats)*statistics) > r.roll.Size {
+		return true
+	}
+	return !f.until.IsZero() && !now.Before(f.until) && (given || f.out.idle())
 }
 
 // tick ends a recording's file in time where no frame comes that would.
@@ -216,7 +174,7 @@ func (f *pcapngFile) tick(now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.err == nil {
-		f.turn(now, 0)
+		_ = f.turn(now, 0) // later, once there is room
 	}
 }
 
@@ -246,79 +204,54 @@ func system() string {
 func (f *pcapngFile) sink(buf []byte) *pcapngSink {
 	s := &pcapngSink{f: f, pcapngEncoder: newPcapngEncoder(f), chunk: cmp.Or(f.cfg.Chunk, pcapngWrite)}
 	if s.buf = buf[:0]; buf == nil {
-		s.buf = make([]byte, 0, pcapngWrite+proto.MaxFrame+proto.PcapngPacketMax+maxMark)
+		s.buf = make([]byte, 0, f.out.size)
 	}
 	return s
 }
 
-// Close ends the file, once the sinks are closed.
-func (f *pcapngFile) Close() error {
+// Close ends the file, once the sinks are closed: with the statistics of its
+// interfaces, if there is room. A queue of its own is drained, and what is left
+// then is accounted for.
+func (f *pcapngFile) Close() (err error) {
+	calm := time.Duration(0)
+	if f.own && !f.out.drain(0) { // so that there is room
+		calm = time.Millisecond
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	defer f.memory.close()
-	return f.end()
-}
-
-// end ends the file with the statistics of its interfaces and closes it.
-func (f *pcapngFile) end() error {
-	if f.out == nil {
-		return nil
-	}
-	if f.cfg.Format == formatPcapng {
-		f.head = f.table.statistics(f.head, f.start.UnixNano(), time.Now().UnixNano())
-	}
-	if f.direct != nil {
-		f.direct.drain()
-	}
-	var err error
-	if f.err == nil {
-		if err = f.settle(); isFull(err) || isGone(err) {
+	if f.err == nil && f.under {
+		if err = f.finish(); isFull(err) || isGone(err) {
 			err = nil // said before, or it does not matter any more
 		}
+		f.under = false
 	}
-	if by := f.owed.by; by != nil {
-		if f.err != nil {
-			by.counts.Refused.Add(1)
-		} else {
-			by.counts.Full.Add(1)
+	if !f.own {
+		return err
+	}
+	frames, bytes := f.out.close(calm, f.cfg.Stop)
+	if f.end != nil {
+		select {
+		case <-f.out.done:
+			err = errors.Join(err, f.end.err)
+		default: // the disk takes nothing
 		}
-		f.owed = owedFrame{}
-	}
-	if f.begun > 0 && f.file != nil {
-		// There is no room for the rest of a block: take its begin back.
-		if at, err := f.file.Seek(0, io.SeekCurrent); err == nil {
-			f.file.Truncate(at - int64(f.begun))
-		}
-		f.begun = 0
-	}
-	f.head, f.out = nil, nil
-	if f.direct != nil {
-		frames, bytes, e := f.direct.close()
-		if f.cfg.Late.add(frames, bytes); e != nil {
-			e = fmt.Errorf("collector: %s: %w: %d frames of its buffers were dropped", f.name, e, frames)
-			if f.warn(e); !isFull(e) {
-				err = errors.Join(err, e)
-			}
-		}
-		f.direct = nil
-	}
-	if f.cfg.Files != nil {
-		if e := f.cfg.Files.whole(); e != nil {
-			err = errors.Join(err, fmt.Errorf("collector: %w", e))
+		n, b := f.end.rest()
+		frames, bytes = frames+n, bytes+b
+		if frames > 0 {
+			f.warn(fmt.Errorf("collector: %s: %w: %d frames that waited were dropped", f.name, f.out.why(), frames))
 		}
 	}
-	return errors.Join(err, f.closeFile())
+	f.cfg.Late.add(frames, bytes)
+	return err
 }
 
-func (f *pcapngFile) closeFile() error {
-	if !f.own {
-		return nil
+// finish puts the statistics of the interfaces in.
+func (f *pcapngFile) finish() error {
+	if !f.ended && f.cfg.Format == formatPcapng {
+		f.head = f.table.statistics(f.head, f.start.UnixNano(), time.Now().UnixNano())
 	}
-	f.own = false
-	if err := f.file.Close(); err != nil {
-		return fmt.Errorf("collector: %w", err)
-	}
-	return nil
+	f.ended = true
+	return f.settle()
 }
 
 // describe returns the number of the interface for key in the file that is
@@ -342,52 +275,26 @@ func (f *pcapngFile) number(key pcapngKey, a *proto.Announce) (id uint32) {
 	return id
 }
 
-// settle writes what has to be in the file before any frame. If it fails, the
-// rest is still in head.
+// settle puts in what has to be in the file before any frame. If there is no
+// room, the rest is still in head.
 func (f *pcapngFile) settle() error {
 	if len(f.head) == 0 {
 		return nil
 	}
-	n, err := f.put(f.head[f.begun:])
-	f.begun += n
-	done := 0
-	for done < len(f.head) && f.begun >= f.cfg.Format.blockLen(f.head[done:]) {
-		length := f.cfg.Format.blockLen(f.head[done:])
-		f.begun -= length
-		done += length
-		if by := f.owed.by; by != nil { // it was the first
-			by.counts.Delivered.Add(1)
-			by.counts.DeliveredBytes.Add(f.owed.bytes)
-			f.owed = owedFrame{}
-		}
-	}
-	f.head = slices.Delete(f.head, 0, done)
+	n, err := f.out.Write(f.head)
+	f.size += int64(n)
+	f.head = slices.Delete(f.head, 0, n)
 	return err
 }
 
-// put writes b: less of it only with an error, which says the call and why.
-func (f *pcapngFile) put(b []byte) (int, error) {
-	n, err := f.out.Write(b)
-	f.size += int64(n)
-	if err = fileError(err); n < len(b) && err == nil {
-		err = io.ErrShortWrite
-	}
-	return n, err
-}
-
-// errNoFile says that a recording has no file to write to, which was told.
-var errNoFile = errors.New("there is no file")
-
-// write writes what s has encoded, and accounts for it. The error ends the
-// collector.
+// write puts what s has encoded into the queue, and accounts for it. The error
+// ends the output.
 func (f *pcapngFile) write(s *pcapngSink) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	err, n := f.err, 0
 	if err == nil && f.cfg.Files != nil {
-		if f.turn(time.Now(), len(s.buf)); f.out == nil {
-			err = errNoFile
-		} else {
+		if err = f.turn(time.Now(), len(s.buf)); err == nil {
 			f.align(&s.pcapngEncoder)
 		}
 	}
@@ -395,7 +302,8 @@ func (f *pcapngFile) write(s *pcapngSink) error {
 		err = f.settle()
 	}
 	if err == nil {
-		n, err = f.put(s.buf)
+		s.buf, n, err = f.out.hand(s.buf)
+		f.size += int64(n)
 	}
 	if f.cfg.Format == formatPcapng && s.section == f.section {
 		for _, id := range s.touched {
@@ -413,9 +321,6 @@ func (f *pcapngFile) write(s *pcapngSink) error {
 	lost := f.account(s, n)
 	switch {
 	case f.err != nil:
-	case err == errNoFile:
-		s.counts.Refused.Add(lost)
-		return nil
 	case isFull(err):
 		s.counts.Full.Add(lost)
 		f.crowded(err, lost)
@@ -436,7 +341,7 @@ func (f *pcapngFile) crowded(err error, lost uint64) {
 		f.warn(fmt.Errorf("collector: %s: %w: frames are dropped until there is room", f.name, err))
 	}
 	f.lost += lost
-	if errors.Is(err, errSlow) || errors.Is(err, errSlowDisk) {
+	if err == errSlow || err == errSlowDisk {
 		f.fullAt = time.Now()
 	}
 }
@@ -450,22 +355,17 @@ func (f *pcapngFile) room() {
 	f.warn(fmt.Errorf("collector: %s: there is room again; %d frames were dropped", f.name, f.lost))
 }
 
-// account accounts for what s has encoded, of which n bytes were written, and
-// returns the number of frames that were not. The rest of a block that was
-// begun goes to head.
+// account accounts for what s has encoded, of which n bytes are in the queue,
+// in whole blocks, and returns the number of frames that are not.
 func (f *pcapngFile) account(s *pcapngSink, n int) (lost uint64) {
 	for b := s.buf; len(b) > 0; {
 		length := f.cfg.Format.blockLen(b)
-		bytes, _ := f.cfg.Format.frame(b)
-		switch {
-		case n >= length:
+		if n > 0 {
+			bytes, _ := f.cfg.Format.frame(b)
 			s.counts.Delivered.Add(1)
 			s.counts.DeliveredBytes.Add(bytes)
-		case n > 0:
-			f.head = append(f.head, b[:length]...) // which was empty
-			f.begun = n
-			f.owed = owedFrame{s, bytes}
-		default:
+			n -= length
+		} else {
 			if f.cfg.Format == formatPcapng {
 				s.drop(b)
 				if s.section == f.section {
@@ -474,7 +374,6 @@ func (f *pcapngFile) account(s *pcapngSink, n int) (lost uint64) {
 			}
 			lost++
 		}
-		n = max(n-length, 0)
 		b = b[length:]
 	}
 	return lost

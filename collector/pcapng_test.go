@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/ntap-project/ntap/internal/testnet"
 	"github.com/ntap-project/ntap/proto"
@@ -34,6 +35,26 @@ func testFile(t testing.TB, out io.Writer) (*pcapngFile, *[]string) {
 		t.Fatal(err)
 	}
 	return f, &warned
+}
+
+// settled waits until all that was given to f is written, or cannot be.
+func settled(t testing.TB, f *pcapngFile) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !f.out.idle() && f.out.why() == f.out.slow; time.Sleep(100 * time.Microsecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("a minute, and not all is written")
+		}
+	}
+}
+
+// allWritten waits until all that was given to f is written.
+func allWritten(t testing.TB, f *pcapngFile) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !f.out.idle(); time.Sleep(100 * time.Microsecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("a minute, and not all is written")
+		}
+	}
 }
 
 func record(p *testnet.Packet) *proto.Record {
@@ -96,7 +117,7 @@ func TestPcapngCaptures(t *testing.T) {
 		if c.Delivered.Load() != uint64(len(want)) || c.DeliveredBytes.Load() != size {
 			t.Errorf("%s: %d frames, %d bytes delivered; want %d, %d", in, c.Delivered.Load(), c.DeliveredBytes.Load(), len(want), size)
 		}
-		got, err := testnet.ReadGopacket(f.file.Name())
+		got, err := testnet.ReadGopacket(f.cfg.Path)
 		if d := testnet.DiffPackets(got, want); d != "" || err != nil {
 			t.Error(in, d, err)
 		}
@@ -111,7 +132,7 @@ func TestPcapngCaptures(t *testing.T) {
 			// type with its own number for it (sf-pcapng.c), which here differs.
 			continue
 		}
-		out, err := exec.Command("tcpdump", "-nn", "-r", p.f.file.Name(), "-w", "/dev/null").CombinedOutput()
+		out, err := exec.Command("tcpdump", "-nn", "-r", p.f.cfg.Path, "-w", "/dev/null").CombinedOutput()
 		if text := string(out); err != nil || strings.Count(text, "\n") != 1 || !strings.HasPrefix(text, "reading from file") {
 			t.Errorf("link type %d: tcpdump: %v\n%s", link, err, out)
 		}
@@ -267,7 +288,7 @@ func TestPcapngInterfaces(t *testing.T) {
 	}
 }
 
-// After Flush everything written is in the file; before that nothing need be.
+// After Flush everything is written at once; before that nothing need be.
 func TestPcapngVisible(t *testing.T) {
 	var out bytes.Buffer
 	f, _ := testFile(t, &out)
@@ -277,6 +298,7 @@ func TestPcapngVisible(t *testing.T) {
 		if err := s.Flush(); err != nil {
 			t.Fatal(err)
 		}
+		allWritten(t, f)
 		if _, packets, _ := blocks(t, out.Bytes()); len(packets) != n || int(s.Counts().Delivered.Load()) != n {
 			t.Fatalf("%d packets in the file, %d counted, want %d", len(packets), s.Counts().Delivered.Load(), n)
 		}

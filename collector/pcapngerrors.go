@@ -22,8 +22,10 @@ func fileError(err error) error {
 // isFull says that there is no room, or a bad sector: later writes may do
 // better.
 func isFull(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EIO) ||
-		errors.Is(err, syscall.EFBIG) || errors.Is(err, errSlow) || errors.Is(err, errSlowDisk)
+	if w := (waits{}); errors.As(err, &w) {
+		return true
+	}
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EFBIG)
 }
 
 // isGone says that the other end of a pipe or socket was closed.

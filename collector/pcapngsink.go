@@ -9,9 +9,10 @@ import (
 
 // A pcapngSink is a worker's end of a pcapngFile:
 //
-//	record ──Write──▶ block in the worker's memory ──(128 KiB, or Flush)──▶ write(2) ──▶ file
+//	record ──Write──▶ block in the worker's memory ──(128 KiB, or Flush)──▶ queue ──▶ file
 //
-// A frame is delivered once it is written.
+// A frame is delivered once it is in the queue: what is not written then turns
+// out to be unsent.
 type pcapngSink struct {
 	f *pcapngFile
 	pcapngEncoder
@@ -25,7 +26,7 @@ type pcapngSink struct {
 
 // Write encodes a record's frame, see sink.
 func (s *pcapngSink) Write(o *Origin, r *proto.Record) {
-	if len(s.buf) >= s.chunk {
+	if n := len(s.buf); n >= s.chunk || n+len(r.Data)+proto.PcapngPacketMax+maxMark > cap(s.buf) && n > 0 {
 		s.write()
 	}
 	if s.f.cfg.Format == formatPcapng {

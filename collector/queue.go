@@ -6,53 +6,128 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/ntap-project/ntap/proto"
 )
 
-// errSlow says that a queue has no room: its reader is slower than the frames
-// come.
-var errSlow = errors.New("the reader is slower than frames come")
+// Why a queue has no room, if writing does not fail: what it goes to is slower
+// than the frames come.
+var (
+	errSlow     error = waits{errors.New("the reader is slower than frames come")}
+	errSlowDisk error = waits{errors.New("the disk is slower than frames come")}
+)
+
+// A waits is an error after which it is tried again, and what is to be written
+// waits.
+type waits struct{ error }
+
+func (w waits) Unwrap() error { return w.error }
 
 // Chosen.
 const (
-	queueSlice = 64 << 10        // bytes in one write: progress is seen after each
-	queueStall = 5 * time.Second // at the end, the longest that a reader may take nothing
-	pipeQueue  = 64 << 20        // bytes for the reader of a pipe
+	queueSlice = 64 << 10               // bytes in one write to a reader: progress is seen after each
+	queueStall = 5 * time.Second        // at the end, the longest that a reader or a disk may take nothing
+	queueSize  = 64 << 20               // bytes for a file, or for the reader of a pipe
+	queuePart  = 192 << 10              // bytes of a buffer
+	queueTaps  = 8 << 20                // bytes for each of the files, where each tap has a recording
+	queueShort = 4                      // buffers that wait where writing keeps up
+	queueAgain = 100 * time.Millisecond // between attempts to write where that fails
 )
 
-// A queue is what waits for the reader of a pipe or a connection. Workers put
-// blocks in and never wait; a goroutine of its own writes them:
+// A queue is what waits for a file, or for the reader of a pipe or a
+// connection. Workers put blocks in and never wait; a goroutine of its own
+// writes them:
 //
-//	blocks ──Write──▶ filling ──(swap)──▶ writing ──write(2)──▶ reader
+//	blocks ──Write, copied, or hand──▶ buffers ──write(2)──▶ file, reader
 //
-// Both buffers begin with a whole block and have half of the limit each.
+// A full buffer changes hands, and what is less is copied to the end of the last
+// one. Each begins with a whole block, and none is given up because writing it
+// fails: it is tried again, until the queue is closed.
 type queue struct {
 	to     io.Writer
 	format captureFormat
-	limit  int // bytes of one buffer
+	limit  int // bytes of all buffers that wait
+	size   int // bytes of one
+	slice  int // bytes in one write
+	slow   error
+	pause  time.Duration // between attempts to write where that fails
 	failed func(error)
+	spare  *spares
 
 	mu      sync.Mutex
-	filling []byte
-	writing []byte
-	swapped uint64 // bytes sent before writing
-	given   uint64 // bytes put in
-	err     error  // nothing more is put in
+	parts   []*part // in order
+	busy    bool    // the first is being written
+	held    int     // bytes of the buffers
+	written uint64  // bytes: progress
+	trouble error   // why writing does not work now; nil: it does
+	err     error   // nothing more is put in, or written
 
-	sent   atomic.Uint64 // bytes
-	wake   chan struct{} // has a token if there is something to do
-	closed atomic.Bool   // what there is is all
-	done   chan struct{} // closed when the goroutine has ended
+	wake    chan struct{} // has a token if there is something to do
+	closing chan struct{} // closed when what there is is all
+	done    chan struct{} // closed when the goroutine has ended
 }
 
-// newQueue returns a queue of size bytes that writes to to once it is started.
-// failed, if not nil, is called when that fails.
-func newQueue(to io.Writer, format captureFormat, size int, failed func(error)) *queue {
-	return &queue{to: to, format: format, limit: size / 2, failed: failed, wake: make(chan struct{}, 1), done: make(chan struct{})}
+// A part is one buffer of a queue, or a turn between two.
+type part struct {
+	mem  []byte
+	done int   // bytes of it that are written
+	turn *turn // to be made before; nil: none
+}
+
+// What a queue writes to may be asked for more than writing.
+type (
+	turner interface{ turn(t *turn) error }   // goes on in another file
+	looker interface{ look(time.Time) error } // does something by the clock, whenever nothing is written for lookEvery
+	ender  interface{ finish(over int) }      // ends, with over bytes of a block that is not whole. It is the last that the goroutine does
+)
+
+// lookEvery is how often a looker looks at the least.
+const lookEvery = 100 * time.Millisecond
+
+// spares are buffers for use again, of all queues of one output.
+type spares struct {
+	mu   sync.Mutex
+	size int // bytes of each
+	most int
+	free []*part
+}
+
+func newSpares(size, most int) *spares { return &spares{size: size, most: most} }
+
+func (s *spares) get(size int) *part {
+	if size > s.size {
+		return &part{mem: make([]byte, 0, size)}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.free); n > 0 {
+		p := s.free[n-1]
+		s.free = s.free[:n-1]
+		return p
+	}
+	return &part{mem: make([]byte, 0, s.size)}
+}
+
+func (s *spares) put(p *part) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if cap(p.mem) == s.size && len(s.free) < s.most {
+		p.mem, p.done = p.mem[:0], 0
+		s.free = append(s.free, p)
+	}
+}
+
+// newQueue returns a queue of limit bytes that writes to to once it is started.
+// failed, if not nil, is called when that fails for good.
+func newQueue(to io.Writer, format captureFormat, limit int, failed func(error)) *queue {
+	size := min(queuePart, limit/8)
+	return &queue{
+		to: to, format: format, limit: limit, size: size, slice: queueSlice, slow: errSlow, pause: queueAgain, failed: failed, spare: newSpares(size, limit/size),
+		wake: make(chan struct{}, 1), closing: make(chan struct{}), done: make(chan struct{}),
+	}
 }
 
 // start starts the goroutine.
@@ -62,24 +137,95 @@ func (q *queue) start() { go q.run() }
 func (q *queue) Write(b []byte) (n int, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	return q.put(b)
+}
+
+// hand is Write of a buffer that the queue may keep: then it returns another one
+// in its place.
+func (q *queue) hand(b []byte) (empty []byte, n int, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	full := 3*len(b) >= 2*cap(b)
+	if q.err != nil || cap(b) != q.size || q.held+q.size > q.limit || !full && (3*len(b) < cap(b) || len(q.parts) > queueShort) {
+		n, err = q.put(b)
+		return b, n, err
+	}
+	p := q.spare.get(q.size)
+	empty, p.mem = p.mem, b
+	q.add(p)
+	q.poke()
+	return empty, len(b), nil
+}
+
+// put copies blocks.
+func (q *queue) put(b []byte) (n int, err error) {
 	if q.err != nil {
 		return 0, q.err
 	}
-	if room := q.limit - len(q.filling); len(b) <= room {
-		n = len(b)
-	} else {
-		err = errSlow
-		for next := q.format.blockLen(b); n+next <= room; next = q.format.blockLen(b[n:]) {
-			n += next // and not all fit
+	for n < len(b) {
+		if last := len(q.parts) - 1; last > 0 || last == 0 && !q.busy {
+			p := q.parts[last]
+			k := q.fitting(b[n:], cap(p.mem)-len(p.mem))
+			p.mem = append(p.mem, b[n:n+k]...)
+			if n += k; n == len(b) {
+				break
+			}
 		}
+		size := max(q.size, q.format.blockLen(b[n:]))
+		if q.held+size > q.limit {
+			err = q.reason()
+			break
+		}
+		q.add(q.spare.get(size))
 	}
-	if need := len(q.filling) + n; need > cap(q.filling) {
-		q.filling = append(make([]byte, 0, min(max(need, 2*cap(q.filling), queueSlice), q.limit)), q.filling...)
-	}
-	q.filling = append(q.filling, b[:n]...)
-	q.given += uint64(n)
 	q.poke()
 	return n, err
+}
+
+// reason says why there is no room.
+func (q *queue) reason() error {
+	if q.trouble != nil {
+		return q.trouble
+	}
+	return q.slow
+}
+
+func (q *queue) why() error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.reason()
+}
+
+// fitting returns the length of the blocks in b that room bytes hold.
+func (q *queue) fitting(b []byte, room int) (n int) {
+	if len(b) <= room {
+		return len(b)
+	}
+	for next := q.format.blockLen(b); n+next <= room; next = q.format.blockLen(b[n:]) {
+		n += next // and not all fit
+	}
+	return n
+}
+
+func (q *queue) add(p *part) {
+	q.parts = append(q.parts, p)
+	q.held += cap(p.mem)
+}
+
+// turn has what is put in from here on go to another file. It takes no memory
+// worth counting; between two there is something else.
+func (q *queue) turn(t *turn) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.parts = append(q.parts, &part{turn: t})
+	q.poke()
+}
+
+// idle says that nothing waits.
+func (q *queue) idle() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.parts) == 0
 }
 
 func (q *queue) poke() {
@@ -89,53 +235,159 @@ func (q *queue) poke() {
 	}
 }
 
-// run writes until the queue is closed and empty, or the reader is gone.
+// run writes until the queue is closed and empty, or that fails for good.
 func (q *queue) run() {
 	defer close(q.done)
-	for range q.wake {
-		last := q.closed.Load()
-		q.mu.Lock()
-		b := q.filling
-		q.writing, q.filling, q.swapped = b, q.writing[:0], q.sent.Load()
-		q.mu.Unlock()
-		for len(b) > 0 {
-			n, err := q.to.Write(b[:min(queueSlice, len(b))])
-			q.sent.Add(uint64(n))
-			if err == nil && n == 0 {
-				err = io.ErrShortWrite
+	over := q.writeAll()
+	if e, ok := q.to.(ender); ok {
+		e.finish(over)
+	}
+}
+
+// writeAll is run without the end. It returns how many bytes of a block were
+// written that is not whole.
+func (q *queue) writeAll() (over int) {
+	look, _ := q.to.(looker)
+	var tick <-chan time.Time
+	if look != nil {
+		t := time.NewTicker(lookEvery)
+		defer t.Stop()
+		tick = t.C
+	}
+	for {
+		last := q.closed()
+		p := q.first()
+		if p != nil {
+			if !q.write(p) {
+				return p.done - q.fitting(p.mem, p.done)
 			}
-			if err != nil {
-				q.mu.Lock()
-				q.err = err
-				q.mu.Unlock()
-				if q.failed != nil {
-					q.failed(err)
-				}
-				return
+		} else if last {
+			return 0
+		} else {
+			select {
+			case <-q.wake:
+				continue
+			case <-q.closing:
+				continue
+			case <-tick:
 			}
-			b = b[n:]
 		}
-		if last {
-			return
+		if look != nil {
+			if err := look.look(time.Now()); err != nil && !q.again(err, q.pause) {
+				return 0
+			}
 		}
 	}
 }
 
-// drain waits until everything is written, for as long as the reader goes on
-// reading, and for no longer than most (0: as long as it takes).
-func (q *queue) drain(most time.Duration) {
+func (q *queue) closed() bool {
+	select {
+	case <-q.closing:
+		return true
+	default:
+		return false
+	}
+}
+
+// first returns the buffer to be written; nil: none waits.
+func (q *queue) first() *part {
 	q.mu.Lock()
-	given := q.given
+	defer q.mu.Unlock()
+	if q.err != nil || len(q.parts) == 0 {
+		return nil
+	}
+	q.busy = true
+	return q.parts[0]
+}
+
+// write writes a buffer. False: that ended the queue.
+func (q *queue) write(p *part) bool {
+	for p.turn != nil {
+		err := q.to.(turner).turn(p.turn)
+		if err == nil {
+			break
+		}
+		if !q.again(waits{err}, retryOpen) {
+			return false
+		}
+	}
+	for at := 0; at < len(p.mem); { // workers do not add to it any more
+		n, err := q.to.Write(p.mem[at:min(at+q.slice, len(p.mem))])
+		if err == nil && n == 0 {
+			err = io.ErrShortWrite
+		}
+		at += n
+		if !q.note(p, at, err) || err != nil && !q.again(err, q.pause) {
+			return false
+		}
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.err != nil {
+		return false
+	}
+	q.parts, q.busy = slices.Delete(q.parts, 0, 1), false
+	q.held -= cap(p.mem)
+	q.written++
+	if p.mem != nil {
+		q.spare.put(p)
+	}
+	return true
+}
+
+// note notes how much of a buffer is written, and whether that went well. False:
+// the queue was closed.
+func (q *queue) note(p *part, at int, err error) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.written += uint64(at - p.done)
+	p.done = at
+	if err == nil {
+		q.trouble = nil
+	}
+	return q.err == nil
+}
+
+// again waits until what failed is to be tried again. False: it is not.
+func (q *queue) again(err error, wait time.Duration) bool {
+	lasting := !isFull(err)
+	q.mu.Lock()
+	if lasting && q.err == nil {
+		q.err = err
+	}
+	q.trouble = waits{err}
 	q.mu.Unlock()
-	q.await(most, func() bool { return q.sent.Load() >= given })
+	if lasting && q.failed != nil {
+		q.failed(err)
+	}
+	if lasting || q.closed() {
+		return false
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-q.closing: // once more
+	}
+	return true
+}
+
+// drain waits until everything is written, for as long as that makes progress,
+// and for no longer than most (0: as long as it takes). False: it is not.
+func (q *queue) drain(most time.Duration) bool {
+	q.await(most, func() bool {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		return len(q.parts) == 0 || q.trouble != nil
+	})
+	return q.idle()
 }
 
 // close ends the queue: what there is is drained. Then stop, if not nil, ends a
-// write under way. It returns the frames that were not written whole, and
-// their bytes.
+// write under way; else it is left to itself. It returns the frames that were
+// not written whole, and their bytes.
 func (q *queue) close(most time.Duration, stop io.Closer) (frames, bytes uint64) {
-	q.closed.Store(true)
-	q.poke()
+	close(q.closing)
 	if !q.await(most, func() bool { return false }) && stop != nil {
 		stop.Close()
 		<-q.done
@@ -143,17 +395,19 @@ func (q *queue) close(most time.Duration, stop io.Closer) (frames, bytes uint64)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.err = io.ErrClosedPipe
-	frames, bytes = q.format.count(q.writing, int(q.sent.Load()-q.swapped))
-	f, b := q.format.count(q.filling, 0)
-	q.filling = nil
-	return frames + f, bytes + b
+	for _, p := range q.parts {
+		f, b := q.format.count(p.mem, p.done)
+		frames, bytes = frames+f, bytes+b
+	}
+	q.parts = nil
+	return frames, bytes
 }
 
-// await waits until it is enough, for as long as the reader goes on reading and
-// for no longer than most. True: the goroutine has ended.
+// await waits until it is enough, for as long as there is progress and for no
+// longer than most. True: the goroutine has ended.
 func (q *queue) await(most time.Duration, enough func() bool) bool {
 	start := time.Now()
-	last, since := q.sent.Load(), start
+	last, since := q.progress(), start
 	tick := time.NewTicker(queueStall / 500)
 	defer tick.Stop()
 	for !enough() {
@@ -161,8 +415,8 @@ func (q *queue) await(most time.Duration, enough func() bool) bool {
 		case <-q.done:
 			return true
 		case now := <-tick.C:
-			if sent := q.sent.Load(); sent != last {
-				last, since = sent, now
+			if n := q.progress(); n != last {
+				last, since = n, now
 			}
 			if now.Sub(since) > queueStall || most > 0 && now.Sub(start) > most {
 				return false
@@ -170,6 +424,12 @@ func (q *queue) await(most time.Duration, enough func() bool) bool {
 		}
 	}
 	return false
+}
+
+func (q *queue) progress() uint64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.written
 }
 
 // A captureFormat is a way to write frames one after the other.

@@ -37,16 +37,14 @@ const retryOpen = time.Second
 
 // A recording makes the files of one output, or of one tap of it, one after
 // the other. Each is written under its name with .part, and gets the name when
-// it is whole. The file's lock guards it.
+// it is whole. The goroutine that writes them has it.
 type recording struct {
 	names  namePattern
 	tap    uint32
 	roll   Rotation
-	number int       // of the file under way, or of the last
-	part   string    // its name for now; "": there is none
-	last   string    // the name of the file before it
-	until  time.Time // when it ends
-	failed time.Time // when the last file could not be made
+	number int    // of the file under way, or of the last
+	part   string // its name for now; "": there is none
+	last   string // the name of the file before it
 }
 
 // next makes the next file.
@@ -73,10 +71,6 @@ func (r *recording) next(now time.Time) (*os.File, error) {
 	}
 	r.number++
 	r.part = f.Name()
-	r.until = time.Time{}
-	if r.roll.Every > 0 {
-		r.until = now.Truncate(r.roll.Every).Add(r.roll.Every)
-	}
 	return f, nil
 }
 

@@ -327,7 +327,7 @@ func TestServeSlowClient(t *testing.T) {
 			q := (*srv.clients.Load())[1].queue
 			q.mu.Lock()
 			defer q.mu.Unlock()
-			return len(q.filling) < q.limit/2
+			return q.held < q.limit/2
 		})
 	}
 	close(written)

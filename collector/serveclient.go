@@ -82,8 +82,8 @@ func newClient(s *server, conn net.Conn, who, line string) (c *client, err error
 		},
 		name: c.name, out: c.queue,
 	}
-	c.file.begin("")
-	if c.head, c.file.head = c.file.head, nil; c.format == formatPcap {
+	c.file.begin(time.Now())
+	if c.head = sectionHead(""); c.format == formatPcap {
 		c.head = proto.AppendPcapHeader(nil, proto.LinkTypeEthernet, proto.MaxFrame)
 	}
 	return c, nil

@@ -187,6 +187,7 @@ func (o *outputReader) ofFile(what string, f *collector.File) fieldsOf {
 		"rotate-seconds": func(v *yaml.Node) { flags.every = o.number(v, what+": rotate-seconds", 0, maxRotate) },
 		"rotate-keep":    func(v *yaml.Node) { flags.keep = o.number(v, what+": rotate-keep", 0, maxKeep) },
 		"direct":         func(v *yaml.Node) { f.Direct = o.boolean(v, what+": direct") },
+		"buffer":         func(v *yaml.Node) { f.Buffer = o.number(v, what+": buffer", 1<<20, maxMemory) },
 	}, func(n *yaml.Node) {
 		var err error
 		if f.Rotate, err = flags.rotation(was); err != nil {

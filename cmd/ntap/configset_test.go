@@ -55,6 +55,7 @@ var outputSamples = map[string]struct {
 	"write": {[]string{"--no-tap", "-w", "x"}, "write: x", map[string][2]string{
 		"rotate-size": {"rotate-size: 5m", "rotate-size=5m"}, "rotate-seconds": {"rotate-seconds: 60", "rotate-seconds=60"},
 		"rotate-keep": {"rotate-keep: 3\n  rotate-seconds: 9", "rotate-seconds=9 rotate-keep=3"}, "direct": {"direct: true", "direct=true"},
+		"buffer": {"buffer: 1048577", "buffer=1048577"},
 	}},
 	"vxlan": {[]string{"--no-tap", "--vxlan", "192.0.2.1"}, "vxlan: 192.0.2.1", map[string][2]string{
 		"vni": {"vni: {berlin: 5, 8: 6, others: tap}", "vni=berlin=5,8=6,tap"}, "oversize": {"oversize: slice", "oversize=slice"},

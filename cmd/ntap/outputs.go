@@ -23,6 +23,7 @@ type outputFlags struct {
 	every   int
 	keep    int
 	direct  bool
+	waits   int
 	serve   []string
 	buffer  int
 	clients int
@@ -37,7 +38,8 @@ func (o *outputFlags) add(c *cobra.Command) {
 	f.StringVarP(&o.size, "rotate-size", "C", "", "files of -w go on in a new one before they have more than this: millions of bytes, or with k, m or g KiB, MiB, GiB")
 	f.IntVarP(&o.every, "rotate-seconds", "G", 0, "files of -w go on in a new one at multiples of this many seconds")
 	f.IntVarP(&o.keep, "rotate-keep", "W", 0, "this many files are kept, for each recording: the oldest are removed; 0: all")
-	f.BoolVar(&o.direct, "direct", false, "write the files of -w past the page cache, which takes less CPU at high rates; what the disk is too slow for is dropped, and counted")
+	f.BoolVar(&o.direct, "direct", false, "write the files of -w past the page cache, which takes less CPU at high rates")
+	f.IntVar(&o.waits, "write-buffer", 0, "bytes that wait for each file or pipe of -w: what a slow disk or reader has no room for is dropped, and counted; 0: 64 MiB, or 8 MiB for the recording of each tap (%t)")
 	f.StringArrayVar(&o.serve, "pcap-over-ip", nil, "give frames to programs that connect to [HOST:]PORT by TCP; without HOST on 127.0.0.1. With ,pcap behind it as pcap where the client does not say, else pcapng; elsewhere than on loopback, and with ,tls, by TLS; may be given again")
 	f.IntVar(&o.buffer, "pcap-over-ip-buffer", serveBuffer, "bytes that wait for a client that is slow: what does not fit it loses")
 	f.IntVar(&o.clients, "pcap-over-ip-clients", serveClients, "programs that may be connected to it at once")
@@ -54,11 +56,14 @@ func (o *outputFlags) set(cfg *collector.Outputs) error {
 	if err != nil {
 		return err
 	}
-	for _, path := range o.write {
-		cfg.Files = append(cfg.Files, collector.File{Path: path, Rotate: roll, Direct: o.direct})
+	if err := oneOf0("--write-buffer", o.waits, 1<<20, maxMemory); err != nil {
+		return err
 	}
-	if len(o.write) == 0 && o.direct {
-		return usagef("--direct is about files of -w FILE, and there is none")
+	for _, path := range o.write {
+		cfg.Files = append(cfg.Files, collector.File{Path: path, Rotate: roll, Direct: o.direct, Buffer: o.waits})
+	}
+	if len(o.write) == 0 && (o.direct || o.waits != 0) {
+		return usagef("--direct and --write-buffer are about files of -w FILE, and there is none")
 	}
 	if len(o.write) == 0 && roll != (collector.Rotation{}) {
 		return usagef("-C, -G and -W are about files of -w FILE, and there is none")

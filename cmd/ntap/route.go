@@ -32,7 +32,7 @@ type routeFlags struct {
 // notInFile are the flags about outputs, which the file has with each output.
 var notInFile = []string{
 	"interface", "no-tap", "isolate", "persist", "netns", "vni", "vxlan-oversize", "vxlan-mtu", "vxlan-ports",
-	"rotate-size", "rotate-seconds", "rotate-keep", "direct", "pcap-over-ip-buffer", "pcap-over-ip-clients", "tls-cert", "tls-key", "tls-client-ca",
+	"rotate-size", "rotate-seconds", "rotate-keep", "direct", "write-buffer", "pcap-over-ip-buffer", "pcap-over-ip-clients", "tls-cert", "tls-key", "tls-client-ca",
 }
 
 func (o *routeFlags) add(c *cobra.Command) {

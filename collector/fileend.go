@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package collector
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/ntap-project/ntap/proto"
+)
+
+// A fileEnd is what a queue's goroutine writes: a file, or the files of a
+// recording one after the other. Whatever may wait for a disk is done here:
+// only the first file is made by whoever opens the output.
+type fileEnd struct {
+	cfg    *pcapngConfig
+	name   string
+	file   *os.File    // nil: there is none
+	direct *directFile // writes the file; nil: the file itself does
+	memory directMemory
+	head   []byte // of the file, not written yet
+	failed bool   // to make a file, which was told
+	err    error  // of the end
+
+	mu     sync.Mutex // of direct, memory and what follows
+	frames uint64     // that were in the buffer of a directFile at the end, and did not get to the disk
+	bytes  uint64
+}
+
+// A turn is where one file of a recording ends, or the next one begins.
+type turn struct {
+	begin bool
+	at    time.Time // it began
+}
+
+// open makes the first file, and writes its header.
+func (e *fileEnd) open(at time.Time) error {
+	if e.cfg.Files != nil {
+		if err := e.next(at); err != nil {
+			return fmt.Errorf("collector: %w", err)
+		}
+	} else {
+		file, err := os.OpenFile(e.cfg.Path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644) // the umask has its say
+		if err == nil {
+			err = e.take(file, "")
+		}
+		if err != nil {
+			return fmt.Errorf("collector: %w", err)
+		}
+	}
+	if _, err := e.Write(nil); err != nil {
+		e.memory.close()
+		return fmt.Errorf("collector: %s: %w", e.name, errors.Join(err, e.file.Close()))
+	}
+	return nil
+}
+
+// next makes the next file of the recording.
+func (e *fileEnd) next(at time.Time) error {
+	r := e.cfg.Files
+	file, err := r.next(at)
+	if err != nil {
+		return err
+	}
+	comment := fmt.Sprintf("file %d of the recording %s", r.number, r.names.text)
+	if r.last != "" {
+		comment += ", after " + filepath.Base(r.last)
+	}
+	if err := e.take(file, comment); err != nil {
+		r.part = ""
+		return errors.Join(err, os.Remove(file.Name()))
+	}
+	return nil
+}
+
+// take makes file the one that is written.
+func (e *fileEnd) take(file *os.File, comment string) (err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.cfg.Direct {
+		if e.memory.size = directBuffer; e.cfg.Files != nil && e.cfg.Files.names.has("t") {
+			e.memory.size = directSmall
+		}
+		if e.direct, err = e.memory.open(file); err != nil {
+			return errors.Join(err, file.Close())
+		}
+	}
+	e.file = file
+	e.head = sectionHead(comment)
+	return nil
+}
+
+// sectionHead returns the block that a file of pcapng begins with.
+func sectionHead(comment string) []byte {
+	s := proto.PcapngSection{Hardware: hardware(), OS: system(), Writer: "ntap " + Version, Comment: comment}
+	return s.Append(nil)
+}
+
+// Write writes blocks, behind what the file begins with.
+func (e *fileEnd) Write(b []byte) (n int, err error) {
+	out := io.Writer(e.file)
+	if e.direct != nil {
+		out = e.direct
+	}
+	if len(e.head) > 0 {
+		n, err := out.Write(e.head)
+		if e.head = e.head[n:]; len(e.head) > 0 {
+			return 0, fileError(err)
+		}
+	}
+	if len(b) == 0 {
+		return 0, nil
+	}
+	n, err = out.Write(b)
+	return n, fileError(err)
+}
+
+// turn ends the file under way, or makes the next one.
+func (e *fileEnd) turn(t *turn) error {
+	if !t.begin {
+		return e.end(false)
+	}
+	err := e.next(t.at)
+	if err != nil && !e.failed {
+		e.warn(fmt.Errorf("collector: %s: %w: its frames wait until it works", e.name, err))
+	}
+	e.failed = err != nil
+	return fileError(err)
+}
+
+// look has what waits in the buffer of a directFile in the file, when it is time.
+func (e *fileEnd) look(now time.Time) error {
+	if e.direct == nil || e.file == nil {
+		return nil
+	}
+	return e.direct.look(now)
+}
+
+// end ends the file, and gives it its name. Unless it is the last chance, it does
+// nothing if what it has cannot be written now.
+func (e *fileEnd) end(last bool) (err error) {
+	if e.file == nil {
+		return nil
+	}
+	if e.direct != nil {
+		if err := e.direct.sync(); err != nil && !last {
+			return err
+		}
+		frames, bytes, err2 := e.direct.close()
+		e.mu.Lock()
+		e.direct, e.frames, e.bytes = nil, frames, bytes
+		e.mu.Unlock()
+		if !isFull(err2) && err2 != nil {
+			err = fmt.Errorf("collector: %s: %w", e.name, err2)
+		}
+	}
+	if e.cfg.Files != nil {
+		if e := e.cfg.Files.whole(); e != nil {
+			err = errors.Join(err, fmt.Errorf("collector: %w", e))
+		}
+	}
+	if e := e.file.Close(); e != nil {
+		err = errors.Join(err, fmt.Errorf("collector: %w", e))
+	}
+	if e.file = nil; err != nil && !last {
+		e.warn(err)
+		err = nil
+	}
+	return err
+}
+
+// finish ends the last file, see ender.
+func (e *fileEnd) finish(over int) {
+	if e.file != nil && over > 0 && e.direct == nil {
+		if at, err := e.file.Seek(0, io.SeekCurrent); err == nil {
+			_ = e.file.Truncate(at - int64(over)) // there is no room for the rest: take its begin back
+		}
+	}
+	e.err = e.end(true)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.memory.close()
+}
+
+func (e *fileEnd) warn(err error) {
+	if e.cfg.Warn != nil {
+		e.cfg.Warn(err)
+	}
+}
+
+// rest returns the frames that are in the buffer of a file past the page cache and
+// not on the disk, and their bytes. The goroutine has ended, or waits for the disk
+// and is left to itself.
+func (e *fileEnd) rest() (frames, bytes uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.direct == nil {
+		return e.frames, e.bytes
+	}
+	frames, bytes, _ = e.direct.lost()
+	return frames, bytes
+}
