@@ -205,7 +205,7 @@ func (c *collector) run(ctx context.Context) error {
 	defer stop()
 	var monitor sync.WaitGroup
 	monitor.Go(func() { sh.monitor(ctx, stop, c.account, c.outs) })
-	monitor.Go(func() { c.outs.run(ctx) })
+	monitor.Go(func() { c.outs.run(ctx, stop) })
 	err := engine.Run(ctx, engine.Place(cfg.Workers, cfg.CPUs), func(ctx context.Context, i int) error {
 		crypto.Burn()
 		defer crypto.Burn()
@@ -222,6 +222,7 @@ func (c *collector) run(ctx context.Context) error {
 	})
 	stop()
 	monitor.Wait()
+	err = errors.Join(err, c.outs.fatal)
 	if errors.Is(err, errOutputGone) {
 		sh.log.Info().Err(err).Msg("the collector ends: the reader of its output is gone")
 		err = nil

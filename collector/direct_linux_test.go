@@ -30,7 +30,7 @@ func TestDirectKilled(t *testing.T) {
 	file := File{Rotate: Rotation{Size: 1 << 30}, Direct: true}
 	if dir := os.Getenv("NTAP_TEST_DIRECT"); dir != "" {
 		file.Path = filepath.Join(dir, "x.pcapng")
-		out, err := openFile(context.Background(), file, nil, func(error) {})
+		out, err := openFile(context.Background(), file, false, nil, func(error) {})
 		if err != nil {
 			os.Exit(3)
 		}
@@ -181,7 +181,7 @@ func TestDirectRefused(t *testing.T) {
 		{fifo, "is a pipe"},
 		{"/dev/null", "leave out --direct"},
 	} {
-		if _, err := openFile(t.Context(), File{Path: c.path, Direct: true}, os.Stdout, func(error) {}); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := openFile(t.Context(), File{Path: c.path, Direct: true}, false, os.Stdout, func(error) {}); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", c.path, err)
 		}
 	}

@@ -142,7 +142,7 @@ func (w *worker) failed(i int, err error) error {
 	}
 	if !w.gone[i] {
 		w.gone[i] = true
-		if len(w.gone) > 1 {
+		if r := w.table.routes[i]; len(w.gone) > 1 && (r.spread != nil || r.outs[0].output.failure == nil) { // else it is said there
 			w.log.Error().Err(err).Str("output", w.table.routes[i].name).Msg("the output fails: its frames are refused, and the others go on")
 		}
 	}

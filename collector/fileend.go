@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"sync"
@@ -45,7 +46,11 @@ func (e *fileEnd) open(at time.Time) error {
 			return fmt.Errorf("collector: %w", err)
 		}
 	} else {
-		file, err := os.OpenFile(e.cfg.Path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644) // the umask has its say
+		path := e.cfg.Path
+		for n := 2; e.cfg.Keep && holds(path) && n < math.MaxUint16; n++ {
+			path = again(e.cfg.Path, n)
+		}
+		file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644) // the umask has its say
 		if err == nil {
 			err = e.take(file, "")
 		}
@@ -58,6 +63,12 @@ func (e *fileEnd) open(at time.Time) error {
 		return fmt.Errorf("collector: %s: %w", e.name, errors.Join(err, e.file.Close()))
 	}
 	return nil
+}
+
+// holds says that there is a file with something in it.
+func holds(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.Mode().IsRegular() && st.Size() > 0
 }
 
 // next makes the next file of the recording.
@@ -132,6 +143,8 @@ func (e *fileEnd) turn(t *turn) error {
 	e.failed = err != nil
 	return fileError(err)
 }
+
+func (e *fileEnd) every() time.Duration { return directFlush }
 
 // look has what waits in the buffer of a directFile in the file, when it is time.
 func (e *fileEnd) look(now time.Time) error {

@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/signal"
 	"sync"
 	"syscall"
 	"time"
@@ -85,12 +86,13 @@ func (l *lateCounts) join(worker int, a *OutputAccount) {
 func (r *Rotation) rotates() bool { return *r != Rotation{} }
 
 // openFile opens a file, pipe or recording.
-func openFile(ctx context.Context, c File, stdout io.Writer, warn func(error)) (out output, err error) {
+// again says that it failed before: what it has written stays.
+func openFile(ctx context.Context, c File, again bool, stdout io.Writer, warn func(error)) (out output, err error) {
 	names, err := c.check()
 	if err != nil {
 		return out, fmt.Errorf("collector: %s: %w", c.Path, err)
 	}
-	cfg := pcapngConfig{Path: names.name(0, time.Time{}, 0), Name: c.Path, Stdout: stdout, SnapLen: c.Select.SnapLen, Direct: c.Direct, Buffer: c.Buffer, Late: new(lateCounts), Warn: warn}
+	cfg := pcapngConfig{Path: names.name(0, time.Time{}, 0), Name: c.Path, Stdout: stdout, SnapLen: c.Select.SnapLen, Direct: c.Direct, Buffer: c.Buffer, Keep: again, Late: new(lateCounts), Warn: warn}
 	pipe, err := isPipe(cfg.Path, stdout)
 	switch {
 	case err != nil:
@@ -118,7 +120,7 @@ func (o *output) of(f *pcapngFile) {
 		f.cfg.Late.join(worker, a)
 		return f.sink(nil), nil
 	}
-	o.close = f.Close
+	o.close, o.failure = f.Close, f.failure
 }
 
 // isPipe says that what reads the output may be slow: it is no file and no
@@ -150,6 +152,16 @@ func openPipe(ctx context.Context, cfg pcapngConfig, o *output) error {
 			return fmt.Errorf("collector: %w", err)
 		}
 		cfg.Name, cfg.Path, cfg.Stdout, cfg.Stop = cfg.Path, "-", fifo, fifo
+	}
+	if cfg.Stdout == os.Stdout {
+		// Else the runtime ends the process where the write should fail
+		// (package os/signal, SIGPIPE).
+		signal.Ignore(syscall.SIGPIPE)
+	}
+	if file, ok := cfg.Stdout.(*os.File); ok {
+		if end, err := newPipeEnd(file, file == fifo); err == nil { // of others there is nothing to notice
+			cfg.Stdout = end
+		}
 	}
 	f, err := newPcapngFile(cfg)
 	if err != nil {
@@ -219,7 +231,7 @@ func openRecording(cfg pcapngConfig, names namePattern, roll Rotation, o *output
 			cfg.Warn(err)
 		})
 	})
-	o.sink, o.tick, o.close = set.sink, set.tick, set.close
+	o.sink, o.tick, o.close, o.failure = set.sink, set.tick, set.close, set.failure
 	return nil
 }
 
@@ -285,6 +297,13 @@ func (s *recordingSet) tick(now time.Time) {
 			f.tick(now)
 		}
 	}
+}
+
+func (s *recordingSet) failure() (err error) {
+	for _, f := range s.all() {
+		err = errors.Join(err, f.failure())
+	}
+	return err
 }
 
 func (s *recordingSet) close() error {

@@ -64,7 +64,7 @@ func merged(out output, cfg *Config) output {
 	w := &mergeOutput{out: out, wake: make(chan struct{}, 1)}
 	w.room = sync.NewCond(&w.mu)
 	w.m = newMerger(cfg.Merge, cmp.Or(cfg.MergeBuffer, defaultMerge)/2, &w.own, func(o *Origin, r *proto.Record) { w.sink.Write(o, r) })
-	return output{name: out.name, tick: out.tick, sink: w.end, close: w.close, alter: out.alter}
+	return output{name: out.name, tick: out.tick, failure: out.failure, sink: w.end, close: w.close, alter: out.alter}
 }
 
 // end returns a worker's end. The first one begins the merging.

@@ -21,7 +21,7 @@ func (o *outputs) unopened(l *outlet) {
 // open opens an output that is in no table yet. wait says that it may wait for
 // the reader of a FIFO.
 func (o *outputs) open(l *outlet, wait bool) {
-	from := outputs{sh: o.sh, ctx: o.ctx}
+	from := outputs{sh: o.sh, ctx: o.ctx, again: l.again}
 	if !wait {
 		ctx, stop := context.WithCancel(o.ctx)
 		stop()
@@ -48,7 +48,7 @@ func (o *outputs) open(l *outlet, wait bool) {
 // try begins to open an output that waits. It does not outlast ctx.
 func (o *outputs) try(ctx context.Context, l *outlet) {
 	l.wait.trying = true
-	a := attempt{l, &outlet{spec: l.spec, account: l.account.of.part(), snap: l.snap, how: l.how, wait: &waiting{why: l.wait.why}}}
+	a := attempt{l, &outlet{spec: l.spec, account: l.account.of.part(), snap: l.snap, how: l.how, again: l.again, wait: &waiting{why: l.wait.why}}}
 	go func() {
 		o.open(a.next, false)
 		select {
@@ -130,6 +130,47 @@ func (o *outputs) settle(ctx context.Context, a attempt) {
 		o.sh.log.Info().Str("output", l.spec.name).Msg("output: opened now")
 	}
 	o.publish(ctx, t)
+}
+
+// attend has outputs that failed opened again, in a while. False: all have.
+func (o *outputs) attend(ctx context.Context, now time.Time) bool {
+	before := o.now.Load()
+	works := 0
+	gone := make(map[*outlet]*outlet)
+	for _, l := range before.outlets() {
+		err := l.failure()
+		switch {
+		case err != nil:
+			fresh := o.fresh(l.spec)
+			fresh.again, fresh.wait = true, &waiting{why: err, again: now.Add(openAgain)}
+			gone[l] = fresh
+		case l.wait == nil:
+			works++
+		}
+	}
+	if len(gone) == 0 {
+		return true
+	}
+	if works == 0 {
+		for l := range gone {
+			o.fatal = errors.Join(o.fatal, l.failure())
+		}
+		return false
+	}
+	t := o.empty()
+	for _, r := range before.routes {
+		fresh := *r
+		fresh.outs = slices.Clone(r.outs)
+		for i, l := range r.outs {
+			if next := gone[l]; next != nil {
+				o.sh.log.Error().Err(next.wait.why).Str("output", l.spec.name).Msgf("the output fails: its frames are refused, and it is tried again every %v", openAgain)
+				fresh.outs[i] = next
+			}
+		}
+		t.routes = append(t.routes, &fresh)
+	}
+	o.publish(ctx, t)
+	return true
 }
 
 // retry tries again to open outputs that could not be opened, when it is time.

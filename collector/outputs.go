@@ -34,11 +34,12 @@ type spec struct {
 // An output is one place where frames go, open. Every worker has its own end of
 // it.
 type output struct {
-	name  string                                           // where it is known only now; "": that of the spec
-	sink  func(worker int, a *OutputAccount) (sink, error) // a worker's end; the worker's own thread calls it
-	tick  func(now time.Time)                              // what it does by the clock; nil: nothing
-	close func() error                                     // once the sinks are closed; nil: nothing
-	alter func(how any) (apply func())                     // what makes it one of that spec.how, open as it is; nil: it has to be opened anew
+	name    string                                           // where it is known only now; "": that of the spec
+	sink    func(worker int, a *OutputAccount) (sink, error) // a worker's end; the worker's own thread calls it
+	tick    func(now time.Time)                              // what it does by the clock; nil: nothing
+	failure func() error                                     // why it takes nothing any more; nil: it does, or this cannot be
+	close   func() error                                     // once the sinks are closed; nil: nothing
+	alter   func(how any) (apply func())                     // what makes it one of that spec.how, open as it is; nil: it has to be opened anew
 }
 
 // An outlet is an output in force. One that could not be opened yet refuses
@@ -49,6 +50,7 @@ type outlet struct {
 	snap    int            // what its files or clients were told is the snap length
 	how     any            // as the spec's, or what it was altered to
 	wait    *waiting       // until it can be opened; nil: it is open
+	again   bool           // it failed, and is opened once more: what it has written stays
 
 	mu     sync.Mutex // not held for frames
 	output output
@@ -73,6 +75,14 @@ func (l *outlet) sink(worker int) (sink, error) {
 		l.account.add(s.Counts())
 	}
 	return s, err
+}
+
+// failure returns why an output that was open takes nothing any more.
+func (l *outlet) failure() error {
+	if l.wait != nil || l.output.failure == nil {
+		return nil
+	}
+	return l.output.failure()
 }
 
 // tick does what the output does by the clock.
@@ -222,7 +232,7 @@ func (c File) spec() (*spec, error) {
 			if stdout == nil {
 				stdout = os.Stdout
 			}
-			return openFile(o.ctx, opened, stdout, o.warn)
+			return openFile(o.ctx, opened, o.again, stdout, o.warn)
 		},
 	}, nil
 }

@@ -10,11 +10,9 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"runtime"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/klauspost/cpuid/v2"
@@ -43,6 +41,7 @@ type pcapngConfig struct {
 	Link    proto.LinkType
 	SnapLen int         // bytes that frames were cut at; 0: they were not
 	Chunk   int         // bytes in a worker's buffer that are written without waiting for Flush; 0: pcapngWrite
+	Keep    bool        // a file that holds something is left alone: another name stands in
 	Direct  bool        // files are written past the page cache
 	Late    *lateCounts // counts what turns out later not to be written
 	Spare   *spares     // buffers that other files share; nil: none do
@@ -89,11 +88,6 @@ func newPcapngFile(cfg pcapngConfig) (*pcapngFile, error) {
 	now := time.Now()
 	if cfg.Path == "-" && cfg.Files == nil {
 		f.name = cmp.Or(cfg.Name, "standard output")
-		if cfg.Stdout == os.Stdout {
-			// Else the runtime ends the process where the write should fail
-			// (package os/signal, SIGPIPE).
-			signal.Ignore(syscall.SIGPIPE)
-		}
 		if f.out, _ = cfg.Stdout.(*queue); f.out == nil {
 			f.own, f.out = true, newQueue(cfg.Stdout, cfg.Format, cmp.Or(cfg.Buffer, queueSize), nil)
 			f.out.start()
@@ -245,6 +239,18 @@ func (f *pcapngFile) Close() (err error) {
 	return err
 }
 
+// failure returns why the output takes nothing any more; nil: it does.
+func (f *pcapngFile) failure() error {
+	switch err := f.out.failure(); {
+	case err == nil:
+		return nil
+	case isGone(err):
+		return fmt.Errorf("%w: %s: %w", errOutputGone, f.name, err)
+	default:
+		return fmt.Errorf("collector: %s: %w", f.name, err)
+	}
+}
+
 // finish puts the statistics of the interfaces in.
 func (f *pcapngFile) finish() error {
 	if !f.ended && f.cfg.Format == formatPcapng {
@@ -325,10 +331,8 @@ func (f *pcapngFile) write(s *pcapngSink) error {
 		s.counts.Full.Add(lost)
 		f.crowded(err, lost)
 		return nil
-	case isGone(err):
-		f.err = fmt.Errorf("%w: %s: %w", errOutputGone, f.name, err)
 	default:
-		f.err = fmt.Errorf("collector: %s: %w", f.name, err)
+		f.err = f.failure()
 	}
 	s.counts.Refused.Add(lost)
 	return f.err

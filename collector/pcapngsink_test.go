@@ -167,11 +167,12 @@ func TestPcapngReaderGone(t *testing.T) {
 // the pipe.
 func TestPcapngStdoutGone(t *testing.T) {
 	if os.Getenv("NTAP_TEST_STDOUT") != "" {
-		f, err := newPcapngFile(pcapngConfig{Path: "-", Stdout: os.Stdout})
+		out, err := openFile(context.Background(), File{Path: "-"}, false, os.Stdout, nil)
 		if err != nil {
 			os.Exit(3)
 		}
-		s, o := f.sink(nil), origin(1, nil)
+		s, _ := out.sink(0, new(OutputAccount))
+		o := origin(1, nil)
 		for err == nil {
 			s.Write(o, &proto.Record{Data: make([]byte, 1000), LinkType: 1})
 			err = s.Flush()
@@ -205,11 +206,11 @@ func TestPcapngFIFO(t *testing.T) {
 	}
 	stopped, stop := context.WithCancel(t.Context())
 	stop()
-	if _, err := openFile(stopped, File{Path: path}, nil, nil); err == nil || !strings.Contains(err.Error(), "waiting for a reader") {
+	if _, err := openFile(stopped, File{Path: path}, false, nil, nil); err == nil || !strings.Contains(err.Error(), "waiting for a reader") {
 		t.Errorf("stopped: %v", err)
 	}
 	reader := make(chan *os.File)
-	out, err := openFile(t.Context(), File{Path: path}, nil, func(error) {
+	out, err := openFile(t.Context(), File{Path: path}, false, nil, func(error) {
 		go func() { // which the warning says is needed
 			r, _ := os.Open(path)
 			reader <- r

@@ -65,6 +65,8 @@ type queue struct {
 	trouble error   // why writing does not work now; nil: it does
 	err     error   // nothing more is put in, or written
 
+	lasting error // the goroutine's: why it ends
+
 	wake    chan struct{} // has a token if there is something to do
 	closing chan struct{} // closed when what there is is all
 	done    chan struct{} // closed when the goroutine has ended
@@ -79,13 +81,17 @@ type part struct {
 
 // What a queue writes to may be asked for more than writing.
 type (
-	turner interface{ turn(t *turn) error }   // goes on in another file
-	looker interface{ look(time.Time) error } // does something by the clock, whenever nothing is written for lookEvery
-	ender  interface{ finish(over int) }      // ends, with over bytes of a block that is not whole. It is the last that the goroutine does
+	turner interface{ turn(t *turn) error } // goes on in another file
+	looker interface {                      // does something by the clock, at the latest whenever nothing is written for every
+		look(time.Time) error
+		every() time.Duration
+	}
+	ender interface{ finish(over int) } // ends, with over bytes of a block that is not whole. It is the last that the goroutine does
 )
 
-// lookEvery is how often a looker looks at the least.
-const lookEvery = 100 * time.Millisecond
+// lookPipe is how long it takes at the most to notice that a reader is gone.
+// Chosen.
+const lookPipe = time.Second
 
 // spares are buffers for use again, of all queues of one output.
 type spares struct {
@@ -242,6 +248,17 @@ func (q *queue) run() {
 	if e, ok := q.to.(ender); ok {
 		e.finish(over)
 	}
+	if q.lasting == nil {
+		return
+	}
+	q.mu.Lock()
+	if q.err == nil {
+		q.err = q.lasting
+	}
+	q.mu.Unlock()
+	if q.failed != nil {
+		q.failed(q.lasting)
+	}
 }
 
 // writeAll is run without the end. It returns how many bytes of a block were
@@ -250,7 +267,7 @@ func (q *queue) writeAll() (over int) {
 	look, _ := q.to.(looker)
 	var tick <-chan time.Time
 	if look != nil {
-		t := time.NewTicker(lookEvery)
+		t := time.NewTicker(look.every())
 		defer t.Stop()
 		tick = t.C
 	}
@@ -278,6 +295,13 @@ func (q *queue) writeAll() (over int) {
 			}
 		}
 	}
+}
+
+// failure returns why nothing can be put in any more.
+func (q *queue) failure() error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.err
 }
 
 func (q *queue) closed() bool {
@@ -350,17 +374,14 @@ func (q *queue) note(p *part, at int, err error) bool {
 
 // again waits until what failed is to be tried again. False: it is not.
 func (q *queue) again(err error, wait time.Duration) bool {
-	lasting := !isFull(err)
 	q.mu.Lock()
-	if lasting && q.err == nil {
-		q.err = err
-	}
 	q.trouble = waits{err}
 	q.mu.Unlock()
-	if lasting && q.failed != nil {
-		q.failed(err)
+	if !isFull(err) {
+		q.lasting = err
+		return false
 	}
-	if lasting || q.closed() {
+	if q.closed() {
 		return false
 	}
 	t := time.NewTimer(wait)

@@ -196,7 +196,7 @@ func TestPipe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := openFile(t.Context(), File{Path: "-"}, w, func(error) {})
+	out, err := openFile(t.Context(), File{Path: "-"}, false, w, func(error) {})
 	if err != nil {
 		t.Fatal(err)
 	}

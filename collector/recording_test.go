@@ -52,7 +52,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 func openTestRecording(t *testing.T, c File) (output, *warnings) {
 	t.Helper()
 	w := new(warnings)
-	out, err := openFile(context.Background(), c, nil, w.add)
+	out, err := openFile(context.Background(), c, false, nil, w.add)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -294,7 +294,7 @@ func TestRecordingTooManyTaps(t *testing.T) {
 // another collector writes it leaves alone.
 func TestRecordingKilled(t *testing.T) {
 	if dir := os.Getenv("NTAP_TEST_RECORD"); dir != "" {
-		out, err := openFile(context.Background(), File{Path: filepath.Join(dir, "x.pcapng"), Rotate: Rotation{Size: 1 << 30}}, nil, func(error) {})
+		out, err := openFile(context.Background(), File{Path: filepath.Join(dir, "x.pcapng"), Rotate: Rotation{Size: 1 << 30}}, false, nil, func(error) {})
 		if err != nil {
 			os.Exit(3)
 		}
@@ -459,7 +459,7 @@ func TestRecordingErrors(t *testing.T) {
 	} {
 		_, err := c.file.spec()
 		if err == nil {
-			_, err = openFile(t.Context(), c.file, nil, nil)
+			_, err = openFile(t.Context(), c.file, false, nil, nil)
 		}
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: %v, want %q", c.file, err, c.want)

@@ -35,6 +35,8 @@ type outputs struct {
 	now     atomic.Pointer[table]
 
 	opened chan attempt
+	again  bool  // the output that is opened failed before
+	fatal  error // all outputs failed
 
 	mu      sync.Mutex // of what follows; not held for frames
 	leaving []*outlet  // not in the table any more, and not closed yet
@@ -128,13 +130,13 @@ func (o *outputs) warn(err error) { o.sh.log.Warn().Err(err).Msg("output") }
 // is to be opened.
 func (o *outputs) outlet(t *table, s *spec, old []*outlet) *outlet {
 	for i, l := range old {
-		if l != nil && l.wait == nil && l.like(s) && reflect.DeepEqual(l.how, s.how) {
+		if l != nil && l.wait == nil && l.failure() == nil && l.like(s) && reflect.DeepEqual(l.how, s.how) {
 			old[i] = nil
 			return l
 		}
 	}
 	for i, l := range old {
-		if l == nil || l.wait != nil || !l.like(s) || l.output.alter == nil {
+		if l == nil || l.wait != nil || l.failure() != nil || !l.like(s) || l.output.alter == nil {
 			continue
 		}
 		if apply := l.output.alter(s.how); apply != nil {
@@ -143,7 +145,13 @@ func (o *outputs) outlet(t *table, s *spec, old []*outlet) *outlet {
 			return l
 		}
 	}
-	return o.fresh(s)
+	fresh := o.fresh(s)
+	for _, l := range old {
+		if l != nil && l.spec.name == s.name && (l.again || l.failure() != nil) {
+			fresh.again = true
+		}
+	}
+	return fresh
 }
 
 // fresh returns an outlet that is to be opened.
@@ -211,9 +219,9 @@ func (o *outputs) table(specs []*spec, before *table) *table {
 	return t
 }
 
-// run opens what could not be opened yet, and has the configuration read anew
-// when it is asked to, until ctx is done.
-func (o *outputs) run(ctx context.Context) {
+// run opens what could not be opened yet, or failed, and has the configuration read anew
+// when it is asked to, until ctx is done. It calls stop once all outputs failed.
+func (o *outputs) run(ctx context.Context, stop func()) {
 	tick := time.NewTicker(askReader)
 	defer tick.Stop()
 	for {
@@ -228,7 +236,10 @@ func (o *outputs) run(ctx context.Context) {
 		case a := <-o.opened:
 			o.settle(ctx, a)
 		case now := <-tick.C:
-			o.retry(ctx, now)
+			if o.retry(ctx, now); !o.attend(ctx, now) {
+				stop()
+				return
+			}
 		}
 	}
 }
