@@ -394,5 +394,16 @@ func (s *recordingSink) Flush() error {
 // Counts returns the accounts of what went to no recording.
 func (s *recordingSink) Counts() *SinkCounts { return &s.counts }
 
-// Close writes what is encoded.
-func (s *recordingSink) Close() error { return s.Flush() }
+// Close writes what is encoded, and says what no frame told.
+func (s *recordingSink) Close() error {
+	err := s.Flush()
+	for _, p := range s.taps {
+		if p != nil {
+			if p != s.last {
+				p.buf = nil
+			}
+			err = errors.Join(err, p.Close())
+		}
+	}
+	return err
+}

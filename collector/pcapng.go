@@ -70,8 +70,9 @@ type pcapngFile struct {
 	until   time.Time // when the file of a recording ends; zero: it does not by the clock
 	section uint64    // counts files
 	table   pcapngTable
-	size    int64  // bytes given to the file
-	head    []byte // blocks to be put in before any frame
+	size    int64               // bytes given to the file
+	head    []byte              // blocks to be put in before any frame
+	untold  map[shardKey]uint64 // datagrams lost after the last frame, of sinks that are closed
 	full    bool
 	fullAt  time.Time // when it was last
 	lost    uint64    // frames since it is full
@@ -254,7 +255,7 @@ func (f *pcapngFile) failure() error {
 // finish puts the statistics of the interfaces in.
 func (f *pcapngFile) finish() error {
 	if !f.ended && f.cfg.Format == formatPcapng {
-		f.head = f.table.statistics(f.head, f.start.UnixNano(), time.Now().UnixNano())
+		f.head = f.table.statistics(f.head, f.start.UnixNano(), time.Now().UnixNano(), f.untold)
 	}
 	f.ended = true
 	return f.settle()
@@ -371,7 +372,7 @@ func (f *pcapngFile) account(s *pcapngSink, n int) (lost uint64) {
 			n -= length
 		} else {
 			if f.cfg.Format == formatPcapng {
-				s.drop(b)
+				s.drop(len(s.buf) - len(b))
 				if s.section == f.section {
 					f.table.stats[binary.LittleEndian.Uint32(b[8:])].lost++
 				}

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net"
+	"strings"
 
 	"github.com/ntap-project/ntap/proto"
 )
@@ -89,11 +90,25 @@ func (t *pcapngTable) number(head []byte, key pcapngKey, a *proto.Announce, snap
 
 // statistics appends what became of the frames of every interface from start
 // to end, ns since 1970.
-func (t *pcapngTable) statistics(head []byte, start, end int64) []byte {
+// lost are datagrams that came after the last frame; the first interface of the
+// session tells of them.
+func (t *pcapngTable) statistics(head []byte, start, end int64, lost map[shardKey]uint64) []byte {
+	told := make(map[uint32]string)
+	for k, n := range lost {
+		first, has := uint32(0), false
+		for key, id := range t.ids {
+			if key.tap == k.tap && key.session == k.session && (!has || id < first) {
+				first, has = id, true
+			}
+		}
+		if has && len(told[first]) < maxMark {
+			told[first] += fmt.Sprintf("ntap: %d datagrams of tap %d, shard %d, were lost after its last frame\n", n, k.tap, k.shard)
+		}
+	}
 	for id, s := range t.stats {
 		b := proto.PcapngStatistics{
 			Interface: uint32(id), Start: ticks(start, s.early), End: ticks(end, s.early),
-			Accepted: s.given, Delivered: s.given - s.lost,
+			Accepted: s.given, Delivered: s.given - s.lost, Comment: strings.TrimSuffix(told[uint32(id)], "\n"),
 		}
 		head = b.Append(head)
 	}
@@ -123,8 +138,23 @@ type pcapngEncoder struct {
 	touched []uint32      // numbers with frames in buf
 
 	missing map[pcapngKey]uint64 // frames dropped of interfaces of earlier sections
-	lost    map[shardKey]uint64  // datagrams that shards had lost when it was last told
+	lost    map[shardKey]toldLoss
+	marks   []lossMark // in buf
 	mark    [maxMark]byte
+}
+
+// A toldLoss is how many datagrams a shard had lost when it was last told.
+type toldLoss struct {
+	n uint64
+	o *Origin
+}
+
+// A lossMark is a comment that tells of n datagrams of a shard, in the block at
+// at.
+type lossMark struct {
+	at    int
+	shard shardKey
+	n     uint64
 }
 
 // A shardKey is one shard of one session.
@@ -155,7 +185,7 @@ type pcapngPlace struct {
 }
 
 func newPcapngEncoder(to pcapngStream) pcapngEncoder {
-	return pcapngEncoder{to: to, ids: make(map[pcapngKey]uint32), missing: make(map[pcapngKey]uint64), lost: make(map[shardKey]uint64)}
+	return pcapngEncoder{to: to, ids: make(map[pcapngKey]uint32), missing: make(map[pcapngKey]uint64), lost: make(map[shardKey]toldLoss)}
 }
 
 // add encodes a record's frame.
@@ -185,8 +215,22 @@ func (e *pcapngEncoder) count(id uint32) {
 	}
 }
 
-// drop notes that a block that was encoded does not get to the stream.
-func (e *pcapngEncoder) drop(block []byte) {
+// drop notes that the block of buf at at does not get to the stream. What it tells
+// is told with a later one.
+func (e *pcapngEncoder) drop(at int) {
+	block := e.buf[at : at+blockLen(e.buf[at:])]
+	for _, m := range e.marks {
+		if m.at == at {
+			t := e.lost[m.shard]
+			t.n -= min(m.n, t.n)
+			e.lost[m.shard] = t
+			for i := range e.places {
+				if p := &e.places[i]; p.o != nil && shardOf(p.o) == m.shard {
+					p.lost = t.n
+				}
+			}
+		}
+	}
 	k := &e.known[binary.LittleEndian.Uint32(block[8:])]
 	k.dropped++
 	if n := int(binary.LittleEndian.Uint32(block[20:])); len(block) > 32+n+(-n&3)+12 { // more options than epb_flags
@@ -210,26 +254,39 @@ func (e *pcapngEncoder) place(o *Origin, r *proto.Record) *pcapngPlace {
 
 // told returns how many lost datagrams of a shard were told here.
 func (e *pcapngEncoder) told(o *Origin) uint64 {
-	k := shardKey{o.Tap, o.Session, o.Shard}
-	n, ok := e.lost[k]
+	t, ok := e.lost[shardOf(o)]
 	if !ok {
 		if len(e.lost) == 1<<16 {
 			clear(e.lost)
 		}
-		n = o.lost // what was lost before its first frame is not missing here
-		e.lost[k] = n
+		t = toldLoss{o.lost, o} // what was lost before its first frame is not missing here
+		e.lost[shardOf(o)] = t
 	}
-	return n
+	return t.n
+}
+
+func shardOf(o *Origin) shardKey { return shardKey{o.Tap, o.Session, o.Shard} }
+
+// untold returns the datagrams lost that no frame tells of, since none came later.
+func (e *pcapngEncoder) untold() map[shardKey]uint64 {
+	all := make(map[shardKey]uint64)
+	for k, t := range e.lost {
+		if n := t.o.lost - t.n; n > 0 {
+			all[k] = n
+		}
+	}
+	return all
 }
 
 // gap tells the datagrams that o lost.
 func (e *pcapngEncoder) gap(p *pcapngPlace, o *Origin) []byte {
 	n := o.lost - e.told(o)
 	p.lost = o.lost
-	e.lost[shardKey{o.Tap, o.Session, o.Shard}] = o.lost
+	e.lost[shardOf(o)] = toldLoss{o.lost, o}
 	if n == 0 {
 		return nil // told with a frame of another interface
 	}
+	e.marks = append(e.marks, lossMark{len(e.buf), shardOf(o), n})
 	return fmt.Appendf(e.mark[:0], "ntap: %d datagrams of tap %d, shard %d, were lost before this frame", n, o.Tap, o.Shard)
 }
 
@@ -287,7 +344,7 @@ func (e *pcapngEncoder) reset() {
 	for _, id := range e.touched {
 		e.known[id].given = 0
 	}
-	e.buf, e.frames, e.bytes, e.touched = e.buf[:0], 0, 0, e.touched[:0]
+	e.buf, e.frames, e.bytes, e.touched, e.marks = e.buf[:0], 0, 0, e.touched[:0], e.marks[:0]
 }
 
 // blockLen returns the length of the block that b begins with.

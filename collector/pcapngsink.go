@@ -3,6 +3,8 @@
 package collector
 
 import (
+	"maps"
+
 	"github.com/ntap-project/ntap/perf"
 	"github.com/ntap-project/ntap/proto"
 )
@@ -67,5 +69,17 @@ func (s *pcapngSink) write() {
 // Counts returns the sink's accounts.
 func (s *pcapngSink) Counts() *SinkCounts { return &s.counts }
 
-// Close writes what is encoded. The file stays open for the others.
-func (s *pcapngSink) Close() error { return s.Flush() }
+// Close writes what is encoded, and says what no frame told. The file stays open
+// for the others.
+func (s *pcapngSink) Close() error {
+	err := s.Flush()
+	untold := s.untold()
+	s.f.mu.Lock()
+	defer s.f.mu.Unlock()
+	if s.f.untold == nil {
+		s.f.untold = untold
+	} else {
+		maps.Copy(s.f.untold, untold)
+	}
+	return err
+}

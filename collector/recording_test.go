@@ -466,29 +466,3 @@ func TestRecordingErrors(t *testing.T) {
 		}
 	}
 }
-
-// Datagrams that were lost are told in a comment on the next frame, once.
-func TestPcapngLossMarks(t *testing.T) {
-	var out bytes.Buffer
-	f, _ := testFile(t, &out)
-	s, o, other := f.sink(nil), origin(7, nil), origin(8, nil)
-	o.lost = 5 // before its first frame
-	for n, lost := range []uint64{0, 0, 3, 0, 0, 70000, 0} {
-		o.lost += lost
-		s.Write(o, &proto.Record{Data: []byte{byte(n)}, Interface: uint32(n % 2), LinkType: 1})
-		s.Write(other, &proto.Record{Data: []byte{100}, LinkType: 1})
-	}
-	if err := errors.Join(s.Close(), f.Close()); err != nil {
-		t.Fatal(err)
-	}
-	_, packets, _ := blocks(t, out.Bytes())
-	for _, p := range packets {
-		want := map[byte]string{2: "ntap: 3 datagrams of tap 7, shard 0, were lost before this frame", 5: "ntap: 70000 datagrams of tap 7, shard 0, were lost before this frame"}[p.Data[0]]
-		if string(p.Comment) != want {
-			t.Errorf("frame %d: %q, want %q", p.Data[0], p.Comment, want)
-		}
-	}
-	if len(packets) != 14 {
-		t.Errorf("%d packets", len(packets))
-	}
-}

@@ -387,6 +387,7 @@ type PcapngStatistics struct {
 	Start, End uint64 // ticks; also the time of the statistics
 	Accepted   uint64 // isb_filteraccept: packets that came to the writer
 	Delivered  uint64 // isb_usrdeliv: packets written
+	Comment    string // opt_comment
 }
 
 // Append appends the block to dst.
@@ -394,6 +395,7 @@ func (s *PcapngStatistics) Append(dst []byte) []byte {
 	dst, at := beginBlock(dst, PcapngTypeStatistics)
 	dst = binary.LittleEndian.AppendUint32(dst, s.Interface)
 	dst = appendTicks(dst, s.End)
+	dst = appendText(dst, optionComment, s.Comment)
 	dst = appendTicks(append(dst, 2, 0, 8, 0), s.Start)
 	dst = appendTicks(append(dst, 3, 0, 8, 0), s.End)
 	dst = appendUint64(dst, 6, s.Accepted)
@@ -407,21 +409,20 @@ func ParsePcapngStatistics(b []byte, order ByteOrder) (s PcapngStatistics, err e
 		return s, ErrPcapng
 	}
 	ticks := func(v []byte) uint64 { return uint64(order.Uint32(v))<<32 | uint64(order.Uint32(v[4:])) }
-	s.Interface = order.Uint32(b[8:])
-	s.End = ticks(b[12:])
+	s.Interface, s.End = order.Uint32(b[8:]), ticks(b[12:])
 	o := options{order, b[20 : len(b)-4]}
 	for code, v, ok := o.next(); ok; code, v, ok = o.next() {
-		if len(v) != 8 {
-			continue
-		}
-		switch code {
-		case 2:
+		switch {
+		case code == optionComment:
+			s.Comment = string(v)
+		case len(v) != 8:
+		case code == 2:
 			s.Start = ticks(v)
-		case 3:
+		case code == 3:
 			s.End = ticks(v)
-		case 6:
+		case code == 6:
 			s.Accepted = order.Uint64(v)
-		case 8:
+		case code == 8:
 			s.Delivered = order.Uint64(v)
 		}
 	}
