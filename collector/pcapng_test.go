@@ -292,6 +292,7 @@ func TestPcapngInterfaces(t *testing.T) {
 func TestPcapngVisible(t *testing.T) {
 	var out bytes.Buffer
 	f, _ := testFile(t, &out)
+	defer f.Close()
 	s, o := f.sink(nil), origin(1, nil)
 	for n := 1; n < 20; n++ {
 		s.Write(o, &proto.Record{Data: make([]byte, n), LinkType: 1})
