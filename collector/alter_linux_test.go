@@ -5,6 +5,7 @@ package collector
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"net"
 	"path/filepath"
 	"strings"
@@ -151,6 +152,7 @@ func TestRerouteServe(t *testing.T) {
 	if _, err := second.Read(head); err != nil || !bytes.Equal(head, []byte{0x4D, 0x3C, 0xB2, 0xA1}) {
 		t.Errorf("the new client got %x (%v), want pcap with ns", head, err)
 	}
+	go io.Copy(io.Discard, second) // one that went with frames on their way would be refused those
 	third, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
@@ -160,7 +162,6 @@ func TestRerouteServe(t *testing.T) {
 	if n, err := third.Read(head); err == nil {
 		t.Errorf("a third client got %x", head[:n])
 	}
-	second.Close()
 	n := r.unpacked()
 	r.until("frames went on", func() bool { return r.unpacked() > n+500 })
 	all := f.end()

@@ -5,6 +5,7 @@ package collector
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -128,6 +129,17 @@ func wholeBlocks(b []byte) int {
 		n += blockLen(b[n:])
 	}
 	return n
+}
+
+// packetBlocks returns how many of the whole blocks at the start of b are enhanced
+// packet blocks.
+func packetBlocks(b []byte) (packets int) {
+	for n := 0; len(b)-n >= 8 && blockLen(b[n:]) <= len(b)-n; n += blockLen(b[n:]) {
+		if binary.LittleEndian.Uint32(b[n:]) == 6 {
+			packets++
+		}
+	}
+	return packets
 }
 
 // When the reader of a pipe goes away, the output fails.
