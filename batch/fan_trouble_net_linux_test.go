@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-
 	"github.com/ntap-project/ntap/internal/testnet"
 )
 
