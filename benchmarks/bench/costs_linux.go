@@ -52,9 +52,9 @@ func (b *bench) comparisons(shared map[string]float64) []comparison {
 }
 
 // Rates for what is compared with the kernel's mirroring: sharedPart of what that
-// carries, or fallback where it is not to be had.
+// carries for a moment, or fallback where it is not to be had.
 const (
-	sharedPart = 0.85
+	sharedPart = 0.7
 	fallback   = 100e3
 )
 
