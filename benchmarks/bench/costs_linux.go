@@ -51,15 +51,13 @@ func (b *bench) comparisons(shared map[string]float64) []comparison {
 	}
 }
 
-// Rates for what is compared with the kernel's mirroring: sharedPart of what that
-// carries for a moment, or fallback where it is not to be had.
-const (
-	sharedPart = 0.7
-	fallback   = 100e3
-)
+// fallback is the rate for what is compared with the kernel's mirroring, where that
+// is not to be had.
+const fallback = 100e3
 
-// sharedRates finds out what those are on this machine: mirroring works where the
-// source writes, so that what the source can offer with it is what it carries.
+// sharedRates finds out at which rates the kernel's mirroring can be compared on
+// this machine: the highest that it carries, in steps of a tenth. It works where the
+// source writes, so that what the source offers with it is what it carries.
 func (b *bench) sharedRates(ctx context.Context, all []system) (map[string]float64, error) {
 	rates := map[string]float64{}
 	for _, frame := range []string{"300", "1300"} {
@@ -71,11 +69,17 @@ func (b *bench) sharedRates(ctx context.Context, all []system) (map[string]float
 		if err := s.rig.Traffic(ctx, traffic(frame)); err != nil {
 			return nil, err
 		}
-		t, err := s.rig.Trial(ctx, measure.Offer{For: b.Trial / 2})
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", s.name, err)
+		for rate := 0.0; ; {
+			t, err := s.rig.Trial(ctx, measure.Offer{Rate: rate, For: b.Trial})
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", s.name, err)
+			}
+			if rate > 0 && t.Offered.Rate() >= sameRate*rate || rate == 1000 {
+				rates[frame] = rate
+				break
+			}
+			rate = max(1000, math.Floor(0.9*t.Offered.Rate()/1000)*1000)
 		}
-		rates[frame] = max(1000, math.Floor(sharedPart*t.Offered.Rate()/1000)*1000)
 	}
 	return rates, nil
 }
@@ -178,7 +182,7 @@ func (b *bench) compare(ctx context.Context, all []system, c comparison) error {
 }
 
 // sameRate is how near two rates have to be for a ratio.
-const sameRate = 0.95
+const sameRate = 0.97
 
 // rateIn returns the rate that a system was offered, frames a second.
 func rateIn(trials []measure.Trial) float64 {

@@ -74,7 +74,7 @@ func run(ctx context.Context, args []string) error {
 	f.BoolVar(&b.Quick, "quick", false, "a little of everything, to see that it runs: the figures say nothing")
 	out := f.String("out", "", "results file; default: benchmarks/results/MACHINE-COMMIT.json, or none with -quick")
 	only := f.String("only", "", "parts to run, of: "+strings.Join(names(), ",")+"; default: all")
-	f.IntVar(&b.Rounds, "rounds", 0, "of everything that is compared, in turn; default: 4, or 1 with -quick")
+	f.IntVar(&b.Rounds, "rounds", 0, "of everything that is compared, in turn; default: 3, or 1 with -quick")
 	f.DurationVar(&b.Trial, "trial", 0, "length of a trial; default: 600ms, or 100ms with -quick")
 	f.IntVar(&b.Source, "source-cpu", measure.SourceCPU(), "CPU that the traffic source is pinned to; -1: none")
 	f.StringVar(&b.wireguard, "wireguard", "bin/peers/wireguard", "the program wireguard-go")
@@ -145,7 +145,7 @@ func (b *bench) check(only string, soak time.Duration, load float64, frame strin
 			return fmt.Errorf("-only %s: no part is called %q; there are %s", only, n, strings.Join(names(), ", "))
 		}
 	}
-	rounds, trial := 4, 600*time.Millisecond
+	rounds, trial := 3, 600*time.Millisecond
 	if b.Quick {
 		rounds, trial = 1, 100*time.Millisecond
 	}

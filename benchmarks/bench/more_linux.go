@@ -22,7 +22,7 @@ func (b *bench) stages(ctx context.Context) error {
 		Checks:     pick(b, []string{"200", "1000"}, []string{"700"}),
 		Rounds:     b.Rounds,
 		Pure:       b.Trial / 15,
-		Trial:      b.Trial * 3 / 5,
+		Trial:      b.Trial / 2,
 		AllKernels: true,
 		Say:        func(s string) { b.say("%s", s) },
 	})

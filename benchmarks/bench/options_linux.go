@@ -54,7 +54,7 @@ func (b *bench) options(ctx context.Context) error {
 	for _, frame := range pick(b, []string{"300", "1300"}, []string{"300"}) {
 		own := make([][]float64, len(rigs))
 		all, more := make([][]float64, len(rigs)), make([][]float64, len(rigs))
-		for range min(b.Rounds, 3) {
+		for range min(b.Rounds, 2) {
 			for i, r := range rigs {
 				if err := r.Traffic(ctx, measure.Traffic{Frame: frame}); err != nil {
 					return err

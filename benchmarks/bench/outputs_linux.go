@@ -91,7 +91,7 @@ func (b *bench) outputs(ctx context.Context) error {
 		}
 	}
 	for _, frame := range pick(b, []string{"64", "300", "1514", "imix"}, []string{"300"}) {
-		for range min(b.Rounds, 3) {
+		for range min(b.Rounds, 2) {
 			for i := range kinds {
 				k := &kinds[i]
 				if err := k.rig.Traffic(ctx, traffic(frame)); err != nil {

@@ -149,7 +149,7 @@ func (b *bench) curve(ctx context.Context, name, frame string, rate float64) err
 	c := outcome.Curve{System: name, Frame: frame}
 	// 0 is as many as the source can, which comes last.
 	for _, part := range pick(b, []float64{0.05, 0.1, 0.25, 0.5, 0.75, 0.95, 1.2, 0}, []float64{0.5, 0}) {
-		a, _, err := r.Attempt(ctx, rate*part, b.Trial, measure.Pieces(frame))
+		a, _, err := r.Attempt(ctx, rate*part, b.Trial*2/3, measure.Pieces(frame))
 		if err != nil {
 			return err
 		}

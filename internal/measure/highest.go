@@ -47,7 +47,7 @@ const (
 	// not hold, mostLower times at the most.
 	holds     = 3
 	lower     = 0.96
-	mostLower = 4
+	mostLower = 6
 	// backlogMost is what a system may have on its way when the source ends: 3 ms of
 	// a remote's timer, and several slices of the scheduler (3 ms each) where threads
 	// share CPUs. That is of the rate in s.
