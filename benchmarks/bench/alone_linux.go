@@ -57,22 +57,14 @@ func (b *bench) collectorAlone(ctx context.Context, r *measure.Rig, name, vtep s
 		if _, err := r.Trial(ctx, measure.Offer{Rate: slow, For: b.Trial / 4}); err != nil {
 			return err
 		}
-		rounds := 1
-		if vtep == "" && frame != "imix" {
-			rounds = min(b.Rounds, 2)
+		s, err := measure.Highest(ctx, b.attempts(ctx, r, frame))
+		if err != nil {
+			return err
 		}
-		var found []measure.Search
-		for range rounds {
-			s, err := measure.Highest(ctx, b.attempts(ctx, r, frame))
-			if err != nil {
-				return err
-			}
-			b.say("%s, frames of %s: %.0f a second", name, frame, s.Rate)
-			found = append(found, s)
-		}
-		b.noteRate(name, frame, found)
-		if rate := measure.SpreadOf(rateOf(found)...).Median; frame != "imix" && rate > 0 && vtep == "" {
-			if err := b.beyond(ctx, r, name, frame, rate); err != nil {
+		b.say("%s, frames of %s: %.0f a second", name, frame, s.Rate)
+		b.noteRate(name, frame, []measure.Search{s})
+		if frame != "imix" && s.Rate > 0 && vtep == "" {
+			if err := b.beyond(ctx, r, name, frame, s.Rate); err != nil {
 				return err
 			}
 		}

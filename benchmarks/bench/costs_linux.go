@@ -51,12 +51,16 @@ func (b *bench) comparisons(shared map[string]float64) []comparison {
 	}
 }
 
-// fallback is the rate for what is compared with the kernel's mirroring, where that
-// is not to be had.
-const fallback = 100e3
+// What is compared with the kernel's mirroring runs at sharedPart of what that
+// carries in a trial, since it does not carry as much in each; or at fallback,
+// where it is not to be had.
+const (
+	sharedPart = 0.85
+	fallback   = 100e3
+)
 
 // sharedRates finds out at which rates the kernel's mirroring can be compared on
-// this machine: the highest that it carries, in steps of a tenth. It works where the
+// this machine, from the highest that it carries, in steps of a tenth. It works where the
 // source writes, so that what the source offers with it is what it carries.
 func (b *bench) sharedRates(ctx context.Context, all []system) (map[string]float64, error) {
 	rates := map[string]float64{}
@@ -75,7 +79,7 @@ func (b *bench) sharedRates(ctx context.Context, all []system) (map[string]float
 				return nil, fmt.Errorf("%s: %w", s.name, err)
 			}
 			if rate > 0 && t.Offered.Rate() >= sameRate*rate || rate == 1000 {
-				rates[frame] = rate
+				rates[frame] = math.Floor(sharedPart*rate/1000) * 1000
 				break
 			}
 			rate = max(1000, math.Floor(0.9*t.Offered.Rate()/1000)*1000)

@@ -97,7 +97,7 @@ func (b *bench) outputs(ctx context.Context) error {
 				if err := k.rig.Traffic(ctx, traffic(frame)); err != nil {
 					return err
 				}
-				t, err := k.rig.Trial(ctx, measure.Offer{Rate: easy(frame), For: b.Trial * 2 / 3})
+				t, err := k.rig.Trial(ctx, measure.Offer{Rate: easy(frame), For: b.Trial / 2})
 				if err != nil {
 					return fmt.Errorf("%s: %w", k.name, err)
 				}

@@ -46,11 +46,11 @@ func (b *bench) rates(ctx context.Context) error {
 		for _, name := range names {
 			b.noteRate(name, frame, found[name])
 		}
-		if ours, peer := rateOf(found[sysNtap]), rateOf(found[sysWireGuard]); compared && len(peer) > 0 {
-			b.ratio(outcome.Ratio{What: "frames a second without loss of " + sysNtap, Peer: sysWireGuard, Frame: frame, Target: rateTargets[frame], Ratio: measure.Ratio(ours, peer)})
+		if r := rateRatio(found[sysNtap], found[sysWireGuard]); compared && r.N > 0 {
+			b.ratio(outcome.Ratio{What: "frames a second without loss of " + sysNtap, Peer: sysWireGuard, Frame: frame, Target: rateTargets[frame], Ratio: r})
 		}
-		if ours, peer := rateOf(found[sysNtap]), rateOf(found[sysVXLAN]); compared && len(peer) > 0 {
-			b.ratio(outcome.Ratio{What: "frames a second without loss of " + sysNtap, Peer: sysVXLAN, Frame: frame, Ratio: measure.Ratio(ours, peer)})
+		if r := rateRatio(found[sysNtap], found[sysVXLAN]); compared && r.N > 0 {
+			b.ratio(outcome.Ratio{What: "frames a second without loss of " + sysNtap, Peer: sysVXLAN, Frame: frame, Ratio: r})
 		}
 	}
 	return nil
@@ -75,6 +75,17 @@ func (b *bench) search(ctx context.Context, name, frame string) (*measure.Search
 		return nil, err
 	}
 	return &s, balance(ctx, all)
+}
+
+// rateRatio compares two systems round by round, where both found a rate.
+func rateRatio(ours, peer []measure.Search) measure.Spread {
+	var a, b []float64
+	for i := range min(len(ours), len(peer)) {
+		if ours[i].Rate > 0 && peer[i].Rate > 0 {
+			a, b = append(a, ours[i].Rate), append(b, peer[i].Rate)
+		}
+	}
+	return measure.Ratio(a, b)
 }
 
 func rateOf(all []measure.Search) (v []float64) {
