@@ -94,7 +94,7 @@ type RemoteConfig struct {
 // A SideAccount is the account of either side so far. Frames, unless said.
 type SideAccount struct {
 	Suite       string `json:"suite,omitempty"`
-	Captured    uint64 `json:"captured,omitempty"`
+	Captured    uint64 `json:"captured,omitempty"` // with those that the kernel dropped
 	KernelDrops uint64 `json:"kernel_drops,omitempty"`
 	Sealed      uint64 `json:"sealed,omitempty"`
 	SealedBytes uint64 `json:"sealed_bytes,omitempty"`
