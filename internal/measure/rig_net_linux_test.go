@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ntap-project/ntap/internal/testnet"
 )
 
@@ -172,5 +174,43 @@ func TestFlights(t *testing.T) {
 				t.Errorf("%+v; %+v", trial, a)
 			}
 		})
+	}
+}
+
+// Frames that the ring had no room for are among those that the remote counts, and
+// the account adds up: they used to be counted twice, and a run that overloaded a
+// remote was an error.
+func TestBalanceOfAnOverload(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	if _, err := r.B.DropAll(LinkB); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Source(ctx, Traffic{Frame: "1300"}, -1); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Remote(ctx, RemoteConfig{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(r.remote.PID(), unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	for range 20 { // 64 MiB are full after 47,000 frames
+		var o Offered
+		if err := ask(ctx, r.source, "run", Offer{For: 200 * time.Millisecond}, time.Minute, &o); err != nil {
+			t.Fatal(err)
+		}
+		if r.offered += o.Frames; r.offered > 60000 {
+			break
+		}
+	}
+	if err := unix.Kill(r.remote.PID(), unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Balance(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if a, _, err := r.Accounts(ctx); err != nil || a.KernelDrops == 0 {
+		t.Errorf("%+v of %d frames, %v", a, r.offered, err)
 	}
 }

@@ -360,7 +360,7 @@ func (s *survey) collectors(ctx context.Context) error {
 			if err := r.Traffic(ctx, Traffic{Frame: frame}); err != nil {
 				return err
 			}
-			t, _, err := s.trial(ctx, r, Offer{Rate: easyRate(frame), For: s.cfg.Trial})
+			t, _, err := s.trial(ctx, r, Offer{Rate: lively * easyRate(frame), For: s.cfg.Trial})
 			if err != nil {
 				return err
 			}

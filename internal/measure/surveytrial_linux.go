@@ -35,6 +35,9 @@ const (
 	trickle = 20e3
 	// brisk is how much more than its easyRate a ring and a remote carry anywhere.
 	brisk = 3
+	// lively is how much more a collector carries: at easyRate flights are short, and
+	// frames as VXLAN cost a third more than where it is busy.
+	lively = 2
 )
 
 // wakes are what parties took in a trial of hardly any frames, and what of that
