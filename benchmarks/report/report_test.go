@@ -286,3 +286,48 @@ func TestCommitted(t *testing.T) {
 		}
 	}
 }
+
+// The numbers of README.md are those of the newest committed results.
+func TestReadme(t *testing.T) {
+	path, err := newest(filepath.Join("../..", resultsDir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := outcome.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Join(strings.Fields(string(b)), " ")
+	ratio := func(what, peer, frame string) float64 {
+		for _, x := range r.Ratios {
+			if strings.HasPrefix(x.What, what) && x.Peer == peer && x.Frame == frame && x.Target > 0 {
+				return x.Ratio.Median
+			}
+		}
+		t.Errorf("%s has no ratio of %s to %s at %s bytes", path, what, peer, frame)
+		return 0
+	}
+	const cpu, rate = "all CPU a frame of ntap at ", "frames a second without loss of ntap"
+	wants := []string{
+		fmt.Sprintf("**%.2f** times the CPU of the kernel's own mirroring", ratio(cpu, "kernel VXLAN", "300")),
+		fmt.Sprintf("**%.2f** times at 1300", ratio(cpu, "kernel VXLAN", "1300")),
+		fmt.Sprintf("carries **%.1f** and **%.1f** times the frames", ratio(rate, "VXLAN in WireGuard", "300"), ratio(rate, "VXLAN in WireGuard", "1300")),
+	}
+	for _, w := range r.Wire {
+		if w.Frame == "imix" {
+			wants = append(wants, fmt.Sprintf("grows by **%.1f %%**", 100*(w.Ratio-1)))
+		}
+	}
+	if len(wants) != 4 {
+		t.Errorf("%s says nothing of IMIX on the wire", path)
+	}
+	for _, want := range wants {
+		if !strings.Contains(text, want) {
+			t.Errorf("README.md does not say %q, as %s does", want, path)
+		}
+	}
+}
