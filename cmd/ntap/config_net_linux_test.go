@@ -42,33 +42,7 @@ func flowFrame(tap, flow, n int) []byte {
 // stream sends frames of 16 flows out of an interface until it is stopped, which
 // returns how many there were.
 func (w *world) stream(ns, iface string, tap int) (sent *atomic.Int64, stop func() int) {
-	end, done := make(chan struct{}), make(chan struct{})
-	sent = new(atomic.Int64)
-	go func() {
-		defer close(done)
-		w.inside(ns, func() error {
-			wire, err := testnet.OpenWire(iface)
-			if err != nil {
-				return err
-			}
-			defer wire.Close()
-			for {
-				select {
-				case <-end:
-					return nil
-				case <-time.After(2 * time.Millisecond):
-				}
-				for range 8 {
-					n := int(sent.Load())
-					if err := wire.Send(flowFrame(tap, n/2%16, n)); err != nil {
-						return err
-					}
-					sent.Add(1)
-				}
-			}
-		})
-	}()
-	return sent, func() int { close(end); <-done; return int(sent.Load()) }
+	return w.pour(ns, iface, func(n int) []byte { return flowFrame(tap, n/2%16, n) })
 }
 
 // ours returns the frames of flowFrame in a capture file, by tap.

@@ -14,9 +14,14 @@ import (
 	"github.com/ntap-project/ntap/internal/testnet"
 )
 
-// flood sends numbered frames of size bytes out of an interface, some thousand a
-// second, until it is stopped, which returns how many there were.
+// flood sends numbered frames of size bytes out of an interface, as pour does.
 func (w *world) flood(ns, iface string, size int) (sent *atomic.Int64, stop func() int) {
+	return w.pour(ns, iface, func(n int) []byte { return testnet.Numbered(n, size) })
+}
+
+// pour sends frames out of an interface, some thousand a second, until it is
+// stopped, which returns how many there were.
+func (w *world) pour(ns, iface string, frame func(n int) []byte) (sent *atomic.Int64, stop func() int) {
 	end, done := make(chan struct{}), make(chan struct{})
 	sent = new(atomic.Int64)
 	go func() {
@@ -34,7 +39,7 @@ func (w *world) flood(ns, iface string, size int) (sent *atomic.Int64, stop func
 				case <-time.After(2 * time.Millisecond):
 				}
 				for range 10 {
-					if err := wire.Send(testnet.Numbered(int(sent.Load()), size)); err != nil {
+					if err := wire.Send(frame(int(sent.Load()))); err != nil {
 						return err
 					}
 					sent.Add(1)
