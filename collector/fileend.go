@@ -50,7 +50,7 @@ func (e *fileEnd) open(at time.Time) error {
 		for n := 2; e.cfg.Keep && holds(path) && n < math.MaxUint16; n++ {
 			path = again(e.cfg.Path, n)
 		}
-		file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644) // the umask has its say
+		file, err := createPlain(path)
 		if err == nil {
 			err = e.take(file, "")
 		}

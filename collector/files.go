@@ -114,6 +114,25 @@ func openFile(ctx context.Context, c File, again bool, stdout io.Writer, warn fu
 	return out, openRecording(cfg, names, c.Rotate, &out)
 }
 
+// createPlain makes the file of an output that is one file, or empties it. One that
+// somebody else writes stays as it is: of the frames of both, none could be read.
+func createPlain(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o644) // the umask has its say
+	if err != nil {
+		return nil, err
+	}
+	if st, err := f.Stat(); err == nil && !st.Mode().IsRegular() { // as /dev/null
+		return f, nil
+	}
+	if errors.Is(syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB), syscall.EWOULDBLOCK) { // others: no locks there
+		return nil, errors.Join(fmt.Errorf("%s is written by another output, or by another collector: give each a file of its own", path), f.Close())
+	}
+	if err := f.Truncate(0); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
 // of makes an output of one stream.
 func (o *output) of(f *pcapngFile) {
 	o.sink = func(worker int, a *OutputAccount) (sink, error) {

@@ -38,6 +38,8 @@ type outputs struct {
 	again  bool  // the output that is opened failed before
 	fatal  error // all outputs failed
 
+	made map[string]bool // outputs that were open, whose file would be replaced if they were opened as at the start
+
 	mu      sync.Mutex // of what follows; not held for frames
 	leaving []*outlet  // not in the table any more, and not closed yet
 }
@@ -85,7 +87,7 @@ func (t *table) outlets() (all []*outlet) {
 // now is tried again while the collector runs, if there are others; which is
 // said.
 func openOutputs(ctx context.Context, sh *shared, a *Account) (*outputs, error) {
-	o := &outputs{sh: sh, ctx: ctx, account: a, opened: make(chan attempt)}
+	o := &outputs{sh: sh, ctx: ctx, account: a, opened: make(chan attempt), made: make(map[string]bool)}
 	specs, err := sh.cfg.specs(&sh.cfg)
 	if err != nil {
 		return nil, err
@@ -118,8 +120,18 @@ func openOutputs(ctx context.Context, sh *shared, a *Account) (*outputs, error) 
 			o.unopened(l)
 		}
 	}
+	o.begun(t)
 	o.now.Store(t)
 	return o, nil
+}
+
+// begun notes which outputs have a file by now that is not to be replaced.
+func (o *outputs) begun(t *table) {
+	for _, l := range t.outlets() {
+		if l.wait == nil && l.spec.once {
+			o.made[l.spec.name] = true
+		}
+	}
 }
 
 // warn is told of what goes wrong with an output and is not fatal.
@@ -145,18 +157,12 @@ func (o *outputs) outlet(t *table, s *spec, old []*outlet) *outlet {
 			return l
 		}
 	}
-	fresh := o.fresh(s)
-	for _, l := range old {
-		if l != nil && l.spec.name == s.name && (l.again || l.failure() != nil) {
-			fresh.again = true
-		}
-	}
-	return fresh
+	return o.fresh(s)
 }
 
 // fresh returns an outlet that is to be opened.
 func (o *outputs) fresh(s *spec) *outlet {
-	return &outlet{spec: s, account: o.account.output(s.name, s.each).part(), snap: s.takes.SnapLen, how: s.how, wait: &waiting{why: errNotYet}}
+	return &outlet{spec: s, account: o.account.output(s.name, s.each).part(), snap: s.takes.SnapLen, how: s.how, wait: &waiting{why: errNotYet}, again: o.made[s.name]}
 }
 
 // errNotYet says that an output waits for one that has what it needs.
@@ -347,6 +353,7 @@ func parted(from, in *table) (gone []*outlet) {
 // more. It returns false if ctx is done before they have.
 func (o *outputs) publish(ctx context.Context, t *table) bool {
 	before := o.now.Load()
+	o.begun(t)
 	o.mu.Lock()
 	o.leaving = append(o.leaving, parted(before, t)...)
 	o.mu.Unlock()
