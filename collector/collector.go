@@ -117,6 +117,9 @@ func open(ctx context.Context, cfg Config) (_ *collector, err error) {
 	if (cfg.Allow == nil) != (cfg.Pairs == nil) {
 		return nil, errors.New("collector: public-key mode takes a key pair and an allow-list: give both, or none")
 	}
+	if cfg.Workers < 0 || cfg.Workers > engine.MaxShards {
+		return nil, fmt.Errorf("collector: %d workers: 1 to %d, or 0 for 1", cfg.Workers, engine.MaxShards)
+	}
 	if cfg.Reorder < 0 || cfg.Reorder > 4096 {
 		return nil, fmt.Errorf("collector: reorder window of %d datagrams: 1 to 4096", cfg.Reorder)
 	}

@@ -41,6 +41,8 @@ func (c *File) check() (names namePattern, err error) {
 	}
 	r := &c.Rotate
 	switch {
+	case c.Path == "":
+		return names, errors.New("no file is named: give its name, or - for standard output")
 	case c.Buffer != 0 && c.Buffer < minQueue:
 		return names, fmt.Errorf("%d bytes that wait: that is too small; %d or more", c.Buffer, minQueue)
 	case r.Size != 0 && r.Size < minRotation:
@@ -201,7 +203,7 @@ func ignoreClosed(err error) error {
 }
 
 // errNoReader says that a FIFO has no reader.
-var errNoReader = errors.New("stopped while waiting for a reader of the FIFO")
+var errNoReader = errors.New("the FIFO has no reader")
 
 // openFIFO waits until the FIFO has a reader, or ctx is done.
 func openFIFO(ctx context.Context, path string, warn func(error)) (*os.File, error) {

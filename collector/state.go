@@ -84,9 +84,8 @@ func openState(path string) (*state, error) {
 	}
 	f, err := os.Open(s.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		s.changed = true // to learn now, not after the first tap, that it cannot be written
-		if err := s.Save(); err != nil {
-			return nil, err
+		if err := replaceFile(s.path, s.text()); err != nil { // to learn it now, not after the first tap
+			return nil, fmt.Errorf("collector: state file: %w; its folder has to be there, and one that this user may write to: make it, or name another file", err)
 		}
 		return s, nil
 	}
