@@ -135,11 +135,12 @@ func (e *extcap) listConfig(w io.Writer) error {
 }
 
 // checkFilter prints what is wrong with the filter, and nothing if that is
-// nothing: so Wireshark wants it.
+// nothing. Of a program whose exit status is not 0 Wireshark takes nothing that it
+// printed (ws_pipe_spawn_sync, wsutil/ws_pipe.c).
 func (e *extcap) checkFilter(w io.Writer) error {
 	if _, err := filter.Compile(e.filter, filter.Options{LinkType: filter.Ethernet}); err != nil {
-		fmt.Fprintln(w, err)
-		return usageError{err}
+		_, err = fmt.Fprintln(w, err)
+		return err
 	}
 	return nil
 }
