@@ -362,6 +362,8 @@ func (o *ovs) vsctl(ctx context.Context, args ...string) (string, error) {
 		return said.String(), nil
 	case errors.Is(err, exec.ErrNotFound):
 		return "", fmt.Errorf("ovs: ovs-vsctl is not installed here: install Open vSwitch (apt install openvswitch-switch), or print the command with --dry-run: %w", err)
+	case strings.Contains(text, "database connection failed (Permission denied)"):
+		return "", fmt.Errorf("ovs: ovsdb-server's socket is not for this user: run this as root, or as a user who may write to it: %s", text)
 	case strings.Contains(text, "database connection failed"):
 		return "", fmt.Errorf("ovs: ovsdb-server does not answer: start Open vSwitch (systemctl start openvswitch-switch), or say with --db where it listens: %s", text)
 	case errors.As(err, &exit) && !exit.Exited(): // by the alarm that --timeout set

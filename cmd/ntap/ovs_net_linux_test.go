@@ -298,6 +298,18 @@ func TestOVSSetupAndRemove(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "ovsdb-server does not answer: start Open vSwitch") {
 		t.Errorf("%v\n%s", err, out)
 	}
+
+	// A user without the right is not told to start what runs, as it used to be.
+	tools := t.TempDir()
+	said := "#!/bin/sh\necho 'ovs-vsctl: unix:/run/db.sock: database connection failed (Permission denied)' >&2\nexit 1\n"
+	if err := os.WriteFile(filepath.Join(tools, "ovs-vsctl"), []byte(said), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd = exec.Command(ntapBinary, "ovs", "setup")
+	cmd.Env = []string{"PATH=" + tools}
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "run this as root") || strings.Contains(string(out), "start Open vSwitch") {
+		t.Errorf("%v\n%s", err, out)
+	}
 	cmd = exec.Command(ntapBinary, "ovs", "setup")
 	cmd.Env = []string{"PATH=" + t.TempDir()}
 	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "apt install openvswitch-switch") {
