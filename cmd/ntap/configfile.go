@@ -34,6 +34,7 @@ type configFile struct {
 	taps     []configTap
 	outputs  collector.Outputs
 	given    bool // outputs are in the file
+	empty    bool // nothing is in the file
 	tls      []configTLS
 }
 
@@ -77,6 +78,7 @@ func (r *configReader) config(text []byte, flags map[string]settable, routes boo
 	if root == nil {
 		root = &yaml.Node{Kind: yaml.MappingNode}
 	}
+	f.empty = len(root.Content) == 0
 	var taps, outputs *yaml.Node
 	known := map[string]field{}
 	if routes {

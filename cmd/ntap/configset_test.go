@@ -3,6 +3,8 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -40,6 +42,48 @@ func wantedOf(t *testing.T, text string, args ...string) (collector.Outputs, []c
 		file.given.taps[i].line = 0
 	}
 	return outs, file.given.taps, err
+}
+
+// A file with nothing in it, which it had at the start, changes nothing when it is
+// read again: it may be being written just then. All outputs used to end, and ntap0
+// to be made. One that was always empty, beside flags, is as good as before.
+func TestConfigEmptied(t *testing.T) {
+	for _, c := range []struct {
+		at, then string
+		want     string // of the error
+	}{
+		{"port: 5678\noutputs:\n- write: x\n", "", "there is nothing in it"},
+		{"outputs:\n- write: x\n", "# to be done\n", "there is nothing in it"},
+		{"port: 5678\n", "", "there is nothing in it"},
+		{"", "", ""},
+		{"# none yet", "outputs:\n- write: x\n", ""},
+		{"outputs:\n- write: x\n", "port: 5678\n", ""},
+	} {
+		path := filepath.Join(t.TempDir(), "c.yaml")
+		write := func(text string) {
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write(c.at)
+		var (
+			routes routeFlags
+			file   = configFlag{taps: routes.known}
+			cmd    = newCollector()
+		)
+		cmd.ResetFlags()
+		cmd.Flags().String("port", "", "")
+		routes.add(cmd)
+		file.add(cmd, notInFile...)
+		if err := errors.Join(cmd.ParseFlags([]string{"--config", path}), file.load(cmd)); err != nil {
+			t.Fatal(err)
+		}
+		write(c.then)
+		_, _, err := routes.again(cmd, &file, new(collector.Config))
+		if got := fmt.Sprint(err); c.want == "" && err != nil || !strings.Contains(got, c.want) {
+			t.Errorf("%q, and then %q: %v", c.at, c.then, err)
+		}
+	}
 }
 
 // outputSamples say each field of each kind of output, as the file does and as

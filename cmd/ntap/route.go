@@ -110,6 +110,9 @@ func (o *routeFlags) again(c *cobra.Command, flag *configFlag, cfg *collector.Co
 	if err != nil {
 		return outs, nil, err
 	}
+	if file.empty && !flag.given.empty {
+		return outs, nil, usagef("configuration: %s: there is nothing in it, as in a file that is just being written, and there was when the collector started; without it, start the collector anew", file.path)
+	}
 	if outs, err = o.wanted(c, file); err != nil {
 		return outs, nil, err
 	}
