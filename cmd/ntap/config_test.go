@@ -66,6 +66,8 @@ func TestConfigErrors(t *testing.T) {
 		{"taps:\n- id: 7\n- id: 7\n- id: 99999999999\n- name: x\n- 7\n- id: 8\n  nmae: y", map[int]string{
 			3: "tap 7 comes twice, first in line 2", 4: "want a tap ID", 5: "a tap without an id", 6: "want fields", 8: "is it name?"}},
 		{"taps:\n- id: 1\n  name: a\n- id: 2\n  name: a\n- {id: 3, name: 3d}", map[int]string{4: "the name a is that of tap 1 in line 2", 6: "begins with a letter"}},
+		{"taps:\n- id: 1\n  name: others\n- id: 2\n  name: all\nd: 1", map[int]string{ // of others vni says something; for d it said: is it io?
+			3: "neither all nor others", 5: "neither all nor others", 6: `unknown field "d"; there are allow,`}},
 		{"taps: 7", map[int]string{1: "want a list"}},
 		{"taps:\n- id: 1\n  public-key: AAAA\n- id: 2\n  key-file: x\n  public-key: MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqo!", map[int]string{
 			3: "4 characters; want 44", 4: "a tap has one of them", 6: "the key is not base64"}},
@@ -82,7 +84,7 @@ func TestConfigErrors(t *testing.T) {
 			6: "tap 99 is not among taps:", 10: `unknown tap "rome"`}},
 		{"outputs:\n- interface: a\n- write: a\n- interface: a", map[int]string{4: "interface a is given twice, first in line 2"}},
 		{"outputs:\n- write: '%q'\n- write: x\n  rotate-keep: 3\n- write: y\n  rotate-size: 1x\n  rotate-seconds: -1\n- write: '-'\n  rotate-seconds: 60", map[int]string{
-			2: "after % comes", 3: "a file never ends", 5: "want a size", 7: "want a number from 0", 8: "one stream"}},
+			2: "after % comes", 3: "rotate-keep 3 without rotate-size and rotate-seconds: a file never ends", 5: "want a size", 7: "want a number from 0", 8: "one stream"}},
 		{"outputs:\n- vxlan: h\n  vni: 16777216\n- vxlan: a:b:c\n- vxlan: i\n  vni: {x: 1}\n- vxlan: j\n  vni: {7: 16777216}\n  oversize: cut\n  mtu: 1\n- vxlan: k\n  oversize: fragment\n  mtu: 1500\n- vxlan: h:4789", map[int]string{
 			3: "16777216\" is no VNI: 0 to 16777215", 4: "want HOST[:PORT]", 6: "is no tap", 8: "24 bits", 9: "drop, slice, fragment", 10: "from 576", 11: "exclude each other", 14: "given twice, first in line 2"}},
 		{"outputs:\n- pcap-over-ip: 0.0.0.0:1\n- pcap-over-ip: x:y\n- pcap-over-ip: 1\n  format: erf\n  buffer: 1\n- pcap-over-ip: 2\n  tls: {cert: a}\n- pcap-over-ip: 127.0.0.1:1", map[int]string{
@@ -104,6 +106,18 @@ func TestConfigErrors(t *testing.T) {
 		}
 		if len(got) > 0 {
 			t.Errorf("%s\nnot wanted in lines %v:\n%v", c.text, got, text)
+		}
+	}
+}
+
+// What is wrong with a rotation is said once, in the words of the file: it used to
+// be said twice, and of -W, -C and -G.
+func TestConfigSaysOnce(t *testing.T) {
+	for _, text := range []string{"rotate-keep: 3", "rotate-size: 1x", "rotate-size: 1k"} {
+		_, err := parseConfig("f", []byte("outputs:\n- write: x\n  "+text), collectorSettings(), true)
+		lines, said := errorsAt(t, err)
+		if word, _, _ := strings.Cut(text, ":"); len(lines) != 1 || !strings.Contains(said, "write: "+word+" ") {
+			t.Errorf("%s: %s", text, said)
 		}
 	}
 }

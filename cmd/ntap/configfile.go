@@ -133,7 +133,7 @@ func (f *configFile) tap(r *configReader, n *yaml.Node) {
 		"name": func(v *yaml.Node) {
 			t.name = r.text(v, "taps: name")
 			if t.name != "" && !goodName(t.name) {
-				r.fail(v, "taps: name %q: want a word that begins with a letter, without commas, blanks and =, and not all", t.name)
+				r.fail(v, "taps: name %q: want a word that begins with a letter, without commas, blanks and =, and neither all nor others", t.name)
 			}
 		},
 		"key-file": func(v *yaml.Node) { t.keyFile = r.text(v, "taps: key-file") },

@@ -190,8 +190,9 @@ func (o *outputReader) ofFile(what string, f *collector.File) fieldsOf {
 		"buffer":         func(v *yaml.Node) { f.Buffer = o.number(v, what+": buffer", 1<<20, maxMemory) },
 	}, func(n *yaml.Node) {
 		var err error
-		if f.Rotate, err = flags.rotation(was); err != nil {
+		if f.Rotate, err = flags.rotation(was, [3]string{"rotate-size", "rotate-seconds", "rotate-keep"}); err != nil {
 			o.fail(n, "%s: %v", what, err)
+			f.Rotate = collector.Rotation{} // it is said once
 		}
 	}}
 }

@@ -157,7 +157,7 @@ func keysOf(m map[string]field) func(func(string) bool) {
 // suggest says which field was meant, or which there are.
 func suggest(word string, known map[string]field) string {
 	names := slices.Sorted(keysOf(known))
-	best, least := "", 3
+	best, least := "", min(3, max(len(word), 1)) // of a word of which nothing is left, none was meant
 	for _, name := range names {
 		if d := distance(strings.ToLower(word), name); d < least {
 			best, least = name, d

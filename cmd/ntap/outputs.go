@@ -52,7 +52,7 @@ func (o *outputFlags) add(c *cobra.Command) {
 
 // set adds the outputs of the flags.
 func (o *outputFlags) set(cfg *collector.Outputs) error {
-	roll, err := o.rotation(0)
+	roll, err := o.rotation(0, [3]string{"-C", "-G", "-W"})
 	if err != nil {
 		return err
 	}
@@ -178,8 +178,8 @@ func serveAddress(s string) (addr string, loopback bool) {
 }
 
 // rotation returns what -C, -G and -W say, in tcpdump's units. size is in force
-// where -C says nothing, bytes.
-func (o *outputFlags) rotation(size int64) (r collector.Rotation, err error) {
+// where -C says nothing, bytes; words are what the user calls the three.
+func (o *outputFlags) rotation(size int64, words [3]string) (r collector.Rotation, err error) {
 	r = collector.Rotation{Size: size, Every: time.Duration(o.every) * time.Second, Keep: o.keep}
 	if o.size != "" {
 		unit, number := int64(1e6), o.size
@@ -196,14 +196,14 @@ func (o *outputFlags) rotation(size int64) (r collector.Rotation, err error) {
 		}
 		n, err := strconv.ParseInt(number, 10, 32)
 		if r.Size = n * unit; err != nil || r.Size < 1e6 {
-			return r, usagef("-C %s: want a size of 1 (a million bytes) or more, or with a unit, as in 1000k, 512m, 4g", o.size)
+			return r, usagef("%s %s: want a size of 1 (a million bytes) or more, or with a unit, as in 1000k, 512m, 4g", words[0], o.size)
 		}
 	}
-	if err := errors.Join(within("-G", o.every, 0, maxRotate), within("-W", o.keep, 0, maxKeep)); err != nil {
+	if err := errors.Join(within(words[1], o.every, 0, maxRotate), within(words[2], o.keep, 0, maxKeep)); err != nil {
 		return r, err
 	}
 	if r.Keep > 0 && r.Size == 0 && r.Every == 0 {
-		return r, usagef("-W %d without -C and -G: a file never ends", o.keep)
+		return r, usagef("%s %d without %s and %s: a file never ends", words[2], o.keep, words[0], words[1])
 	}
 	return r, nil
 }

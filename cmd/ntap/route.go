@@ -241,7 +241,7 @@ func (o *routeFlags) known(file *configFile) error {
 
 // goodName says whether a tap may be called so.
 func goodName(s string) bool {
-	return s != "" && s != "all" && (s[0] < '0' || s[0] > '9') && !strings.ContainsAny(s, ",=\" \t\r\n")
+	return s != "" && s != "all" && s != "others" && (s[0] < '0' || s[0] > '9') && !strings.ContainsAny(s, ",=\" \t\r\n")
 }
 
 // checkOutputs says all that is wrong with outputs, certificates among it.
