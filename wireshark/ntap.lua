@@ -219,7 +219,7 @@ local function follow(number, key, counter)
 	if counter < stream.next then
 		notes[number] = -1
 	elseif counter > stream.next then
-		notes[number] = (counter - stream.next):tonumber()
+		notes[number] = counter - stream.next
 	end
 	if counter >= stream.next then
 		stream.next = counter + 1
@@ -539,8 +539,8 @@ function ntap.dissector(tvb, pinfo, root)
 		if note == -1 then
 			bad(tree, e.again)
 		elseif note then
-			tree:add(f.missing, UInt64(note)):set_generated()
-			bad(tree, e.missing, string.format("%d datagrams are missing before this one", note))
+			tree:add(f.missing, note):set_generated()
+			bad(tree, e.missing, tostring(note) .. " datagrams are missing before this one")
 		end
 	end
 	if not whole then

@@ -4,7 +4,10 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
+	"math"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/ntap-project/ntap/crypto"
@@ -166,6 +169,21 @@ func TestDissectorHostile(t *testing.T) {
 	}
 	if bad < 300 || bad > len(want)-300 {
 		t.Errorf("%d of %d datagrams are malformed", bad, len(want))
+	}
+
+	// Counters that leap: what is missing is a number of 64 bits, of which Lua's
+	// string.format made an error from 2^63 on.
+	var leaps [][]byte
+	for _, counter := range []uint64{5, 1<<40 + 6, 1 << 40, 1<<63 + 1<<41, math.MaxUint64 - 1, 7, math.MaxUint64} {
+		d := bytes.Clone(c.all[0])
+		binary.BigEndian.PutUint64(d[16:], counter)
+		leaps = append(leaps, d)
+	}
+	missing := []string{"", "1099511627776", "", "9223373136366403577", "9223369837831520253", "", ""}
+	for i, row := range dissect(t, onTheWire(t, 5678, leaps), "ntap.missing") {
+		if got := strings.Join(row[0], ""); got != missing[i] {
+			t.Errorf("counter %d: %s missing, want %s", binary.BigEndian.Uint64(leaps[i][16:]), got, missing[i])
+		}
 	}
 
 	// Whole datagrams cut, of any version, kind and suite, and noise.
