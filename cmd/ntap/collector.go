@@ -122,7 +122,7 @@ programs that connect (PCAP over IP).`,
 	}
 	f := c.Flags()
 	f.StringVarP(&port, "port", "p", "", "[HOST:]PORT to listen on")
-	f.BoolVarP(&clear, "clear", "K", false, "the same as --allow-plaintext")
+	f.BoolVarP(&clear, "clear", "K", false, "--allow-plaintext, for which no key is needed then")
 	f.BoolVar(&cfg.AllowPlaintext, "allow-plaintext", false, "also take datagrams that nobody sealed")
 	f.BoolVar(&cfg.LowLatency, "low-latency", false, "look for datagrams without sleeping: a CPU for each worker")
 	f.StringVar(&cfg.IO, "io", "auto", "how datagrams come in, and frames get to the virtual interface: auto, uring or mmsg")

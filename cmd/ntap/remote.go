@@ -162,7 +162,7 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
 	f.StringVar(&cfg.IO, "io", "auto", "how datagrams are sent: auto, uring, mmsg or zerocopy")
 	f.StringArrayVarP(&collectors, "collector", "c", nil, "HOST:PORT of the collector; may be given again")
 	f.StringVar(&send, "send", "copy", "to several collectors: copy, all to each, or share, each flow to one")
-	f.BoolVarP(&clear, "clear", "K", false, "do not encrypt; the same as --suite plaintext")
+	f.BoolVarP(&clear, "clear", "K", false, "do not encrypt: --suite plaintext, for which no key is needed then")
 	f.StringVar(&suite, "suite", "auto", "auto, aes-256-gcm, chacha20-poly1305 or plaintext")
 	f.Int64Var(&tap, "tap", -1, "tap ID; default: that of the key file, or 1")
 	f.StringVar(&cfg.Name, "name", "", "name of the tap; default: the host's")
