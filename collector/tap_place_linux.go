@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"runtime"
 	"slices"
@@ -59,6 +60,9 @@ func findPlace(name string) (p place, err error) {
 		}
 		unix.Close(p.fd)
 		p.fd, err = -1, errors.New("it is no network namespace")
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return p, fmt.Errorf("collector: TAP: network namespace %s: %w; it takes CAP_SYS_ADMIN, and that of another user's process CAP_SYS_PTRACE, too: run as root", name, err)
 	}
 	return p, fmt.Errorf("collector: TAP: network namespace %s: %w; give the name of one that ip netns shows, a file as /proc/PID/ns/net, or the PID of a process in it", name, err)
 }
