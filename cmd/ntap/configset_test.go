@@ -168,6 +168,8 @@ func TestConfigFlagTwins(t *testing.T) {
 	same("outputs:\n- pcap-over-ip: 0.0.0.0:1234\n  tls: {cert: a, key: b, client-ca: c}\n- pcap-over-ip: 0.0.0.0:1235\n  tls: {cert: a, key: b, client-ca: d}",
 		"--no-tap", "--pcap-over-ip", "0.0.0.0:1234", "--pcap-over-ip", "0.0.0.0:1235", "--tls-cert", "a", "--tls-key", "b", "--tls-client-ca", "c", "--set", "0.0.0.0:1235 tls.client-ca=d")
 	same("outputs:\n- pcap-over-ip: 0.0.0.0:1234\n  tls: {cert: a, key: b, client-ca: c}", "--no-tap", "--pcap-over-ip", "0.0.0.0:1234", "--set", "pcap-over-ip tls.cert=a tls.key=b tls.client-ca=c")
+	same("outputs:\n- write: a b\n  snaplen: 50\n- write: a b c\n  taps: [berlin]\n  buffer: 1048577\n- write: a", // names were cut at the first blank
+		"--no-tap", "-w", "a b", "-w", "a b c", "-w", "a", "--select", "a b snaplen=50", "--set", "a b c taps=berlin buffer=1048577")
 
 	// Of taps, and of settings.
 	_, a, err := wantedOf(t, "taps: [{id: 1, name: a, key-file: f}, {id: 2, public-key: "+goodPublicKey+"}]")

@@ -76,7 +76,7 @@ func (o *outputFlags) set(cfg *collector.Outputs) error {
 func (o *outputFlags) choose(cfg *collector.Outputs, file *configFile) error {
 	seen := make(map[*collector.Selection]bool)
 	for _, text := range o.selects {
-		name, rest, _ := strings.Cut(strings.TrimSpace(text), " ")
+		name, rest := about(targets(cfg), text)
 		rest, err := file.byID(rest)
 		if err != nil {
 			return usagef("--select %q: %w", text, err)

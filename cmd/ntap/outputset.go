@@ -24,6 +24,21 @@ func (t *target) is(word string) bool {
 	return word != "" && (word == t.kind || word == t.name || word == t.other)
 }
 
+// about splits what --select or --set says into the output, whose name may have
+// blanks in it, and the rest.
+func about(all []target, text string) (word, rest string) {
+	text = strings.TrimSpace(text)
+	word, rest, _ = strings.Cut(text, " ")
+	for _, t := range all {
+		for _, name := range []string{t.name, t.other} {
+			if behind, ok := strings.CutPrefix(text, name); ok && len(name) > len(word) && (behind == "" || behind[0] == ' ') {
+				word, rest = name, behind
+			}
+		}
+	}
+	return word, strings.TrimSpace(rest)
+}
+
 // targets returns all outputs.
 func targets(outs *collector.Outputs) (all []target) {
 	for i := range outs.TAPs {
@@ -58,7 +73,7 @@ func targets(outs *collector.Outputs) (all []target) {
 func (o *outputFlags) change(outs *collector.Outputs, file *configFile) error {
 	all := targets(outs)
 	for _, text := range o.sets {
-		word, rest, _ := strings.Cut(strings.TrimSpace(text), " ")
+		word, rest := about(all, text)
 		n, err := setNode(rest)
 		if err != nil {
 			return usagef("--set %q: %w", text, err)
