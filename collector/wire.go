@@ -9,10 +9,13 @@ import (
 )
 
 // finish gives the outputs what the wire saw of r, which the kernel had not
-// finished when it was captured. What it cannot cut it gives as it is.
+// finished when it was captured. What it cannot cut it gives as it is; what it is
+// not to cut with its checksum, which programs that read whole frames look at, too.
 func (w *worker) finish(o *Origin, r *proto.Record) {
 	frames := 0
-	if !w.cfg.KeepGSO || r.GSOType == 0 {
+	if w.cfg.KeepGSO && r.GSOType != 0 {
+		r.Complete()
+	} else {
 		frames = w.cut.Finish(r, func(r *proto.Record) { w.give(o, r) }, func() {
 			w.flushed = errors.Join(w.flushed, w.flushSinks())
 		})

@@ -219,7 +219,7 @@ func (c *Cutter) Reset() { c.used = 0 }
 // be done with all of them.
 func (c *Cutter) Finish(r *Record, give func(*Record), full func()) (frames int) {
 	if r.GSOType == 0 {
-		complete(r)
+		r.Complete()
 		give(r)
 		return 1
 	}
@@ -374,9 +374,13 @@ func putSum(d []byte, sum uint16, udp bool) {
 	binary.BigEndian.PutUint16(d, sum)
 }
 
-// complete finishes the checksum of r in place, as skb_checksum_help does. Of
-// a sliced frame it cannot be computed; it stays as it was captured.
-func complete(r *Record) {
+// Complete finishes the checksum of r in place, if it is not complete, as
+// skb_checksum_help does. Of a sliced frame it cannot be computed; it stays as it
+// was captured.
+func (r *Record) Complete() {
+	if !r.NeedsCsum {
+		return
+	}
 	d, start := r.Data, int(r.CsumStart)
 	at := start + int(r.CsumOffset)
 	switch {

@@ -115,8 +115,9 @@ func lastCPU(t *testing.T) (cpu string) {
 	return cpu
 }
 
-// With --keep-gso the frames stay whole, longer than the wire had them, and all
-// bytes are there.
+// With --keep-gso the frames stay whole, longer than the wire had them, all bytes
+// are there, and their checksums are right: they used to be those of the pseudo
+// header alone, and programs that look at them threw such frames away.
 func TestKeepGSO(t *testing.T) {
 	testnet.RequireTool(t, "tshark")
 	w := newWorld(t)
@@ -141,6 +142,9 @@ func TestKeepGSO(t *testing.T) {
 	}
 	if long == 0 || bytes < size {
 		t.Errorf("%d frames are longer than the MTU, %d bytes of %d\n%s", long, bytes, size, text)
+	}
+	if good, bad := verifiedChecksums(t, file); bad != 0 || good < long {
+		t.Errorf("%d checksums are good, %d bad, of %d long frames and others", good, bad, long)
 	}
 }
 
