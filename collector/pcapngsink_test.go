@@ -218,7 +218,7 @@ func TestPcapngFIFO(t *testing.T) {
 	}
 	stopped, stop := context.WithCancel(t.Context())
 	stop()
-	if _, err := openFile(stopped, File{Path: path}, false, nil, nil); err == nil || !strings.Contains(err.Error(), "waiting for a reader") {
+	if _, err := openFile(stopped, File{Path: path}, false, nil, nil); err == nil || !strings.Contains(err.Error(), "has no reader") {
 		t.Errorf("stopped: %v", err)
 	}
 	reader := make(chan *os.File)
