@@ -201,7 +201,7 @@ func (m *merger) origin(o *Origin) *Origin {
 		if len(m.own) == maxOwn {
 			clear(m.own)
 		}
-		own = &Origin{Tap: o.Tap, Session: o.Session, Shard: o.Shard, announce: o.announce}
+		own = &Origin{Tap: o.Tap, Session: o.Session, Shard: o.Shard, announce: o.announce, tally: o.tally}
 		m.own[o] = own
 	}
 	m.from, m.to = o, own

@@ -34,21 +34,33 @@ type pcapngKey struct {
 	clock   string          // that its times are of
 }
 
+// A pcapngSource is what an interface block is made of, and its statistics.
+type pcapngSource struct {
+	key      pcapngKey
+	announce *proto.Announce // nil: nothing was heard yet
+	tally    *tally          // nil: nothing is known of what was captured
+}
+
 // A pcapngTable numbers the interfaces of one section.
 type pcapngTable struct {
-	ids   map[pcapngKey]uint32
-	stats []pcapngStats // by number
+	start   int64 // ns since 1970: the section began
+	periods *periods
+	ids     map[pcapngKey]uint32
+	stats   []pcapngStats // by number
 }
 
 type pcapngStats struct {
+	of          ifKey
+	tally       *tally
 	early       bool
 	given, lost uint64 // frames
 }
 
-// number returns the number of the interface for key, whose frames the stream
+// number returns the number of the interface of a source, whose frames the stream
 // cuts at snap bytes if that is not 0. It appends the interface's block to head
 // if it is new.
-func (t *pcapngTable) number(head []byte, key pcapngKey, a *proto.Announce, snap int) ([]byte, uint32) {
+func (t *pcapngTable) number(head []byte, of pcapngSource, snap int) ([]byte, uint32) {
+	key, a := of.key, of.announce
 	if id, ok := t.ids[key]; ok {
 		return head, id
 	}
@@ -84,15 +96,18 @@ func (t *pcapngTable) number(head []byte, key pcapngKey, a *proto.Announce, snap
 	}
 	id := uint32(len(t.stats))
 	t.ids[key] = id
-	t.stats = append(t.stats, pcapngStats{early: key.early})
+	s := pcapngStats{of: ifKey{key.tap, key.session, key.number}, tally: of.tally, early: key.early}
+	t.periods.meet(s.of, s.tally)
+	t.stats = append(t.stats, s)
 	return b.Append(head), id
 }
 
-// statistics appends what became of the frames of every interface from start
-// to end, ns since 1970.
+// statistics appends what became of the frames of every interface up to end, ns
+// since 1970. Of several blocks of one interface, as when the filter changed, the
+// last tells what was captured.
 // lost are datagrams that came after the last frame; the first interface of the
 // session tells of them.
-func (t *pcapngTable) statistics(head []byte, start, end int64, lost map[shardKey]uint64) []byte {
+func (t *pcapngTable) statistics(head []byte, end int64, lost map[shardKey]uint64) []byte {
 	told := make(map[uint32]string)
 	for k, n := range lost {
 		first, has := uint32(0), false
@@ -105,11 +120,21 @@ func (t *pcapngTable) statistics(head []byte, start, end int64, lost map[shardKe
 			told[first] += fmt.Sprintf("ntap: %d datagrams of tap %d, shard %d, were lost after its last frame\n", n, k.tap, k.shard)
 		}
 	}
+	last := make(map[ifKey]int)
+	for id, s := range t.stats {
+		last[s.of] = id
+	}
 	for id, s := range t.stats {
 		b := proto.PcapngStatistics{
-			Interface: uint32(id), Start: ticks(start, s.early), End: ticks(end, s.early),
-			Accepted: s.given, Delivered: s.given - s.lost, Comment: strings.TrimSuffix(told[uint32(id)], "\n"),
+			Interface: uint32(id), Accepted: s.given, Delivered: s.given - s.lost, Comment: strings.TrimSuffix(told[uint32(id)], "\n"),
 		}
+		start := t.start
+		if last[s.of] == id {
+			var c ifCount
+			start, c = t.periods.end(s.of, s.tally, t.start, end)
+			c.put(&b)
+		}
+		b.Start, b.End = ticks(start, s.early), ticks(end, s.early)
 		head = b.Append(head)
 	}
 	return head
@@ -118,7 +143,7 @@ func (t *pcapngTable) statistics(head []byte, start, end int64, lost map[shardKe
 // A pcapngStream is what an encoder's blocks go to. It numbers their interfaces
 // anew with each section.
 type pcapngStream interface {
-	describe(e *pcapngEncoder, key pcapngKey, a *proto.Announce) uint32
+	describe(e *pcapngEncoder, of pcapngSource) uint32
 }
 
 // A pcapngEncoder makes blocks of the records that one worker gives to one
@@ -166,10 +191,9 @@ type shardKey struct {
 
 // A pcapngKnown is what an encoder knows of an interface.
 type pcapngKnown struct {
-	key      pcapngKey
-	announce *proto.Announce
-	given    uint64 // frames in buf
-	dropped  uint64 // frames since the last that is encoded
+	pcapngSource
+	given   uint64 // frames in buf
+	dropped uint64 // frames since the last that is encoded
 }
 
 // A pcapngPlace keeps the interface block that the frames of an origin's
@@ -301,24 +325,25 @@ func (e *pcapngEncoder) find(p *pcapngPlace) uint32 {
 	}
 	id, ok := e.ids[key]
 	if !ok {
-		id = e.to.describe(e, key, p.announce)
-		e.learn(id, key, p.announce)
+		of := pcapngSource{key, p.announce, p.o.tally}
+		id = e.to.describe(e, of)
+		e.learn(id, of)
 	}
 	return id
 }
 
-func (e *pcapngEncoder) learn(id uint32, key pcapngKey, a *proto.Announce) {
-	e.ids[key] = id
+func (e *pcapngEncoder) learn(id uint32, of pcapngSource) {
+	e.ids[of.key] = id
 	for uint64(id) >= uint64(len(e.known)) {
 		e.known = append(e.known, pcapngKnown{})
 	}
-	e.known[id] = pcapngKnown{key: key, announce: a, dropped: e.missing[key]}
-	delete(e.missing, key)
+	e.known[id] = pcapngKnown{pcapngSource: of, dropped: e.missing[of.key]}
+	delete(e.missing, of.key)
 }
 
 // begin goes on with a new section: what is encoded gets its numbers. number
 // gives them; the stream is locked.
-func (e *pcapngEncoder) begin(section uint64, number func(pcapngKey, *proto.Announce) uint32) {
+func (e *pcapngEncoder) begin(section uint64, number func(pcapngSource) uint32) {
 	old := e.known
 	for _, k := range old {
 		if k.dropped > 0 && len(e.missing) < 1<<16 {
@@ -331,8 +356,8 @@ func (e *pcapngEncoder) begin(section uint64, number func(pcapngKey, *proto.Anno
 		was := &old[binary.LittleEndian.Uint32(b[8:])]
 		id, known := e.ids[was.key]
 		if !known {
-			id = number(was.key, was.announce)
-			e.learn(id, was.key, was.announce)
+			id = number(was.pcapngSource)
+			e.learn(id, was.pcapngSource)
 		}
 		binary.LittleEndian.PutUint32(b[8:], id)
 		e.count(id)
