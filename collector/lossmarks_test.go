@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ntap-project/ntap/internal/testnet"
 	"github.com/ntap-project/ntap/proto"
@@ -85,5 +86,60 @@ func TestPcapngLossMarksStay(t *testing.T) {
 	}
 	if want := "ntap: 4 datagrams of tap 7, shard 0, were lost after its last frame"; stats[0].Comment != want || stats[1].Comment != "" {
 		t.Errorf("the end says %q and %q, want %q", stats[0].Comment, stats[1].Comment, want)
+	}
+}
+
+// What was lost after the last frame is told where frames are merged, too: of every
+// worker, also when the output goes while they run on. It used to be told of outputs
+// alone that are not merged.
+func TestMergedLossAfterLastFrame(t *testing.T) {
+	for _, window := range []time.Duration{time.Millisecond, time.Minute} {
+		var buf bytes.Buffer
+		f, _ := testFile(t, &buf)
+		var bare output
+		bare.of(f)
+		out := merged(bare, &Config{Merge: window})
+		account := new(OutputAccount)
+		var origins []*Origin
+		for worker := range 3 {
+			s, err := out.sink(worker, account)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for shard := range uint16(2) {
+				o := origin(uint32(worker), nil)
+				o.Shard = shard
+				origins = append(origins, o)
+				o.lost = 7 // before its first frame
+				s.Write(o, &proto.Record{Data: []byte{1}, LinkType: 1})
+			}
+			if err := s.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			if worker > 0 {
+				origins[2*worker].lost += uint64(worker)
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			origins[2*worker].lost += 100 // the worker goes on without this output
+		}
+		if err := out.close(); err != nil {
+			t.Fatal(err)
+		}
+		_, packets, stats := blocks(t, buf.Bytes())
+		if len(packets) != len(origins) || len(stats) != 3 {
+			t.Fatalf("%d packets, %d interfaces", len(packets), len(stats))
+		}
+		interfaces, _, _ := blocks(t, buf.Bytes())
+		for id, st := range stats {
+			want := map[string]string{
+				"tap 1": "ntap: 1 datagrams of tap 1, shard 0, were lost after its last frame",
+				"tap 2": "ntap: 2 datagrams of tap 2, shard 0, were lost after its last frame",
+			}[interfaces[id].Description]
+			if st.Comment != want {
+				t.Errorf("window %v: %s: the end says %q, want %q", window, interfaces[id].Description, st.Comment, want)
+			}
+		}
 	}
 }
