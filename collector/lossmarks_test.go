@@ -5,6 +5,7 @@ package collector
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -141,5 +142,39 @@ func TestMergedLossAfterLastFrame(t *testing.T) {
 				t.Errorf("window %v: %s: the end says %q, want %q", window, interfaces[id].Description, st.Comment, want)
 			}
 		}
+	}
+}
+
+// A stream that is joined again within its session, as when its key is good again,
+// counts its losses anew, and so do the marks. They used to tell of 2^64 less what
+// was told before.
+func TestPcapngLossMarksJoinedAgain(t *testing.T) {
+	var out bytes.Buffer
+	f, _ := testFile(t, &out)
+	s, before, again := f.sink(nil), origin(7, nil), origin(7, nil)
+	put := func(o *Origin, lost uint64) {
+		o.lost += lost
+		s.Write(o, &proto.Record{Data: []byte{1}, LinkType: 1})
+	}
+	put(before, 0)
+	put(before, 5)
+	put(again, 0)
+	put(again, 2)
+	again.lost += 3
+	if err := errors.Join(s.Close(), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	_, packets, stats := blocks(t, out.Bytes())
+	for i, n := range []int{0, 5, 0, 2} {
+		want := ""
+		if n > 0 {
+			want = fmt.Sprintf("ntap: %d datagrams of tap 7, shard 0, were lost before this frame", n)
+		}
+		if string(packets[i].Comment) != want {
+			t.Errorf("frame %d says %q, want %q", i, packets[i].Comment, want)
+		}
+	}
+	if want := "ntap: 3 datagrams of tap 7, shard 0, were lost after its last frame"; stats[0].Comment != want {
+		t.Errorf("the end says %q, want %q", stats[0].Comment, want)
 	}
 }

@@ -279,7 +279,7 @@ func (e *pcapngEncoder) place(o *Origin, r *proto.Record) *pcapngPlace {
 // told returns how many lost datagrams of a shard were told here.
 func (e *pcapngEncoder) told(o *Origin) uint64 {
 	t, ok := e.lost[shardOf(o)]
-	if !ok {
+	if !ok || t.o != o { // the stream was joined again: it counts anew
 		if len(e.lost) == 1<<16 {
 			clear(e.lost)
 		}
