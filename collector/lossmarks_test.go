@@ -178,3 +178,54 @@ func TestPcapngLossMarksJoinedAgain(t *testing.T) {
 		t.Errorf("the end says %q, want %q", stats[0].Comment, want)
 	}
 }
+
+// What was lost after the last frame is told in the last file of a recording though
+// the tap has no frame there, and of any number of shards. Such losses used to be
+// told nowhere, and those of two shards at the most.
+func TestRecordingTellsLossAtEnd(t *testing.T) {
+	dir := t.TempDir()
+	out, _ := openTestRecording(t, File{Path: filepath.Join(dir, "x.pcapng"), Rotate: Rotation{Size: minRotation}})
+	s, err := out.sink(0, new(OutputAccount))
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(o *Origin, n int) {
+		for range n {
+			s.Write(o, &proto.Record{Data: make([]byte, 1000), LinkType: 1})
+		}
+		if err := s.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	gone := origin(8, nil)
+	put(gone, 1)
+	gone.lost = 4
+	var shards []*Origin
+	for n := range uint16(9) {
+		o := origin(7, nil)
+		o.Shard = n
+		put(o, 100) // more than a file has
+		shards = append(shards, o)
+	}
+	for _, o := range shards {
+		o.lost = 3
+	}
+	if err := errors.Join(s.Close(), out.close()); err != nil {
+		t.Fatal(err)
+	}
+	files := listDir(t, dir)
+	for i, name := range files {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, packets, stats := blocks(t, b)
+		want := ""
+		if i == len(files)-1 {
+			want = "ntap: 27 datagrams of tap 7, 9 shards, were lost after their last frames\nntap: 4 datagrams of tap 8, shard 0, were lost after its last frame"
+		}
+		if len(files) < 2 || len(stats) == 0 || stats[0].Comment != want {
+			t.Errorf("%s, %d packets: %+v, want %q", name, len(packets), stats, want)
+		}
+	}
+}

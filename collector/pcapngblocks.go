@@ -3,10 +3,12 @@
 package collector
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"net"
-	"strings"
+	"slices"
 
 	"github.com/ntap-project/ntap/proto"
 )
@@ -105,29 +107,15 @@ func (t *pcapngTable) number(head []byte, of pcapngSource, snap int) ([]byte, ui
 // statistics appends what became of the frames of every interface up to end, ns
 // since 1970. Of several blocks of one interface, as when the filter changed, the
 // last tells what was captured.
-// lost are datagrams that came after the last frame; the first interface of the
-// session tells of them.
+// lost are datagrams that were lost after the last frame.
 func (t *pcapngTable) statistics(head []byte, end int64, lost map[shardKey]uint64) []byte {
-	told := make(map[uint32]string)
-	for k, n := range lost {
-		first, has := uint32(0), false
-		for key, id := range t.ids {
-			if key.tap == k.tap && key.session == k.session && (!has || id < first) {
-				first, has = id, true
-			}
-		}
-		if has && len(told[first]) < maxMark {
-			told[first] += fmt.Sprintf("ntap: %d datagrams of tap %d, shard %d, were lost after its last frame\n", n, k.tap, k.shard)
-		}
-	}
 	last := make(map[ifKey]int)
 	for id, s := range t.stats {
 		last[s.of] = id
 	}
+	told := t.ends(lost)
 	for id, s := range t.stats {
-		b := proto.PcapngStatistics{
-			Interface: uint32(id), Accepted: s.given, Delivered: s.given - s.lost, Comment: strings.TrimSuffix(told[uint32(id)], "\n"),
-		}
+		b := proto.PcapngStatistics{Interface: uint32(id), Accepted: s.given, Delivered: s.given - s.lost, Comment: told[uint32(id)]}
 		start := t.start
 		if last[s.of] == id {
 			var c ifCount
@@ -138,6 +126,47 @@ func (t *pcapngTable) statistics(head []byte, end int64, lost map[shardKey]uint6
 		head = b.Append(head)
 	}
 	return head
+}
+
+// ends says what the statistics of which interface tell of datagrams lost after the
+// last frame: the first one of the session; or of the file, if the session has no
+// frame in that, since it is a later one of a recording.
+func (t *pcapngTable) ends(lost map[shardKey]uint64) map[uint32]string {
+	type ended struct {
+		shards int
+		shard  uint16
+		n      uint64
+	}
+	sums, first := make(map[ifKey]ended), make(map[ifKey]uint32)
+	for k, n := range lost {
+		of := ifKey{tap: k.tap, session: k.session}
+		sums[of] = ended{sums[of].shards + 1, k.shard, sums[of].n + n}
+	}
+	for id := len(t.stats) - 1; id >= 0; id-- {
+		first[ifKey{tap: t.stats[id].of.tap, session: t.stats[id].of.session}] = uint32(id)
+	}
+	told := make(map[uint32]string)
+	tell := func(id uint32, k ifKey) {
+		text := fmt.Sprintf("ntap: %d datagrams of tap %d, shard %d, were lost after its last frame", sums[k].n, k.tap, sums[k].shard)
+		if sums[k].shards > 1 {
+			text = fmt.Sprintf("ntap: %d datagrams of tap %d, %d shards, were lost after their last frames", sums[k].n, k.tap, sums[k].shards)
+		}
+		if told[id] != "" {
+			text = told[id] + "\n" + text
+		}
+		told[id] = text
+	}
+	for k := range sums {
+		if id, has := first[k]; has {
+			tell(id, k)
+		}
+	}
+	for _, k := range slices.SortedFunc(maps.Keys(sums), func(a, b ifKey) int { return cmp.Or(cmp.Compare(a.tap, b.tap), cmp.Compare(a.session, b.session)) }) {
+		if _, has := first[k]; !has && len(told[0]) < maxMark {
+			tell(0, k)
+		}
+	}
+	return told
 }
 
 // A pcapngStream is what an encoder's blocks go to. It numbers their interfaces
