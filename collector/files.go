@@ -228,6 +228,7 @@ func openRecording(cfg pcapngConfig, names namePattern, roll Rotation, o *output
 	if err := names.probe(); err != nil {
 		return fmt.Errorf("collector: %s: %w", cfg.Name, err)
 	}
+	cfg.Since = time.Now()
 	if names.has("t") {
 		cfg.Buffer = cmp.Or(cfg.Buffer, queueTaps)
 		size := min(queuePart, cfg.Buffer/8)

@@ -59,6 +59,12 @@ type mergeFrame struct {
 // mergeOverhead is what a frame takes besides its bytes.
 const mergeOverhead = 128
 
+// A mergeEnd says how many datagrams an origin had lost at its end.
+type mergeEnd struct {
+	of   *Origin
+	lost uint64
+}
+
 // A mergeWait says when a batch came, and of what time its latest frame is.
 type mergeWait struct {
 	came   time.Time
@@ -201,11 +207,20 @@ func (m *merger) origin(o *Origin) *Origin {
 		if len(m.own) == maxOwn {
 			clear(m.own)
 		}
-		own = &Origin{Tap: o.Tap, Session: o.Session, Shard: o.Shard, announce: o.announce}
+		own = &Origin{Tap: o.Tap, Session: o.Session, Shard: o.Shard, announce: o.announce, tally: o.tally}
 		m.own[o] = own
 	}
 	m.from, m.to = o, own
 	return own
+}
+
+// end notes what was lost by the end, behind the last frame.
+func (m *merger) end(ends []mergeEnd) {
+	for _, e := range ends {
+		if own := m.own[e.of]; own != nil {
+			own.lost = e.lost
+		}
+	}
 }
 
 // sink puts the heap's first batch where it belongs.

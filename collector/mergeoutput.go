@@ -51,7 +51,8 @@ type mergeOutput struct {
 	started error         // why there is no sink
 	done    chan struct{} // closed when the goroutine has ended; nil: it has not begun
 	coming  []*mergeBatch
-	bytes   int // of those, and of what waited when the goroutine last looked
+	ends    []mergeEnd // of the workers that are done: of all when closing
+	bytes   int        // of those, and of what waited when the goroutine last looked
 	free    []*mergeBatch
 	takes   *choice // what the sink is to select
 	err     error   // of the sink
@@ -119,7 +120,7 @@ func (w *mergeOutput) run() {
 		w.mu.Lock()
 		came, w.coming = w.coming, came[:0]
 		closing = w.closing
-		takes := w.takes
+		takes, ends := w.takes, w.ends
 		w.mu.Unlock()
 		if takes != chosen {
 			chosen = takes
@@ -134,6 +135,7 @@ func (w *mergeOutput) run() {
 		}
 		if w.m.due(now); closing {
 			w.m.all()
+			w.m.end(ends)
 		}
 		err := w.sink.Flush()
 		if closing {
@@ -189,9 +191,11 @@ type chooser interface{ choose(takes *choice) }
 
 // A mergeSink is a worker's end of a mergeOutput.
 type mergeSink struct {
-	w   *mergeOutput
-	b   *mergeBatch
-	err error
+	w    *mergeOutput
+	b    *mergeBatch
+	err  error
+	from *Origin              // of the frame before
+	all  map[*Origin]struct{} // of all frames
 
 	_      perf.Pad
 	counts SinkCounts // of what is not selected, and does not come here
@@ -205,7 +209,18 @@ func (s *mergeSink) Write(o *Origin, r *proto.Record) {
 	} else if len(s.b.mem) >= mergeChunk {
 		s.hand()
 	}
+	if o != s.from {
+		s.meet(o)
+	}
 	s.b.put(o, r)
+}
+
+// meet notes an origin: once for a run of its datagrams.
+func (s *mergeSink) meet(o *Origin) {
+	if s.from = o; s.all == nil || len(s.all) == maxOwn {
+		s.all = make(map[*Origin]struct{})
+	}
+	s.all[o] = struct{}{}
 }
 
 func (s *mergeSink) hand() {
@@ -239,6 +254,14 @@ func (s *mergeSink) choose(takes *choice) {
 // Counts returns the accounts of the worker's end.
 func (s *mergeSink) Counts() *SinkCounts { return &s.counts }
 
-// Close hands over what the worker gathered. The output stays open for the
-// others.
-func (s *mergeSink) Close() error { return s.Flush() }
+// Close hands over what the worker gathered, and how many datagrams were lost by
+// now: no frame may come to tell. The output stays open for the others.
+func (s *mergeSink) Close() error {
+	err := s.Flush()
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	for o := range s.all {
+		s.w.ends = append(s.w.ends, mergeEnd{o, o.lost})
+	}
+	return err
+}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -106,6 +107,56 @@ func TestMergeOutputs(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The datagrams that a remote sent last and that did not come are told at the end of
+// a file, also where frames are merged.
+func TestMergeTellsLossAtEnd(t *testing.T) {
+	for _, window := range []time.Duration{0, time.Millisecond} {
+		keys := testKeys(t)
+		file := filepath.Join(t.TempDir(), "x.pcapng")
+		r := receive(t, t.Context(), Config{Keys: keys, Once: true, Write: file, Merge: window})
+		s := newSim(t, keys, 1, startedAgo(0), 0, 1472)
+		s.stamped = true
+		s.say(t, false)
+		s.tell(false)
+		for range 100 {
+			s.frame(200)
+		}
+		s.flush()
+		came := s.out
+		for range 50 {
+			s.frame(200)
+		}
+		s.flush()
+		lost := len(s.out) - len(came)
+		s.out = nil
+		s.tell(true)
+		s.say(t, true)
+		conn, err := net.Dial("udp", r.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		for _, d := range append(came, s.out...) {
+			if _, err := conn.Write(d); err != nil {
+				t.Fatal(err)
+			}
+		}
+		frames := 0
+		if err := r.Run(func(b *Batch) error { frames += len(b.Frames); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, packets, stats := blocks(t, b)
+		want := fmt.Sprintf("ntap: %d datagrams of tap 1, shard 0, were lost after its last frame", lost)
+		if len(packets) != frames || frames == 0 || len(stats) != 1 || stats[0].Comment != want {
+			t.Errorf("window %v: %d packets of %d; statistics %+v, want %q", window, len(packets), frames, stats, want)
+		}
 	}
 }
 

@@ -46,6 +46,7 @@ type pcapngConfig struct {
 	Late    *lateCounts // counts what turns out later not to be written
 	Spare   *spares     // buffers that other files share; nil: none do
 	Files   *recording  // makes files in the place of Path; nil: there is one
+	Since   time.Time   // when the output was opened; zero: with its first file
 
 	// Warn is told when the output begins to refuse frames, and when it takes
 	// them again. Any worker may call it.
@@ -66,7 +67,7 @@ type pcapngFile struct {
 	own     bool // out is to be closed
 	under   bool // there is a file, or a stream, under way
 	ended   bool // its statistics are made
-	start   time.Time
+	periods periods
 	until   time.Time // when the file of a recording ends; zero: it does not by the clock
 	section uint64    // counts files
 	table   pcapngTable
@@ -82,7 +83,8 @@ type pcapngFile struct {
 // newPcapngFile opens the file and writes its header. A recording of one tap
 // begins with the first frame.
 func newPcapngFile(cfg pcapngConfig) (*pcapngFile, error) {
-	f := &pcapngFile{cfg: cfg, name: cmp.Or(cfg.Name, cfg.Path), table: pcapngTable{ids: make(map[pcapngKey]uint32)}}
+	f := &pcapngFile{cfg: cfg, name: cmp.Or(cfg.Name, cfg.Path)}
+	f.table = pcapngTable{periods: &f.periods, ids: make(map[pcapngKey]uint32)}
 	if f.cfg.Late == nil {
 		f.cfg.Late = new(lateCounts)
 	}
@@ -120,9 +122,14 @@ const headMost = 1 << 10
 
 // begin begins a section.
 func (f *pcapngFile) begin(now time.Time) {
-	f.start, f.until = now, time.Time{}
+	f.until = time.Time{}
+	if f.periods.opened.IsZero() {
+		if f.periods.opened = f.cfg.Since; f.cfg.Since.IsZero() {
+			f.periods.opened = now
+		}
+	}
 	f.section++
-	f.table = pcapngTable{ids: make(map[pcapngKey]uint32)}
+	f.table = pcapngTable{start: now.UnixNano(), periods: &f.periods, ids: make(map[pcapngKey]uint32)}
 	f.head, f.size, f.under, f.ended = f.head[:0], 0, true, false
 	if r := f.cfg.Files; r != nil {
 		f.size = headMost + int64(2*len(r.names.text))
@@ -255,20 +262,20 @@ func (f *pcapngFile) failure() error {
 // finish puts the statistics of the interfaces in.
 func (f *pcapngFile) finish() error {
 	if !f.ended && f.cfg.Format == formatPcapng {
-		f.head = f.table.statistics(f.head, f.start.UnixNano(), time.Now().UnixNano(), f.untold)
+		f.head = f.table.statistics(f.head, time.Now().UnixNano(), f.untold)
 	}
 	f.ended = true
 	return f.settle()
 }
 
-// describe returns the number of the interface for key in the file that is
+// describe returns the number of the interface of a source in the file that is
 // written now, and queues its block if it is new: it is in the file before the
 // first frame that needs it. What e has encoded gets the numbers of that file.
-func (f *pcapngFile) describe(e *pcapngEncoder, key pcapngKey, a *proto.Announce) uint32 {
+func (f *pcapngFile) describe(e *pcapngEncoder, of pcapngSource) uint32 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.align(e)
-	return f.number(key, a)
+	return f.number(of)
 }
 
 func (f *pcapngFile) align(e *pcapngEncoder) {
@@ -277,8 +284,8 @@ func (f *pcapngFile) align(e *pcapngEncoder) {
 	}
 }
 
-func (f *pcapngFile) number(key pcapngKey, a *proto.Announce) (id uint32) {
-	f.head, id = f.table.number(f.head, key, a, f.cfg.SnapLen)
+func (f *pcapngFile) number(of pcapngSource) (id uint32) {
+	f.head, id = f.table.number(f.head, of, f.cfg.SnapLen)
 	return id
 }
 

@@ -3,10 +3,12 @@
 package collector
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"net"
-	"strings"
+	"slices"
 
 	"github.com/ntap-project/ntap/proto"
 )
@@ -34,21 +36,33 @@ type pcapngKey struct {
 	clock   string          // that its times are of
 }
 
+// A pcapngSource is what an interface block is made of, and its statistics.
+type pcapngSource struct {
+	key      pcapngKey
+	announce *proto.Announce // nil: nothing was heard yet
+	tally    *tally          // nil: nothing is known of what was captured
+}
+
 // A pcapngTable numbers the interfaces of one section.
 type pcapngTable struct {
-	ids   map[pcapngKey]uint32
-	stats []pcapngStats // by number
+	start   int64 // ns since 1970: the section began
+	periods *periods
+	ids     map[pcapngKey]uint32
+	stats   []pcapngStats // by number
 }
 
 type pcapngStats struct {
+	of          ifKey
+	tally       *tally
 	early       bool
 	given, lost uint64 // frames
 }
 
-// number returns the number of the interface for key, whose frames the stream
+// number returns the number of the interface of a source, whose frames the stream
 // cuts at snap bytes if that is not 0. It appends the interface's block to head
 // if it is new.
-func (t *pcapngTable) number(head []byte, key pcapngKey, a *proto.Announce, snap int) ([]byte, uint32) {
+func (t *pcapngTable) number(head []byte, of pcapngSource, snap int) ([]byte, uint32) {
+	key, a := of.key, of.announce
 	if id, ok := t.ids[key]; ok {
 		return head, id
 	}
@@ -84,41 +98,81 @@ func (t *pcapngTable) number(head []byte, key pcapngKey, a *proto.Announce, snap
 	}
 	id := uint32(len(t.stats))
 	t.ids[key] = id
-	t.stats = append(t.stats, pcapngStats{early: key.early})
+	s := pcapngStats{of: ifKey{key.tap, key.session, key.number}, tally: of.tally, early: key.early}
+	t.periods.meet(s.of, s.tally)
+	t.stats = append(t.stats, s)
 	return b.Append(head), id
 }
 
-// statistics appends what became of the frames of every interface from start
-// to end, ns since 1970.
-// lost are datagrams that came after the last frame; the first interface of the
-// session tells of them.
-func (t *pcapngTable) statistics(head []byte, start, end int64, lost map[shardKey]uint64) []byte {
-	told := make(map[uint32]string)
-	for k, n := range lost {
-		first, has := uint32(0), false
-		for key, id := range t.ids {
-			if key.tap == k.tap && key.session == k.session && (!has || id < first) {
-				first, has = id, true
-			}
-		}
-		if has && len(told[first]) < maxMark {
-			told[first] += fmt.Sprintf("ntap: %d datagrams of tap %d, shard %d, were lost after its last frame\n", n, k.tap, k.shard)
-		}
-	}
+// statistics appends what became of the frames of every interface up to end, ns
+// since 1970. Of several blocks of one interface, as when the filter changed, the
+// last tells what was captured.
+// lost are datagrams that were lost after the last frame.
+func (t *pcapngTable) statistics(head []byte, end int64, lost map[shardKey]uint64) []byte {
+	last := make(map[ifKey]int)
 	for id, s := range t.stats {
-		b := proto.PcapngStatistics{
-			Interface: uint32(id), Start: ticks(start, s.early), End: ticks(end, s.early),
-			Accepted: s.given, Delivered: s.given - s.lost, Comment: strings.TrimSuffix(told[uint32(id)], "\n"),
+		last[s.of] = id
+	}
+	told := t.ends(lost)
+	for id, s := range t.stats {
+		b := proto.PcapngStatistics{Interface: uint32(id), Accepted: s.given, Delivered: s.given - s.lost, Comment: told[uint32(id)]}
+		start := t.start
+		if last[s.of] == id {
+			var c ifCount
+			start, c = t.periods.end(s.of, s.tally, t.start, end)
+			c.put(&b)
 		}
+		b.Start, b.End = ticks(start, s.early), ticks(end, s.early)
 		head = b.Append(head)
 	}
 	return head
 }
 
+// ends says what the statistics of which interface tell of datagrams lost after the
+// last frame: the first one of the session; or of the file, if the session has no
+// frame in that, since it is a later one of a recording.
+func (t *pcapngTable) ends(lost map[shardKey]uint64) map[uint32]string {
+	type ended struct {
+		shards int
+		shard  uint16
+		n      uint64
+	}
+	sums, first := make(map[ifKey]ended), make(map[ifKey]uint32)
+	for k, n := range lost {
+		of := ifKey{tap: k.tap, session: k.session}
+		sums[of] = ended{sums[of].shards + 1, k.shard, sums[of].n + n}
+	}
+	for id := len(t.stats) - 1; id >= 0; id-- {
+		first[ifKey{tap: t.stats[id].of.tap, session: t.stats[id].of.session}] = uint32(id)
+	}
+	told := make(map[uint32]string)
+	tell := func(id uint32, k ifKey) {
+		text := fmt.Sprintf("ntap: %d datagrams of tap %d, shard %d, were lost after its last frame", sums[k].n, k.tap, sums[k].shard)
+		if sums[k].shards > 1 {
+			text = fmt.Sprintf("ntap: %d datagrams of tap %d, %d shards, were lost after their last frames", sums[k].n, k.tap, sums[k].shards)
+		}
+		if told[id] != "" {
+			text = told[id] + "\n" + text
+		}
+		told[id] = text
+	}
+	for k := range sums {
+		if id, has := first[k]; has {
+			tell(id, k)
+		}
+	}
+	for _, k := range slices.SortedFunc(maps.Keys(sums), func(a, b ifKey) int { return cmp.Or(cmp.Compare(a.tap, b.tap), cmp.Compare(a.session, b.session)) }) {
+		if _, has := first[k]; !has && len(told[0]) < maxMark {
+			tell(0, k)
+		}
+	}
+	return told
+}
+
 // A pcapngStream is what an encoder's blocks go to. It numbers their interfaces
 // anew with each section.
 type pcapngStream interface {
-	describe(e *pcapngEncoder, key pcapngKey, a *proto.Announce) uint32
+	describe(e *pcapngEncoder, of pcapngSource) uint32
 }
 
 // A pcapngEncoder makes blocks of the records that one worker gives to one
@@ -166,10 +220,9 @@ type shardKey struct {
 
 // A pcapngKnown is what an encoder knows of an interface.
 type pcapngKnown struct {
-	key      pcapngKey
-	announce *proto.Announce
-	given    uint64 // frames in buf
-	dropped  uint64 // frames since the last that is encoded
+	pcapngSource
+	given   uint64 // frames in buf
+	dropped uint64 // frames since the last that is encoded
 }
 
 // A pcapngPlace keeps the interface block that the frames of an origin's
@@ -255,7 +308,7 @@ func (e *pcapngEncoder) place(o *Origin, r *proto.Record) *pcapngPlace {
 // told returns how many lost datagrams of a shard were told here.
 func (e *pcapngEncoder) told(o *Origin) uint64 {
 	t, ok := e.lost[shardOf(o)]
-	if !ok {
+	if !ok || t.o != o { // the stream was joined again: it counts anew
 		if len(e.lost) == 1<<16 {
 			clear(e.lost)
 		}
@@ -301,24 +354,25 @@ func (e *pcapngEncoder) find(p *pcapngPlace) uint32 {
 	}
 	id, ok := e.ids[key]
 	if !ok {
-		id = e.to.describe(e, key, p.announce)
-		e.learn(id, key, p.announce)
+		of := pcapngSource{key, p.announce, p.o.tally}
+		id = e.to.describe(e, of)
+		e.learn(id, of)
 	}
 	return id
 }
 
-func (e *pcapngEncoder) learn(id uint32, key pcapngKey, a *proto.Announce) {
-	e.ids[key] = id
+func (e *pcapngEncoder) learn(id uint32, of pcapngSource) {
+	e.ids[of.key] = id
 	for uint64(id) >= uint64(len(e.known)) {
 		e.known = append(e.known, pcapngKnown{})
 	}
-	e.known[id] = pcapngKnown{key: key, announce: a, dropped: e.missing[key]}
-	delete(e.missing, key)
+	e.known[id] = pcapngKnown{pcapngSource: of, dropped: e.missing[of.key]}
+	delete(e.missing, of.key)
 }
 
 // begin goes on with a new section: what is encoded gets its numbers. number
 // gives them; the stream is locked.
-func (e *pcapngEncoder) begin(section uint64, number func(pcapngKey, *proto.Announce) uint32) {
+func (e *pcapngEncoder) begin(section uint64, number func(pcapngSource) uint32) {
 	old := e.known
 	for _, k := range old {
 		if k.dropped > 0 && len(e.missing) < 1<<16 {
@@ -331,8 +385,8 @@ func (e *pcapngEncoder) begin(section uint64, number func(pcapngKey, *proto.Anno
 		was := &old[binary.LittleEndian.Uint32(b[8:])]
 		id, known := e.ids[was.key]
 		if !known {
-			id = number(was.key, was.announce)
-			e.learn(id, was.key, was.announce)
+			id = number(was.pcapngSource)
+			e.learn(id, was.pcapngSource)
 		}
 		binary.LittleEndian.PutUint32(b[8:], id)
 		e.count(id)

@@ -84,6 +84,7 @@ func (s *stream) wipe() {
 type session struct {
 	id       uint64
 	announce atomic.Pointer[proto.Announce]
+	tally    tally
 	bye      atomic.Bool
 	heard    atomic.Int64            // ns since 1970, when something verified last
 	streams  map[*streamAccount]bool // guarded by tap.mu
@@ -120,9 +121,9 @@ func (t *tap) supersedes(id uint64, plaintext bool) error {
 	return nil
 }
 
-// joined returns the tap's session id, and makes it if it is new: then it is
-// the newest. Nil: the session has as many streams as one can have.
-func (t *tap) joined(id uint64, plaintext bool, a *streamAccount) *session {
+// joined returns the tap's session id. If it is new it is made, is the newest, and was
+// first heard now, in its middle if late. Nil: it has as many streams as one can have.
+func (t *tap) joined(id uint64, plaintext bool, a *streamAccount, now time.Time, late bool) *session {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !plaintext && !t.sealed {
@@ -132,6 +133,7 @@ func (t *tap) joined(id uint64, plaintext bool, a *streamAccount) *session {
 	s := t.sessions[id]
 	if s == nil {
 		s = &session{id: id, streams: make(map[*streamAccount]bool)}
+		s.tally.announce, s.tally.came, s.tally.late = &s.announce, now, late
 		t.sessions[id] = s
 		t.seen++
 	}
@@ -379,18 +381,15 @@ func (w *worker) join(h *proto.Header, key *crypto.Key, age int64) *stream {
 		w.drop(k, old)
 	}
 	s := &stream{suite: h.Suite, key: *key, keyID: h.Key, tap: w.taps.get(h.Tap), records: proto.NewUnpacker(w.asm), account: new(streamAccount), at: w.now}
-	if s.session = s.tap.joined(h.Session, h.Suite == uint8(crypto.Plaintext), s.account); s.session == nil {
-		return nil
-	}
-	s.session.heard.Store(w.now.UnixNano())
-	s.origin = Origin{Tap: h.Tap, Session: h.Session, Shard: h.Shard, announce: &s.session.announce}
 	// A stream heard within seconds of its start is taken to be known from
 	// its start, and what did not come of it for lost. Any other is joined in
 	// the middle, at its first data datagram.
-	s.late = age > joinAge || age < -joinAge
-	if w.state.Counter(h.Tap, h.Session, h.Shard, uint8(proto.Data)) > 0 {
-		s.late = true
+	s.late = age > joinAge || age < -joinAge || w.state.Counter(h.Tap, h.Session, h.Shard, uint8(proto.Data)) > 0
+	if s.session = s.tap.joined(h.Session, h.Suite == uint8(crypto.Plaintext), s.account, w.now, s.late); s.session == nil {
+		return nil
 	}
+	s.session.heard.Store(w.now.UnixNano())
+	s.origin = Origin{Tap: h.Tap, Session: h.Session, Shard: h.Shard, announce: &s.session.announce, tally: &s.session.tally}
 	s.fresh = true
 	w.streams[k] = s
 	w.last = s

@@ -96,6 +96,7 @@ type sim struct {
 	out                    [][]byte
 	clock                  func() time.Time // the remote's
 	stamped                bool             // frames carry its time, and not their number
+	captured               []proto.InterfaceCount
 }
 
 func newSim(t testing.TB, keys *crypto.KeyFile, tapID uint32, session uint64, shard uint16, size int) *sim {
@@ -156,7 +157,7 @@ func (s *sim) tell(final bool) {
 }
 
 func (s *sim) say(t testing.TB, bye bool) {
-	a := proto.Announce{Tap: s.head.Tap, Name: "sim", Shards: 1, Bye: bye, Now: s.clock().UnixNano()}
+	a := proto.Announce{Tap: s.head.Tap, Name: "sim", Shards: 1, Bye: bye, Now: s.clock().UnixNano(), Captured: s.captured}
 	parts, err := a.Split(uint32(s.announce.Counter()+1), s.size-proto.Overhead)
 	if err != nil {
 		t.Fatal(err)

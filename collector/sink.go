@@ -19,6 +19,7 @@ type Origin struct {
 	lost    uint64 // data datagrams given up by now; changes between records
 
 	announce *atomic.Pointer[proto.Announce] // shared by the shards of a session
+	tally    *tally                          // likewise; nil: nothing is known of what its interfaces captured
 }
 
 // Announce returns what the tap last said of itself, or nil if nothing was

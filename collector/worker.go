@@ -248,6 +248,7 @@ func dropOf(err error) Drop {
 
 // learn keeps what a tap says of itself, and logs it the first time.
 func (w *worker) learn(s *session, a *proto.Announce) {
+	s.tally.learn(a)
 	if s.announce.Swap(a) == nil && w.gate.line(w.now) {
 		w.log.Info().Uint32("tap", a.Tap).Str("name", a.Name).Str("host", a.Host).Str("software", a.Software).
 			Int("interfaces", len(a.Interfaces)).Str("filter", a.Filter).Str("timestamps", a.Clock).Msg("tap")

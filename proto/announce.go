@@ -25,6 +25,12 @@ type Announce struct {
 	Shards     int         `json:"shards"`
 	Bye        bool        `json:"bye,omitempty"`
 
+	// What was captured on each of Interfaces since the session began; missing:
+	// the remote does not say. Dropped are frames that the kernel dropped of those
+	// interfaces that have a ring in common.
+	Captured []InterfaceCount `json:"captured,omitempty"`
+	Dropped  uint64           `json:"dropped,omitempty"`
+
 	Pad bool  `json:"-"` // Split makes all parts as long as they may be
 	Now int64 `json:"-"` // when it was sent, ns since 1970 UTC; in the prologue of each part
 }
@@ -37,6 +43,13 @@ type Interface struct {
 	MAC      string   `json:"mac,omitempty"`
 	Speed    uint64   `json:"speed,omitempty"` // bit/s; 0: not known
 }
+
+// An InterfaceCount says how many frames were captured on an interface: two
+// numbers where it has rings of its own, the frames that the kernel counted behind
+// the filter, and those of them that found the ring full; one where it has a ring
+// in common with others, the frames taken from there; none where it is not known.
+// Further numbers mean nothing yet.
+type InterfaceCount []uint64
 
 // An AnnouncePart is the plaintext of one announce datagram.
 type AnnouncePart struct {

@@ -47,6 +47,9 @@ func TestPcapngVectors(t *testing.T) {
 		{"statistics", (&PcapngStatistics{Interface: 2, Start: 1 << 32, End: 3, Accepted: 4, Delivered: 5}).Append(nil),
 			"05000000 4c000000 02000000 00000000 03000000 0200 0800 01000000 00000000 0300 0800 00000000 03000000" +
 				"0600 0800 0400000000000000 0800 0800 0500000000000000 0000 0000 4c000000"},
+		{"statistics with the interface's counts", (&PcapngStatistics{Counted: true, Received: 9, Dropped: 3, Accepted: 4, Delivered: 5}).Append(nil),
+			"05000000 64000000 00000000 00000000 00000000 0200 0800 00000000 00000000 0300 0800 00000000 00000000" +
+				"0400 0800 0900000000000000 0500 0800 0300000000000000 0600 0800 0400000000000000 0800 0800 0500000000000000 0000 0000 64000000"},
 	} {
 		want, err := hex.DecodeString(strings.ReplaceAll(c.want, " ", ""))
 		if err != nil {
@@ -131,6 +134,34 @@ func TestPcapHeader(t *testing.T) {
 	}
 }
 
+// A statistics block that is cut anywhere says no more than it holds: its numbers
+// are read as they were written, or not at all, and the two of the interface only
+// together.
+func TestPcapngStatisticsTruncated(t *testing.T) {
+	want := PcapngStatistics{Interface: 1, Start: 2, End: 3, Counted: true, Received: 1<<64 - 1, Dropped: 5, Accepted: 6, Delivered: 7, Comment: "lost"}
+	b := want.Append(nil)
+	whole := 0
+	for n := range len(b) + 1 {
+		got, err := ParsePcapngStatistics(b[:n], LittleEndian)
+		if err != nil {
+			if n >= 24 {
+				t.Errorf("%d bytes: %v", n, err)
+			}
+			continue
+		}
+		if got == want {
+			whole++
+		}
+		if got.Counted != (got.Received != 0) || got.Counted && (got.Received != want.Received || got.Dropped != want.Dropped) ||
+			got.Accepted != 0 && got.Accepted != want.Accepted || got.Delivered != 0 && got.Delivered != want.Delivered {
+			t.Errorf("%d bytes say %+v", n, got)
+		}
+	}
+	if whole == 0 {
+		t.Error("never whole")
+	}
+}
+
 // Whatever a block holds, parsing does not panic, and what it says survives
 // being written and parsed again.
 func FuzzPcapngBlock(f *testing.F) {
@@ -139,6 +170,7 @@ func FuzzPcapngBlock(f *testing.F) {
 	f.Add((&PcapngPacket{Data: []byte("abc"), Direction: Inbound}).Append(nil), false)
 	f.Add((&PcapngPacket{Data: []byte("abc"), Comment: []byte("d"), Dropped: 9}).Append(nil), false)
 	f.Add((&PcapngStatistics{Accepted: 1}).Append(nil), false)
+	f.Add((&PcapngStatistics{Counted: true, Received: 2, Dropped: 1, Comment: "a"}).Append(nil), false)
 	f.Add([]byte("\x00\x00\x00\x02\x00\x00\x00\x20\x00\x01\x00\x07\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x05\x00\x00\x00\x20"), true)
 	f.Fuzz(func(t *testing.T, b []byte, swapped bool) {
 		order := ByteOrder(swapped)

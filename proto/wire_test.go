@@ -104,6 +104,21 @@ func TestWireExamples(t *testing.T) {
 				t.Errorf("%v %s", err, d)
 			}
 		},
+		"announce-captured": func(t *testing.T, b []byte) {
+			a := Announce{
+				Tap: 7, Shards: 1, Bye: true, Now: 5, Interfaces: []Interface{{Name: "eth0", LinkType: 1}, {Name: "veth1", LinkType: 1}, {Name: "veth2", LinkType: 1}},
+				Captured: []InterfaceCount{{100, 2}, {5}, {0}}, Dropped: 3,
+			}
+			got, err := a.Split(2, 1000)
+			if err != nil || len(got) != 1 || !bytes.Equal(got[0], b) {
+				t.Errorf("wrote %x, %v", got, err)
+			}
+			var j AnnounceJoiner
+			back, err := j.Add(b)
+			if d := cmp.Diff(&a, back); d != "" || err != nil {
+				t.Errorf("%v %s", err, d)
+			}
+		},
 		"report": func(t *testing.T, b []byte) {
 			r := Report{Final: true, Time: 5, Captured: 100, KernelDrops: 2, Freezes: 1, Sealed: 98, SealedBytes: 9800, NextData: 7, Sent: 9}
 			if got := r.Append(nil); !bytes.Equal(got, b) || len(got) != ReportLen {
@@ -222,6 +237,43 @@ func TestAnnouncePadded(t *testing.T) {
 	}
 }
 
+// What is captured of each interface comes back as it was, and an announce that
+// says nothing of it is that of before. What says it wrongly is refused; numbers
+// and names of a later version are not.
+func TestAnnounceCaptured(t *testing.T) {
+	read := func(text string) (*Announce, error) {
+		var j AnnounceJoiner
+		return j.Add((&AnnouncePart{Parts: 1, Text: []byte(text)}).Append(nil))
+	}
+	for _, c := range [][]InterfaceCount{nil, {{}}, {{0}}, {{1<<64 - 1, 1}, {}, {3}}} {
+		a := Announce{Tap: 1, Captured: c, Dropped: uint64(len(c)) << 63}
+		parts, err := a.Split(1, 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text := string(parts[0][announcePrologue:]); c == nil && text != `{"tap":1,"started":0,"shards":0}` {
+			t.Errorf("nothing captured: %s", text)
+		}
+		var j AnnounceJoiner
+		back, err := j.Add(parts[0])
+		if d := cmp.Diff(&a, back); d != "" || err != nil {
+			t.Errorf("%v: %v %s", c, err, d)
+		}
+	}
+	for _, bad := range []string{`{"captured":[[-1,0]]}`, `{"captured":[[1.5]]}`, `{"captured":[["1"]]}`, `{"captured":[5]}`, `{"captured":[[18446744073709551616]]}`, `{"dropped":-1}`} {
+		if _, err := read(bad); err == nil {
+			t.Errorf("%s was taken", bad)
+		}
+	}
+	a, err := read(`{"captured":[[1,2,3],null],"later":{"x":[1]}}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(a.Captured, []InterfaceCount{{1, 2, 3}, nil}); d != "" {
+		t.Error(d)
+	}
+}
+
 func TestAnnounceTooLarge(t *testing.T) {
 	a := Announce{Filter: strings.Repeat("x", MaxAnnounce)}
 	if _, err := a.Split(1, 1400); err == nil {
@@ -231,7 +283,8 @@ func TestAnnounceTooLarge(t *testing.T) {
 
 func FuzzAnnounce(f *testing.F) {
 	parts, _ := (&Announce{Tap: 7, Name: "web", Interfaces: []Interface{{Name: "eth0", LinkType: 1}}, Shards: 1}).Split(9, 60)
-	for _, p := range parts {
+	counted, _ := (&Announce{Interfaces: []Interface{{Name: "eth0"}, {Name: "any"}}, Captured: []InterfaceCount{{100, 2}, {5}, {}}, Dropped: 3}).Split(9, 1400)
+	for _, p := range append(parts, counted...) {
 		f.Add(p)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -295,7 +348,7 @@ func TestTruncated(t *testing.T) {
 			t.Errorf("a datagram of %d bytes was taken", n)
 		}
 	}
-	parts, _ := (&Announce{Tap: 7, Name: "web"}).Split(1, 1000)
+	parts, _ := (&Announce{Tap: 7, Name: "web", Captured: []InterfaceCount{{100, 2}, {5}}, Dropped: 3}).Split(1, 1000)
 	for n := range parts[0] {
 		var j AnnounceJoiner
 		if a, err := j.Add(parts[0][:n]); err == nil || a != nil {

@@ -189,7 +189,7 @@ func (t *tap) open() (shards []*shard, closeAll func(), err error) {
 		}
 		s.ring = s.capture.rings[s.member]
 		if s.capture.set == nil {
-			s.rec.Interface = s.capture.at
+			s.rec.Interface, s.tally.at = s.capture.at, s.capture.at
 			s.rec.LinkType = proto.LinkType(s.ring.Interface().LinkType)
 		}
 	}

@@ -30,6 +30,9 @@ func (s *shard) forward(b *ring.Block) error {
 	for f, ok := b.Next(); ok; f, ok = b.Next() {
 		if len(f.Data) > proto.MaxFrame {
 			s.account.TooLong.Add(1)
+			if s.places != nil {
+				s.place(f)
+			}
 			continue
 		}
 		r := s.record(f)

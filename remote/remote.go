@@ -343,7 +343,13 @@ func (t *tap) announce(d *destination, bye bool, size int) ([][]byte, error) {
 			}
 		}
 	}
-	return a.Split(d.revision, size)
+	a.Captured, a.Dropped = t.captured(len(interfaces))
+	parts, err := a.Split(d.revision, size)
+	if err != nil { // a long list is worth more without numbers than none
+		a.Captured, a.Dropped = nil, 0
+		parts, err = a.Split(d.revision, size)
+	}
+	return parts, err
 }
 
 // goodbye tells the final account of every shard, and then that the tap ends:

@@ -41,7 +41,8 @@ type shard struct {
 	moved    uint64            // the tap's moves, when it was
 	base     ring.Stats        // counts of earlier rings on the same interface
 	down     bool              // the interface is
-	places   *placer           // of a set; nil: rec says which interface it is
+	places   *placer           // of a set; nil: rec says which interface it is,
+	tally    tally             // and this what was captured on it
 	shaper   *shaper           // nil: every frame is sent, whole
 	rec      proto.Record
 	recount  time.Time // when the account is to be brought up to date,
@@ -137,18 +138,15 @@ func (s *shard) count() error {
 		a.KernelDrops.Set(s.base.Drops + k.Drops)
 		a.Freezes.Set(s.base.Freezes + k.Freezes)
 		s.stamped(s.base.Unstamped + k.Unstamped)
+		s.tally.count(counted{a.Captured.Load(), a.KernelDrops.Load()})
 	}
 	if s.tunnel != nil {
 		s.tunnel.count()
 	}
-	var sealed uint64
-	for _, l := range s.all {
-		sealed += l.pack.Packed().Frames
-	}
 	for _, l := range s.all {
 		l.count()
 		if s.tap.shares != nil {
-			l.account.Elsewhere.Set(sealed - l.pack.Packed().Frames)
+			l.account.Elsewhere.Set(s.sealed() - l.pack.Packed().Frames)
 		}
 	}
 	return nil
@@ -165,7 +163,7 @@ func (s *shard) follow() {
 	}
 	s.account.renamed.Store(s.capture.renamed.Load())
 	if at := s.capture.place(); at != s.rec.Interface && s.tap.known.Load() == s.tap.introduced.Load() {
-		s.rec.Interface = at
+		s.turnTo(at)
 	}
 }
 
@@ -251,7 +249,7 @@ func (s *shard) reopen(ctx context.Context) error {
 		if err == nil {
 			s.ring, s.epoch, s.moved = r, epoch, moved
 			if s.places == nil {
-				s.rec.Interface = s.capture.place()
+				s.turnTo(s.capture.place())
 			}
 			s.account.Reopened.Add(1)
 			return nil
