@@ -206,7 +206,7 @@ func (t *tap) capture(name string, own []*shard) (*capture, error) {
 	c := t.ringsOf(name, own)
 	return c, t.inside(func() error {
 		iface, err := ring.LookUp(name)
-		c.link, c.netmask = iface.LinkType, netmask(name)
+		c.link, c.netmask = iface.LinkType, ring.Netmask(name)
 		return err
 	})
 }

@@ -17,7 +17,6 @@ import (
 
 	"github.com/ntap-project/ntap/proto"
 	"github.com/ntap-project/ntap/ring"
-	"github.com/ntap-project/ntap/ring/filter"
 )
 
 // Chosen.
@@ -65,11 +64,11 @@ type set struct {
 	links   *ring.Links
 	retired []*ring.Links // which watch may still be using
 	rings   []*ring.Ring
-	parts   map[uint16][]bpf.RawInstruction // of the filter, by link type
-	live    map[int]ring.Interface          // by index: those captured now
-	strange map[string]bool                 // of these it was said that they cannot be captured
-	stale   []place                         // of those that went, the oldest first
-	program []bpf.RawInstruction            // in the rings
+	filter  *setFilter
+	live    map[int]ring.Interface // by index: those captured now
+	strange map[string]bool        // of these it was said that they cannot be captured
+	stale   []place                // of those that went, the oldest first
+	program []bpf.RawInstruction   // in the rings
 }
 
 // newSet returns the set of these patterns.
@@ -102,46 +101,18 @@ func (s *set) left(i *ring.Interface) bool {
 		slices.ContainsFunc(s.tap.captures, func(c *capture) bool { return c.set == nil && c.has(i) })
 }
 
-// compile makes the programs by link type: f, and before it what leaves out the
-// remote's own datagrams. A link type for which the filter means nothing has
-// none.
-func (s *set) compile(f *Filter, owns []ring.Own) (parts map[uint16][]bpf.RawInstruction, nothing bool, err error) {
-	parts, nothing = map[uint16][]bpf.RawInstruction{}, true
-	if f.masked() {
-		s.tap.log.Warn().Str("interfaces", s.name()).Str("filter", f.Text).
-			Msg("of several interfaces, ip broadcast means 255.255.255.255 and 0.0.0.0 alone: for that of its network, name an interface")
-	}
-	for _, link := range ring.LinkTypes() {
-		if f.Program != nil && link != filter.Ethernet || f.Text != "" && f.Program == nil && !filter.Supported(link) {
-			continue
-		}
-		user, err := f.compile(filter.Options{LinkType: link, Live: true, SnapLen: proto.MaxFrame})
-		if err != nil && link == filter.Ethernet {
-			return nil, false, err
-		} else if err != nil {
-			s.tap.log.Debug().Uint16("linktype", link).Err(err).Msg("the filter leaves out interfaces of that link type")
-			continue
-		}
-		nothing = nothing && user != nil && user.MatchesNothing()
-		if parts[link], err = exclude(user, owns, link); err != nil {
-			return nil, false, err
-		}
-	}
-	return parts, nothing, nil
-}
-
-// use makes these the programs, now and for rings to come.
-func (s *set) use(parts map[uint16][]bpf.RawInstruction) error {
+// use makes this the filter, now and for rings to come.
+func (s *set) use(f *setFilter) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before := s.parts
-	s.parts = parts
+	before := s.filter
+	s.filter = f
 	if s.links == nil {
 		return nil // begin does it
 	}
 	err := s.update()
 	if err != nil {
-		s.parts = before
+		s.filter = before
 		err = errors.Join(err, s.update()) // what came or went meanwhile
 	}
 	return err
@@ -324,7 +295,7 @@ func (s *set) tell(before map[int]ring.Interface) {
 
 // swap brings the filter of the rings up to date.
 func (s *set) swap(only, except []int) error {
-	program, err := ring.Several(s.parts, only, except)
+	program, err := s.compose(only, except)
 	if err != nil || slices.Equal(program, s.program) {
 		return err
 	}
