@@ -46,6 +46,7 @@ func (*Fan) Ports() (first uint16, n int) { return 0, 0 }
 func (*Fan) MTU() int                     { return 0 }
 func (*Fan) Segmented() bool              { return false }
 func (*Fan) Marked() bool                 { return false }
+func (*Fan) Buffer() int                  { return 0 }
 func (*Fan) Close() error                 { return nil }
 
 func (*Sender) UseRing(Ring) error             { return errors.ErrUnsupported }

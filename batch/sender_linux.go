@@ -404,8 +404,10 @@ func (s *Sender) Marked() bool { return s.marked }
 
 // Buffer returns the bytes of the socket's buffer, as they were asked for: the
 // kernel takes twice as many, for what it needs itself (socket(7)).
-func (s *Sender) Buffer() int {
-	n, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
+func (s *Sender) Buffer() int { return sendBuffer(s.fd) }
+
+func sendBuffer(fd int) int {
+	n, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
 	if err != nil {
 		return 0
 	}

@@ -148,6 +148,7 @@ func (t *tap) hello(shards []*shard, account *Account) error {
 	if v := t.cfg.VXLAN; v != nil {
 		fan := shards[0].tunnel.fan
 		first, n := fan.Ports()
+		t.footing()
 		t.log.Info().Uint32("tap", t.id).Str("name", t.cfg.Name).Int("shards", len(shards)).Stringer("vtep", account.Collector).
 			Uint32("vni", v.VNI).Uint16("source_port", first).Int("source_ports", n).Int("mtu", fan.MTU()).Bool("segmented", fan.Segmented()).
 			Msg("remote started, without a collector")
