@@ -173,7 +173,7 @@ func (a *Account) Interfaces() (out []InterfaceTotal) {
 				of = true
 			}
 		}
-		if of && (t.Frames > 0 || a.tap.inSet(i.Name)) {
+		if of && (t.Frames > 0 || a.tap.ofSet(n)) {
 			out = append(out, t)
 		}
 	}

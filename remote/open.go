@@ -4,7 +4,6 @@ package remote
 
 import (
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
@@ -271,12 +270,6 @@ func Captures(interfaces []string) []string {
 		return named
 	}
 	return append([]string{strings.Join(patterns, ",")}, named...)
-}
-
-// inSet says that an interface of this name is captured by a pattern.
-func (t *tap) inSet(name string) bool {
-	named, patterns := sources(t.cfg.Interfaces)
-	return len(patterns) > 0 && !slices.Contains(named, name)
 }
 
 // describe says what the announce says of an interface.

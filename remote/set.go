@@ -58,7 +58,8 @@ type set struct {
 	patterns []string
 	any      bool
 
-	table atomic.Pointer[placeTable]
+	table  atomic.Pointer[placeTable]
+	listed [maxInterfaces]atomic.Bool // by number in the announce's list: it was one of these
 
 	mu      sync.Mutex // not held while frames are taken, but for an interface that nobody knows yet
 	links   *ring.Links
@@ -247,7 +248,9 @@ func (s *set) update() error {
 		if _, known := s.live[index]; !known {
 			s.promiscuous(index, &i)
 		}
-		places = append(places, place{int32(index), s.tap.list(describe(i))})
+		at := s.tap.list(describe(i))
+		s.listed[at].Store(true)
+		places = append(places, place{int32(index), at})
 	}
 	old := s.table.Load()
 	for index := range s.live {
@@ -332,6 +335,12 @@ func (s *set) learn(index int32, link proto.LinkType) uint32 {
 		s.table.Store(newPlaceTable(append(s.table.Load().all(), place{index, at})))
 	}
 	return at
+}
+
+// ofSet says that the interface of a number in the announce's list is, or was,
+// one of a set.
+func (t *tap) ofSet(at int) bool {
+	return slices.ContainsFunc(t.captures, func(c *capture) bool { return c.set != nil && c.set.listed[at].Load() })
 }
 
 // relist has sets look anew which interfaces are theirs.
