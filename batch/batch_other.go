@@ -30,6 +30,7 @@ func (*Sender) Collector() netip.AddrPort     { return netip.AddrPort{} }
 func (*Sender) Segmented() bool               { return false }
 func (*Sender) Marked() bool                  { return false }
 func (*Sender) Buffer() int                   { return 0 }
+func (*Sender) Astray() error                 { return nil }
 func (*Sender) Close() error                  { return nil }
 
 type Fan struct{ stats SenderStats }

@@ -63,6 +63,7 @@ type Sender struct {
 	msgs      []mmsghdr
 	iov       []unix.Iovec
 	fatal     error
+	astray    error // why it sent nowhere at first
 }
 
 // A flight is what one UDP_SEGMENT send carries.
@@ -87,9 +88,11 @@ func (f *flight) set(mem []byte, n, size, last int) {
 // NewSender opens a socket towards cfg.To.
 func NewSender(cfg SenderConfig) (*Sender, error) {
 	to, err := resolve("collector", cfg.To)
-	if err != nil && !cfg.Shy {
+	var unknown *net.DNSError // a name that nobody knows now may be known later
+	if err != nil && !(cfg.Shy && errors.As(err, &unknown)) {
 		return nil, err
 	}
+	astray := err
 	s := &Sender{trouble: trouble{what: "collector", name: cfg.To, shy: cfg.Shy}, cfg: cfg, fd: -1, most: maxSegments}
 	if cfg.Shy {
 		s.flags = unix.MSG_DONTWAIT
@@ -100,12 +103,14 @@ func NewSender(cfg SenderConfig) (*Sender, error) {
 	s.mem = s.arena.Bytes()
 	err = s.connect(to)
 	if err != nil && cfg.Shy && to.IsValid() {
+		astray = err
 		err = s.connect(netip.AddrPort{}) // nowhere, for now
 	}
 	if err != nil {
 		s.arena.Close()
 		return nil, err
 	}
+	s.astray = astray
 	s.follow(cfg.Resolve)
 	return s, nil
 }
@@ -395,6 +400,10 @@ func (s *Sender) Stats() *SenderStats { return &s.stats }
 
 // Collector returns the address that datagrams go to.
 func (s *Sender) Collector() netip.AddrPort { return s.to }
+
+// Astray returns why a Shy one could not send anywhere when it was made; nil: it
+// could.
+func (s *Sender) Astray() error { return s.astray }
 
 // Segmented says that flights go with UDP_SEGMENT.
 func (s *Sender) Segmented() bool { return s.segmented }
