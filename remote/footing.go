@@ -63,7 +63,7 @@ func (t *tap) footing() {
 		t.log.Warn().Int("bytes", got).Int("asked", t.cfg.SendBuffer).Str("mend", fmt.Sprintf("sysctl -w net.core.wmem_max=%d, or give CAP_NET_ADMIN", t.cfg.SendBuffer)).
 			Msg("the kernel limits the socket's buffer: bursts wait in the ring sooner")
 	}
-	if t.cfg.Mark != 0 && !out.Marked() {
+	if t.cfg.File == "" && t.cfg.Mark != 0 && !out.Marked() {
 		t.log.Warn().Str("mend", "give CAP_NET_RAW or CAP_NET_ADMIN, or --mark 0").
 			Msg("what is sent has no mark: the tap knows its own datagrams by their content alone")
 	}
