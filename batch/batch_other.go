@@ -30,6 +30,7 @@ func (*Sender) Collector() netip.AddrPort     { return netip.AddrPort{} }
 func (*Sender) Segmented() bool               { return false }
 func (*Sender) Marked() bool                  { return false }
 func (*Sender) Buffer() int                   { return 0 }
+func (*Sender) Astray() error                 { return nil }
 func (*Sender) Close() error                  { return nil }
 
 type Fan struct{ stats SenderStats }
@@ -46,6 +47,7 @@ func (*Fan) Ports() (first uint16, n int) { return 0, 0 }
 func (*Fan) MTU() int                     { return 0 }
 func (*Fan) Segmented() bool              { return false }
 func (*Fan) Marked() bool                 { return false }
+func (*Fan) Buffer() int                  { return 0 }
 func (*Fan) Close() error                 { return nil }
 
 func (*Sender) UseRing(Ring) error             { return errors.ErrUnsupported }

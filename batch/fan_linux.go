@@ -462,6 +462,9 @@ func (f *Fan) Segmented() bool { return f.segmented }
 // Marked says that datagrams carry the mark of the configuration.
 func (f *Fan) Marked() bool { return f.marked }
 
+// Buffer returns the bytes of each socket's buffer, as a Sender's does.
+func (f *Fan) Buffer() int { return sendBuffer(f.lanes[0].fd) }
+
 // Close closes the sockets. What is queued is not sent.
 func (f *Fan) Close() error {
 	f.unfollow()

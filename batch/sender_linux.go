@@ -63,6 +63,7 @@ type Sender struct {
 	msgs      []mmsghdr
 	iov       []unix.Iovec
 	fatal     error
+	astray    error // why it sent nowhere at first
 }
 
 // A flight is what one UDP_SEGMENT send carries.
@@ -87,9 +88,11 @@ func (f *flight) set(mem []byte, n, size, last int) {
 // NewSender opens a socket towards cfg.To.
 func NewSender(cfg SenderConfig) (*Sender, error) {
 	to, err := resolve("collector", cfg.To)
-	if err != nil && !cfg.Shy {
+	var unknown *net.DNSError // a name that nobody knows now may be known later
+	if err != nil && !(cfg.Shy && errors.As(err, &unknown)) {
 		return nil, err
 	}
+	astray := err
 	s := &Sender{trouble: trouble{what: "collector", name: cfg.To, shy: cfg.Shy}, cfg: cfg, fd: -1, most: maxSegments}
 	if cfg.Shy {
 		s.flags = unix.MSG_DONTWAIT
@@ -100,12 +103,14 @@ func NewSender(cfg SenderConfig) (*Sender, error) {
 	s.mem = s.arena.Bytes()
 	err = s.connect(to)
 	if err != nil && cfg.Shy && to.IsValid() {
+		astray = err
 		err = s.connect(netip.AddrPort{}) // nowhere, for now
 	}
 	if err != nil {
 		s.arena.Close()
 		return nil, err
 	}
+	s.astray = astray
 	s.follow(cfg.Resolve)
 	return s, nil
 }
@@ -396,6 +401,10 @@ func (s *Sender) Stats() *SenderStats { return &s.stats }
 // Collector returns the address that datagrams go to.
 func (s *Sender) Collector() netip.AddrPort { return s.to }
 
+// Astray returns why a Shy one could not send anywhere when it was made; nil: it
+// could.
+func (s *Sender) Astray() error { return s.astray }
+
 // Segmented says that flights go with UDP_SEGMENT.
 func (s *Sender) Segmented() bool { return s.segmented }
 
@@ -404,8 +413,10 @@ func (s *Sender) Marked() bool { return s.marked }
 
 // Buffer returns the bytes of the socket's buffer, as they were asked for: the
 // kernel takes twice as many, for what it needs itself (socket(7)).
-func (s *Sender) Buffer() int {
-	n, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
+func (s *Sender) Buffer() int { return sendBuffer(s.fd) }
+
+func sendBuffer(fd int) int {
+	n, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
 	if err != nil {
 		return 0
 	}

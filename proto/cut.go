@@ -206,6 +206,9 @@ type Cutter struct {
 // receive call's worth of data, 64 KB in each of 32 messages, with headers.
 const cutArena = 4 << 20
 
+// CutMemory is what a Cutter takes when it cuts its first frame, bytes.
+const CutMemory = cutArena
+
 // Reset ends the loan of all frames that Finish has given.
 func (c *Cutter) Reset() { c.used = 0 }
 

@@ -173,7 +173,7 @@ func (a *Account) Interfaces() (out []InterfaceTotal) {
 				of = true
 			}
 		}
-		if of && (t.Frames > 0 || a.tap.inSet(i.Name)) {
+		if of && (t.Frames > 0 || a.tap.ofSet(n)) {
 			out = append(out, t)
 		}
 	}
@@ -208,8 +208,8 @@ func (a *Account) Check() error {
 			in := s.Captured.Load()
 			out := s.left() + s.Elsewhere.Load() + s.Sealed.Load()
 			if in != out {
-				return fmt.Errorf("remote: to %v: shard %d (%s): %d frames captured, but %d sealed, %d for other collectors, %d dropped by the kernel, %d too long and %d shed make %d",
-					a.Collector, i, s.Interface, in, s.Sealed.Load(), s.Elsewhere.Load(), s.KernelDrops.Load(), s.TooLong.Load(), s.shed(), out)
+				return fmt.Errorf("remote: to %s: shard %d (%s): %d frames captured, but %d sealed, %d for other collectors, %d dropped by the kernel, %d too long and %d shed make %d",
+					a.to(), i, s.Interface, in, s.Sealed.Load(), s.Elsewhere.Load(), s.KernelDrops.Load(), s.TooLong.Load(), s.shed(), out)
 			}
 		}
 	}
@@ -221,7 +221,7 @@ func (a *Account) Print(w io.Writer) {
 	if a.Tunnel() != nil {
 		fmt.Fprintf(w, "tap %d %q to VTEP %v, %s\n", a.Tap, a.Name, a.Collector, a.Suite)
 	} else {
-		fmt.Fprintf(w, "tap %d %q to %v, session %016x, %s\n", a.Tap, a.Name, a.Collector, a.Session, a.Suite)
+		fmt.Fprintf(w, "tap %d %q to %s, session %016x, %s\n", a.Tap, a.Name, a.to(), a.Session, a.Suite)
 	}
 	for i, s := range a.Shards {
 		fmt.Fprintf(w, "%10d frames captured on %s by shard %d\n", s.Captured.Load(), s.Name(), i)
@@ -263,9 +263,22 @@ func (a *Account) Print(w io.Writer) {
 	}
 	a.printSent(w)
 	for _, b := range a.Also {
-		fmt.Fprintf(w, "and to %v, session %016x\n", b.Collector, b.Session)
+		fmt.Fprintf(w, "and to %s, session %016x\n", b.to(), b.Session)
 		b.printSent(w)
 	}
+}
+
+// to says where the collector is: where it was when the remote started, or by
+// its name, if that was not known.
+func (a *Account) to() string {
+	if !a.Collector.IsValid() && a.tap != nil {
+		for _, d := range a.tap.destinations {
+			if d.session == a.Session {
+				return d.name
+			}
+		}
+	}
+	return a.Collector.String()
 }
 
 // printSent prints what went to the collector.

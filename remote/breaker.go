@@ -230,7 +230,13 @@ func (b *breaker) look(now time.Time) {
 	}
 	is := func(part float64) bool { return b.CPU > 0 && cpu > part*b.CPU || busiest.bits > part*busiest.limit }
 	b.decide(is, readable, func(e *zerolog.Event) *zerolog.Event {
-		return e.Str("interface", busiest.device).Float64("cpu", cpu).Float64("bits", busiest.bits)
+		if cpu >= 0 { // else it cannot be read, or it is the first look
+			e.Str("cpu", fmt.Sprintf("%.0f%%", cpu*100))
+		}
+		if busiest.device != "" {
+			e.Str("interface", busiest.device).Str("sends", fmt.Sprintf("%.1fM", busiest.bits/1e6))
+		}
+		return e
 	})
 }
 

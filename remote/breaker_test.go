@@ -228,3 +228,27 @@ func TestReadsOfABreaker(t *testing.T) {
 		t.Error(busy, total, err)
 	}
 }
+
+// The log has the load in the units of the flag, and only of what there is. It
+// used to have cpu=0.3333333333333333, bits=17157905.518727742 and interface= .
+func TestBreakerSaysTheLoad(t *testing.T) {
+	for _, v := range []struct {
+		cfg    Breaker
+		routes []string
+		bits   map[string]float64
+		want   string
+		not    string
+	}{
+		{Breaker{CPU: 0.5}, nil, nil, `"cpu":"67%"`, "interface"},
+		{Breaker{NICBits: 1e6}, []string{"eth0"}, map[string]float64{"eth0": 17e6 + 1}, `"cpu":"67%","interface":"eth0","sends":"17.0M"`, "bits"},
+	} {
+		h, says := newBusyHost(t, v.cfg, v.routes...), &strings.Builder{}
+		h.log = zerolog.New(says)
+		for range breakerOpens + 2 {
+			h.after(2.0/3, v.bits)
+		}
+		if !strings.Contains(says.String(), v.want) || strings.Contains(says.String(), v.not) {
+			t.Errorf("%s", says)
+		}
+	}
+}

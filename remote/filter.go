@@ -22,6 +22,8 @@ import (
 type Filter struct {
 	Text    string         // an expression, docs/FILTER.md; "": everything
 	Program filter.Program // if not nil, used as it is; Text then only says what it is
+
+	lookUp func(context.Context, string) ([]netip.Addr, error) // of names in Text; nil: the system's resolver
 }
 
 // all says that the filter leaves nothing out.
@@ -39,6 +41,7 @@ func (f *Filter) compile(o filter.Options) (filter.Program, error) {
 	if f.Program != nil || f.Text == "" {
 		return f.Program, nil
 	}
+	o.LookUp = f.lookUp
 	p, err := filter.Compile(f.Text, o)
 	if err != nil {
 		return nil, &FilterError{err}
@@ -46,19 +49,12 @@ func (f *Filter) compile(o filter.Options) (filter.Program, error) {
 	return p, nil
 }
 
-// masked says that the filter means something else on an interface with a
-// netmask: ip broadcast is in it.
-func (f *Filter) masked() bool {
-	o := filter.Options{LinkType: filter.Ethernet, Live: true}
-	without, err := f.compile(o)
-	o.Netmask = netip.AddrFrom4([4]byte{255, 255, 255, 0})
-	with, err2 := f.compile(o)
-	return err == nil && err2 == nil && !slices.Equal(without, with)
-}
-
 // compile makes the filter for what is captured here: f, and before it what
 // leaves out the remote's own datagrams.
 func (c *capture) compile(f *Filter) (program []bpf.RawInstruction, nothing bool, err error) {
+	if !c.netmask.IsValid() && f.masked() {
+		c.tap.log.Warn().Str("interface", c.cfg.Interface).Str("filter", f.Text).Msg(noNetmask)
+	}
 	user, err := f.compile(filter.Options{LinkType: c.link, Live: true, SnapLen: proto.MaxFrame, Netmask: c.netmask})
 	if err != nil {
 		return nil, false, err
@@ -81,24 +77,19 @@ func exclude(program []bpf.RawInstruction, owns []ring.Own, link uint16) (_ []bp
 	return program, nil
 }
 
-// netmask returns that of the interface's first IPv4 address in the calling
-// thread's network namespace, as tcpdump takes it; not valid if there is none.
-func netmask(name string) netip.Addr {
-	i, err := net.InterfaceByName(name)
-	if err != nil {
-		return netip.Addr{}
-	}
-	addrs, err := i.Addrs()
-	if err != nil {
-		return netip.Addr{}
-	}
-	for _, a := range addrs {
-		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil {
-			mask, _ := netip.AddrFromSlice(n.Mask)
-			return mask
+// remembering returns a resolver that asks for each name once: programs of one
+// filter have the same addresses on all interfaces.
+func remembering() func(context.Context, string) ([]netip.Addr, error) {
+	known := map[string][]netip.Addr{}
+	return func(ctx context.Context, host string) (addrs []netip.Addr, err error) {
+		addrs, ok := known[host]
+		if !ok {
+			if addrs, err = net.DefaultResolver.LookupNetIP(ctx, "ip", host); err == nil {
+				known[host] = addrs
+			}
 		}
+		return addrs, err
 	}
-	return netip.Addr{}
 }
 
 // A choice is a filter in use, with the programs for each interface. It does
@@ -106,13 +97,14 @@ func netmask(name string) netip.Addr {
 type choice struct {
 	Filter
 	programs map[*capture][]bpf.RawInstruction
-	parts    map[*capture]map[uint16][]bpf.RawInstruction // of sets, by link type
+	parts    map[*capture]*setFilter // of sets
 }
 
 // choose compiles a filter for all that is captured live. A capture file's
 // shard does that for itself, when interfaces come.
 func (t *tap) choose(f Filter) (*choice, error) {
-	c := &choice{Filter: f, programs: make(map[*capture][]bpf.RawInstruction, len(t.captures)), parts: map[*capture]map[uint16][]bpf.RawInstruction{}}
+	f.lookUp = remembering()
+	c := &choice{Filter: f, programs: make(map[*capture][]bpf.RawInstruction, len(t.captures)), parts: map[*capture]*setFilter{}}
 	empty := 0
 	for _, capture := range t.captures {
 		if capture.set != nil {

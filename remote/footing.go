@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/ntap-project/ntap/batch"
+	"github.com/ntap-project/ntap/proto"
 )
 
 // flightRoom is the memory of a lane's flight, bytes (batch.Sender).
@@ -41,16 +42,28 @@ func (t *tap) footing() {
 	if shaper := t.all[0].shaper; shaper != nil && shaper.seen != nil {
 		seen = len(shaper.seen.buckets) * seenBytes
 	}
-	out := t.all[0].out
+	var out interface {
+		Buffer() int
+		Marked() bool
+	} = t.all[0].out
+	what, frames, sockets := "flights", lanes*room(t.cfg.IO), lanes
+	if v := t.all[0].tunnel; v != nil {
+		_, ports := v.fan.Ports()
+		out, sockets = v.fan, len(t.all)*ports
+		what, frames = "cuts", len(t.all)*proto.CutMemory
+		if t.cfg.File != "" {
+			frames += tunnelArena
+		}
+	}
 	// Of a socket's buffer the kernel takes twice what was asked, for what it has
 	// beside the data: SO_SNDBUF, socket(7).
-	t.log.Info().Int("rings", rings).Int("flights", lanes*room(t.cfg.IO)).Int("dedup", seen).Int("socket_buffers", lanes*2*out.Buffer()).
+	t.log.Info().Int("rings", rings).Int(what, frames).Int("dedup", seen).Int("socket_buffers", sockets*2*out.Buffer()).
 		Msg("memory for frames, in bytes: it does not grow with traffic")
 	if got := out.Buffer(); got < t.cfg.SendBuffer {
 		t.log.Warn().Int("bytes", got).Int("asked", t.cfg.SendBuffer).Str("mend", fmt.Sprintf("sysctl -w net.core.wmem_max=%d, or give CAP_NET_ADMIN", t.cfg.SendBuffer)).
 			Msg("the kernel limits the socket's buffer: bursts wait in the ring sooner")
 	}
-	if t.cfg.Mark != 0 && !out.Marked() {
+	if t.cfg.File == "" && t.cfg.Mark != 0 && !out.Marked() {
 		t.log.Warn().Str("mend", "give CAP_NET_RAW or CAP_NET_ADMIN, or --mark 0").
 			Msg("what is sent has no mark: the tap knows its own datagrams by their content alone")
 	}

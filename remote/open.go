@@ -4,7 +4,6 @@ package remote
 
 import (
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
@@ -206,7 +205,7 @@ func (t *tap) capture(name string, own []*shard) (*capture, error) {
 	c := t.ringsOf(name, own)
 	return c, t.inside(func() error {
 		iface, err := ring.LookUp(name)
-		c.link, c.netmask = iface.LinkType, netmask(name)
+		c.link, c.netmask = iface.LinkType, ring.Netmask(name)
 		return err
 	})
 }
@@ -271,12 +270,6 @@ func Captures(interfaces []string) []string {
 		return named
 	}
 	return append([]string{strings.Join(patterns, ",")}, named...)
-}
-
-// inSet says that an interface of this name is captured by a pattern.
-func (t *tap) inSet(name string) bool {
-	named, patterns := sources(t.cfg.Interfaces)
-	return len(patterns) > 0 && !slices.Contains(named, name)
 }
 
 // describe says what the announce says of an interface.

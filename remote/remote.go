@@ -148,6 +148,7 @@ func (t *tap) hello(shards []*shard, account *Account) error {
 	if v := t.cfg.VXLAN; v != nil {
 		fan := shards[0].tunnel.fan
 		first, n := fan.Ports()
+		t.footing()
 		t.log.Info().Uint32("tap", t.id).Str("name", t.cfg.Name).Int("shards", len(shards)).Stringer("vtep", account.Collector).
 			Uint32("vni", v.VNI).Uint16("source_port", first).Int("source_ports", n).Int("mtu", fan.MTU()).Bool("segmented", fan.Segmented()).
 			Msg("remote started, without a collector")
@@ -179,8 +180,12 @@ func (t *tap) hello(shards []*shard, account *Account) error {
 		if i > 0 {
 			text = "another collector"
 		}
+		if err := l.out.Astray(); err != nil {
+			t.log.Warn().Err(err).Str("collector", l.to.name).Msg("it cannot be reached now: what is for it is counted as not taken, and its name is looked up again")
+		}
+		where := append([]*Account{account}, account.Also...)[i].to()
 		t.log.Info().Uint32("tap", t.id).Str("name", t.cfg.Name).Str("session", fmt.Sprintf("%016x", l.to.session)).
-			Str("suite", account.Suite).Stringer("collector", l.out.Collector()).Int("shards", len(shards)).
+			Str("suite", account.Suite).Str("collector", where).Int("shards", len(shards)).
 			Int("datagram", l.out.Size()).Bool("segmented", l.out.Segmented()).Msg(text)
 	}
 	return nil

@@ -17,7 +17,6 @@ import (
 
 	"github.com/ntap-project/ntap/proto"
 	"github.com/ntap-project/ntap/ring"
-	"github.com/ntap-project/ntap/ring/filter"
 )
 
 // Chosen.
@@ -59,17 +58,18 @@ type set struct {
 	patterns []string
 	any      bool
 
-	table atomic.Pointer[placeTable]
+	table  atomic.Pointer[placeTable]
+	listed [maxInterfaces]atomic.Bool // by number in the announce's list: it was one of these
 
 	mu      sync.Mutex // not held while frames are taken, but for an interface that nobody knows yet
 	links   *ring.Links
 	retired []*ring.Links // which watch may still be using
 	rings   []*ring.Ring
-	parts   map[uint16][]bpf.RawInstruction // of the filter, by link type
-	live    map[int]ring.Interface          // by index: those captured now
-	strange map[string]bool                 // of these it was said that they cannot be captured
-	stale   []place                         // of those that went, the oldest first
-	program []bpf.RawInstruction            // in the rings
+	filter  *setFilter
+	live    map[int]ring.Interface // by index: those captured now
+	strange map[string]bool        // of these it was said that they cannot be captured
+	stale   []place                // of those that went, the oldest first
+	program []bpf.RawInstruction   // in the rings
 }
 
 // newSet returns the set of these patterns.
@@ -102,46 +102,18 @@ func (s *set) left(i *ring.Interface) bool {
 		slices.ContainsFunc(s.tap.captures, func(c *capture) bool { return c.set == nil && c.has(i) })
 }
 
-// compile makes the programs by link type: f, and before it what leaves out the
-// remote's own datagrams. A link type for which the filter means nothing has
-// none.
-func (s *set) compile(f *Filter, owns []ring.Own) (parts map[uint16][]bpf.RawInstruction, nothing bool, err error) {
-	parts, nothing = map[uint16][]bpf.RawInstruction{}, true
-	if f.masked() {
-		s.tap.log.Warn().Str("interfaces", s.name()).Str("filter", f.Text).
-			Msg("of several interfaces, ip broadcast means 255.255.255.255 and 0.0.0.0 alone: for that of its network, name an interface")
-	}
-	for _, link := range ring.LinkTypes() {
-		if f.Program != nil && link != filter.Ethernet || f.Text != "" && f.Program == nil && !filter.Supported(link) {
-			continue
-		}
-		user, err := f.compile(filter.Options{LinkType: link, Live: true, SnapLen: proto.MaxFrame})
-		if err != nil && link == filter.Ethernet {
-			return nil, false, err
-		} else if err != nil {
-			s.tap.log.Debug().Uint16("linktype", link).Err(err).Msg("the filter leaves out interfaces of that link type")
-			continue
-		}
-		nothing = nothing && user != nil && user.MatchesNothing()
-		if parts[link], err = exclude(user, owns, link); err != nil {
-			return nil, false, err
-		}
-	}
-	return parts, nothing, nil
-}
-
-// use makes these the programs, now and for rings to come.
-func (s *set) use(parts map[uint16][]bpf.RawInstruction) error {
+// use makes this the filter, now and for rings to come.
+func (s *set) use(f *setFilter) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before := s.parts
-	s.parts = parts
+	before := s.filter
+	s.filter = f
 	if s.links == nil {
 		return nil // begin does it
 	}
 	err := s.update()
 	if err != nil {
-		s.parts = before
+		s.filter = before
 		err = errors.Join(err, s.update()) // what came or went meanwhile
 	}
 	return err
@@ -276,7 +248,9 @@ func (s *set) update() error {
 		if _, known := s.live[index]; !known {
 			s.promiscuous(index, &i)
 		}
-		places = append(places, place{int32(index), s.tap.list(describe(i))})
+		at := s.tap.list(describe(i))
+		s.listed[at].Store(true)
+		places = append(places, place{int32(index), at})
 	}
 	old := s.table.Load()
 	for index := range s.live {
@@ -324,7 +298,7 @@ func (s *set) tell(before map[int]ring.Interface) {
 
 // swap brings the filter of the rings up to date.
 func (s *set) swap(only, except []int) error {
-	program, err := ring.Several(s.parts, only, except)
+	program, err := s.compose(only, except)
 	if err != nil || slices.Equal(program, s.program) {
 		return err
 	}
@@ -361,6 +335,12 @@ func (s *set) learn(index int32, link proto.LinkType) uint32 {
 		s.table.Store(newPlaceTable(append(s.table.Load().all(), place{index, at})))
 	}
 	return at
+}
+
+// ofSet says that the interface of a number in the announce's list is, or was,
+// one of a set.
+func (t *tap) ofSet(at int) bool {
+	return slices.ContainsFunc(t.captures, func(c *capture) bool { return c.set != nil && c.set.listed[at].Load() })
 }
 
 // relist has sets look anew which interfaces are theirs.

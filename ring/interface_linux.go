@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -72,6 +73,33 @@ func lookUp(fd int, name string) (Interface, error) {
 	}
 	out.Speed = speed(fd, name)
 	return out, nil
+}
+
+// Netmask returns that of an interface's IPv4 address in the calling thread's
+// network namespace; not valid if it has none. It is asked for by SIOCGIFNETMASK
+// (netdevice(7)), as pcap_lookupnet of libpcap does: of several addresses that is
+// the first whose label is the interface's name. A mask of 0 is taken as it is,
+// where pcap_lookupnet guesses one from the address's class.
+func Netmask(name string) netip.Addr {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return netip.Addr{}
+	}
+	defer unix.Close(fd)
+	return netmask(fd, name)
+}
+
+func netmask(fd int, name string) netip.Addr {
+	var req ifreq
+	if name == "" || len(name) >= unix.IFNAMSIZ {
+		return netip.Addr{}
+	}
+	copy(req.name[:], name)
+	binary.NativeEndian.PutUint16(req.data[:], unix.AF_INET) // struct sockaddr_in
+	if ioctl(fd, unix.SIOCGIFNETMASK, unsafe.Pointer(&req)) != nil {
+		return netip.Addr{}
+	}
+	return netip.AddrFrom4([4]byte(req.data[4:8]))
 }
 
 // speed asks the driver for the bit/s (ETHTOOL_GSET: its 32 bits of Mbit/s do).

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"syscall"
 	"time"
@@ -20,7 +21,7 @@ import (
 // that called OpenLinks, wherever it is used. List is for one goroutine at a
 // time, and so is Changed.
 type Links struct {
-	events int // netlink, subscribed to changes of interfaces
+	events int // netlink, subscribed to changes of interfaces and of their IPv4 addresses
 	ask    int // netlink, for questions
 	device int // for what ioctl tells
 	buf    []byte
@@ -39,7 +40,7 @@ func OpenLinks() (*Links, error) {
 	if l.events, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE); err != nil {
 		return fail("socket AF_NETLINK", err)
 	}
-	if err = unix.Bind(l.events, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: unix.RTMGRP_LINK}); err != nil {
+	if err = unix.Bind(l.events, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR}); err != nil {
 		return fail("bind AF_NETLINK", err)
 	}
 	if l.ask, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE); err != nil {
@@ -66,8 +67,11 @@ func (l *Links) Close() error {
 	return err
 }
 
-// Changed waits until interfaces came, went or were changed, or until wait has
-// passed.
+// Netmask returns what the function of that name does, in the namespace of l.
+func (l *Links) Netmask(name string) netip.Addr { return netmask(l.device, name) }
+
+// Changed waits until interfaces came, went or were changed, or IPv4 addresses
+// of theirs, or until wait has passed.
 func (l *Links) Changed(wait time.Duration) (bool, error) {
 	events := []unix.PollFd{{Fd: int32(l.events), Events: unix.POLLIN}}
 	n, err := unix.Poll(events, int((wait+time.Millisecond-1)/time.Millisecond))

@@ -6,6 +6,7 @@ package ring
 
 import (
 	"errors"
+	"net/netip"
 	"time"
 
 	"golang.org/x/net/bpf"
@@ -22,6 +23,9 @@ func OpenFanout(Config, int) ([]*Ring, error) { return nil, errors.ErrUnsupporte
 
 // LookUp fails: capture is Linux only.
 func LookUp(string) (Interface, error) { return Interface{}, errors.ErrUnsupported }
+
+// Netmask finds none: capture is Linux only.
+func Netmask(string) netip.Addr { return netip.Addr{} }
 
 func (r *Ring) Take(time.Duration) (*Block, error)   { return nil, errors.ErrUnsupported }
 func (r *Ring) SetFilter([]bpf.RawInstruction) error { return errors.ErrUnsupported }
@@ -43,6 +47,7 @@ func OpenLinks() (*Links, error) { return nil, errors.ErrUnsupported }
 
 func (l *Links) List() ([]Interface, error)          { return nil, errors.ErrUnsupported }
 func (l *Links) Changed(time.Duration) (bool, error) { return false, errors.ErrUnsupported }
+func (l *Links) Netmask(string) netip.Addr           { return netip.Addr{} }
 func (l *Links) Close() error                        { return nil }
 
 // Inside fails: network namespaces are Linux only.

@@ -51,25 +51,53 @@ const (
 	bpfAtLeast = 0x35 // BPF_JMP | BPF_JGE | BPF_K
 )
 
-// Several returns the filter for a ring on all interfaces. Programs are by link
-// type: frames of one that has none are dropped. If only is not nil, those are
-// the interfaces whose frames are taken, by index; frames of the interfaces in
-// except are dropped. A loopback shows what it sends a second time as received:
-// the sent copy is left out.
+// A Part is what a filter for several interfaces has for some of them.
+type Part struct {
+	Programs map[uint16][]bpf.RawInstruction // by link type: frames of one that has none are dropped
+	Indexes  []int                           // of the interfaces; of the last Part: all others
+}
+
+// Several returns the filter for a ring on all interfaces. If only is not nil,
+// those are the interfaces whose frames are taken, by index; frames of the
+// interfaces in except are dropped. A loopback shows what it sends a second time
+// as received: the sent copy is left out.
 //
 // An interface is found by bisection: 500 of them cost 10 comparisons.
-func Several(programs map[uint16][]bpf.RawInstruction, only, except []int) ([]bpf.RawInstruction, error) {
+func Several(parts []Part, only, except []int) ([]bpf.RawInstruction, error) {
 	var out []bpf.RawInstruction
+	drop := bpf.RawInstruction{Op: bpfReturn}
 	if only != nil {
 		out = append(out, bpf.RawInstruction{Op: bpfLoad, K: adIndex})
-		out = append(out, among(only, true)...)
+		out = append(out, among(only, bpf.RawInstruction{Op: bpfJump, K: onward}, drop)...)
 	}
 	if len(except) > 0 {
 		out = append(out, bpf.RawInstruction{Op: bpfLoad, K: adIndex})
-		out = append(out, among(except, false)...)
+		out = append(out, among(except, drop, bpf.RawInstruction{Op: bpfJump, K: onward})...)
 	}
-	out = append(out, bpf.RawInstruction{Op: bpfLoad, K: adHardware})
+	named := len(only) + len(except)
+	for i, p := range parts {
+		programs := byKind(p.Programs)
+		if i < len(parts)-1 {
+			named += len(p.Indexes)
+			// Found, it goes on behind the jump to the next part.
+			next := bpf.RawInstruction{Op: bpfJump, K: uint32(len(programs))}
+			programs = append([]bpf.RawInstruction{next}, programs...)
+			list := among(p.Indexes, bpf.RawInstruction{Op: bpfJump, K: beyond}, bpf.RawInstruction{Op: bpfJump, K: onward})
+			out = append(append(out, bpf.RawInstruction{Op: bpfLoad, K: adIndex}), list...)
+		}
+		out = append(out, programs...)
+	}
+	const most = 4096 // BPF_MAXINSNS, linux/bpf_common.h
+	if len(out) > most {
+		return nil, fmt.Errorf("ring: a filter of %d instructions for %d interfaces; the kernel takes %d: name fewer interfaces, or shorten the filter", len(out), named, most)
+	}
+	return out, nil
+}
 
+// byKind returns what finds the program of a frame by its interface's hardware
+// type, and the programs.
+func byKind(programs map[uint16][]bpf.RawInstruction) []bpf.RawInstruction {
+	out := []bpf.RawInstruction{{Op: bpfLoad, K: adHardware}}
 	// By hardware type to its program. The jumps are filled in behind.
 	kinds := slices.SortedFunc(maps.Keys(linkTypes), func(a, b uint16) int {
 		rank := func(h uint16) int { // what is common comes first
@@ -105,36 +133,31 @@ func Several(programs map[uint16][]bpf.RawInstruction, only, except []int) ([]bp
 		}
 		out = append(out, programs[link]...)
 	}
-	const most = 4096 // BPF_MAXINSNS, linux/bpf_common.h
-	if len(out) > most {
-		return nil, fmt.Errorf("ring: a filter of %d instructions for %d interfaces; the kernel takes %d: name fewer interfaces, or shorten the filter", len(out), len(only)+len(except), most)
-	}
-	return out, nil
+	return out
 }
 
-// among goes on behind itself if the accumulator is one of the indexes, or, if
-// not take, if it is none; else the frame is dropped.
-func among(indexes []int, take bool) []bpf.RawInstruction {
+// among looks for the accumulator among the indexes, and goes on with found or
+// missed: a return, or a jump onward or beyond.
+func among(indexes []int, found, missed bpf.RawInstruction) []bpf.RawInstruction {
 	sorted := slices.Compact(slices.Sorted(slices.Values(indexes)))
-	out := bisect(sorted, take)
+	out := bisect(sorted, found, missed)
 	for i := range out {
-		if out[i].Op == bpfJump && out[i].K == onward {
-			out[i].K = uint32(len(out) - i - 1)
+		if out[i].Op == bpfJump && out[i].K >= beyond {
+			out[i].K = uint32(len(out)-i-1) + onward - out[i].K
 		}
 	}
 	return out
 }
 
-// onward is the place of jumps that lead behind what bisect returns.
-const onward = 1<<32 - 1
+// Places of jumps: right behind what bisect returns, and one instruction further.
+const (
+	onward = 1<<32 - 1
+	beyond = onward - 1
+)
 
-func bisect(sorted []int, take bool) []bpf.RawInstruction {
-	found, missed := bpf.RawInstruction{Op: bpfJump, K: onward}, bpf.RawInstruction{Op: bpfReturn}
-	if !take {
-		found, missed = missed, found
-	}
+func bisect(sorted []int, found, missed bpf.RawInstruction) []bpf.RawInstruction {
 	if n := len(sorted); n > 2 {
-		left, right := bisect(sorted[:n/2], take), bisect(sorted[n/2:], take)
+		left, right := bisect(sorted[:n/2], found, missed), bisect(sorted[n/2:], found, missed)
 		out := []bpf.RawInstruction{
 			{Op: bpfAtLeast, Jf: 1, K: uint32(sorted[n/2])},
 			{Op: bpfJump, K: uint32(len(left))},

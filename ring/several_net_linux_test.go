@@ -66,21 +66,30 @@ func TestSeveralTakesWhatItNames(t *testing.T) {
 		}
 		return out
 	}
+	all := []Part{{Programs: everyLink()}}
+	nothing := map[uint16][]bpf.RawInstruction{linkEthernet: {{Op: bpfReturn}}, linkRaw: {{Op: bpfReturn}}}
 	for _, v := range []struct {
 		name         string
 		only, except []int
 		want         func(i int) bool // of indexes
+		parts        []Part           // nil: all
 	}{
-		{"all", nil, nil, func(int) bool { return true }},
-		{"none", []int{}, nil, func(int) bool { return false }},
-		{"one", indexes[2:3], nil, func(i int) bool { return i == 2 }},
-		{"three", indexes[1:4], nil, func(i int) bool { return i >= 1 && i < 4 }},
-		{"some of 512", append(far(508), indexes[0], indexes[5], indexes[3], indexes[3]), nil, func(i int) bool { return i == 0 || i == 3 || i == 5 }},
-		{"all but two", nil, indexes[4:], func(i int) bool { return i < 4 }},
-		{"all but one and others", nil, append(far(200), indexes[1]), func(i int) bool { return i != 1 }},
+		{"all", nil, nil, func(int) bool { return true }, nil},
+		{"none", []int{}, nil, func(int) bool { return false }, nil},
+		{"one", indexes[2:3], nil, func(i int) bool { return i == 2 }, nil},
+		{"three", indexes[1:4], nil, func(i int) bool { return i >= 1 && i < 4 }, nil},
+		{"some of 512", append(far(508), indexes[0], indexes[5], indexes[3], indexes[3]), nil, func(i int) bool { return i == 0 || i == 3 || i == 5 }, nil},
+		{"all but two", nil, indexes[4:], func(i int) bool { return i < 4 }, nil},
+		{"all but one and others", nil, append(far(200), indexes[1]), func(i int) bool { return i != 1 }, nil},
+		{"parts", nil, nil, func(i int) bool { return i != 1 && i != 4 }, []Part{{nothing, indexes[1:2]}, {everyLink(), indexes[2:4]}, {nothing, append(far(9), indexes[4])}, all[0]}},
+		{"the others in no part", nil, nil, func(i int) bool { return i == 1 || i == 4 }, []Part{{everyLink(), append(far(100), indexes[1])}, {nil, indexes[:1]}, {everyLink(), indexes[4:5]}, {nothing, nil}}},
+		{"parts of some", indexes[1:5], nil, func(i int) bool { return i == 2 || i == 4 }, []Part{{nothing, indexes[:2]}, {nothing, []int{indexes[3]}}, all[0]}},
 	} {
 		func() { // not a subtest: its goroutine would be in another namespace
-			program, err := Several(everyLink(), v.only, v.except)
+			if v.parts == nil {
+				v.parts = all
+			}
+			program, err := Several(v.parts, v.only, v.except)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -161,6 +170,7 @@ func TestLinksTellOfChanges(t *testing.T) {
 		{"ip link add x0 type veth peer name x1", []string{"lo", "x0", "x1"}},
 		{"ip link set x0 name y0", []string{"lo", "x1", "y0"}},
 		{"ip link set y0 up", []string{"lo", "x1", "y0"}},
+		{"ip addr add 10.1.2.3/26 dev y0", []string{"lo", "x1", "y0"}},
 		{"ip link del y0", []string{"lo"}},
 	} {
 		for { // what the changes before left

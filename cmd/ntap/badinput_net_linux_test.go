@@ -104,6 +104,8 @@ func TestWrongStart(t *testing.T) {
 		{1, "bytecode", remote("-i", "lo", "--filter-bytecode", bytecode, "--key-file", master)},
 		{2, "--mtu 65536: 576 to 65535", remote("-r", pcap, "--mtu", "65536", "--key-file", master)},
 		{2, "HOST:PORT", []string{"remote", "-r", pcap, "-c", "nohost", "--key-file", master}},
+		// Beside another it used to be taken, and what was for it was lost.
+		{1, "host and port are both needed", remote("-i", "lo", "-c", "0.0.0.0:5678", "--key-file", master)},
 		{2, "no port", []string{"collector", "--key-file", master}},
 		{2, "-p", []string{"collector", "-p", "70000", "--key-file", master}},
 		{2, "no key", []string{"collector", "-p", "0"}},

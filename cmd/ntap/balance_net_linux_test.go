@@ -47,7 +47,7 @@ func TestSensors(t *testing.T) {
 	before := indexes()
 	var dumps []*proc
 	for i := range 2 {
-		dumps = append(dumps, w.startTcpdump(w.collector, fmt.Sprintf("s%d", i), path(fmt.Sprintf("s%d.pcap", i)), "udp port 9753"))
+		dumps = append(dumps, w.startTcpdump(w.collector, fmt.Sprintf("s%d", i), path(fmt.Sprintf("s%d.pcap", i)), "-s", "1600", "udp port 9753"))
 	}
 	r := w.startRemote("-i", "t0", "udp", "port", "9753")
 	sent, stop := w.stream(w.peer, "p0", 1)

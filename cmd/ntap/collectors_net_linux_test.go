@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -71,6 +72,12 @@ func TestCollectorsGetCopies(t *testing.T) {
 		p.until("the end is written", func() bool { return fileHas(file, marker("end")) })
 	}
 	rText := r.stop()
+	// Of the one whose name is not known it used to say "invalid AddrPort", and
+	// nothing of why.
+	if want := "and to ntap-test.invalid:5678, session"; !strings.Contains(rText, want) || strings.Contains(rText, "invalid AddrPort") ||
+		!regexp.MustCompile(`WRN it cannot be reached now.*ntap-test\.invalid`).MatchString(rText) {
+		t.Errorf("not %q, or no word of why:\n%s", want, rText)
+	}
 	want := map[string]int{}
 	for _, f := range frames {
 		want[string(f)] = 1

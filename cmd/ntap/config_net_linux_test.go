@@ -107,7 +107,7 @@ outputs:
 	c := w.start(w.collector, ntapBinary, "collector", "--config", config)
 	c.wait("collector started")
 	index := w.in(w.collector, "cat", "/sys/class/net/all0/ifindex")
-	dump := w.startTcpdump(w.collector, "all0", path("all0.pcap"), "udp port 9753")
+	dump := w.startTcpdump(w.collector, "all0", path("all0.pcap"), "-s", "1600", "udp port 9753")
 	var client net.Conn
 	w.inside(w.collector, func() (err error) { client, err = net.Dial("tcp", "127.0.0.1:57012"); return })
 	served, _ := os.Create(path("client.pcapng"))

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -182,6 +183,14 @@ func TestUnprivilegedContainer(t *testing.T) {
 		if err == nil || !strings.Contains(string(out), v.says) || strings.Contains(string(out), "panic") {
 			t.Errorf("%q: %v, want %q:\n%s", v.args, err, v.says, out)
 		}
+	}
+	// What is sent of a file is captured by nobody: that it has no mark is no
+	// warning, as it used to be.
+	all := testnet.Captures(t)
+	tftp := all[slices.IndexFunc(all, func(p string) bool { return filepath.Base(p) == "tftp.pcap" })]
+	args := contained(t, none, "remote", "-r", tftp, "--pace", "max", "-c", "10.99.0.2:5678", "--key-file", w.key, "--tap", "1")
+	if out := w.in(w.sender, args[0], args[1:]...); strings.Contains(out, "no mark") {
+		t.Errorf("of a file:\n%s", out)
 	}
 	out, _ := exec.Command("ip", append([]string{"netns", "exec", w.sender}, contained(t, raw, "doctor")...)...).CombinedOutput()
 	for _, line := range []string{`ok +capture`, `fail +virtual interfaces`, `warn +other namespaces`, `warn +io_uring`, `(ok|warn) +memory`} {

@@ -114,7 +114,7 @@ func TestDedupOfABridge(t *testing.T) {
 			w.offload("off", third, "q1")
 			out, wire := filepath.Join(w.dir, "out.pcapng"), filepath.Join(w.dir, "wire.pcap")
 			c := w.startCollector("--no-tap", "-w", out)
-			dump := w.startTcpdump(w.peer, "p0", wire)
+			dump := w.startTcpdump(w.peer, "p0", wire, "-s", "1600")
 			r := w.startRemote(append(args, "--dedup", "500ms", "--ring", "67108864", "--", "not", "(port", "5678", "or", "net", "10.99.0.0/24)")...)
 			w.inject(w.peer, "p0", marker("begin"))
 			w.exchange(w.peer, w.sender, "10.98.0.1", 300_000)

@@ -101,7 +101,7 @@ func TestFilterChanges(t *testing.T) {
 	w := newWorld(t)
 	c := w.startCollector("-i", "ntap0")
 	out := filepath.Join(w.dir, "tap.pcap")
-	onTap := w.startTcpdump(w.collector, "ntap0", out)
+	onTap := w.startTcpdump(w.collector, "ntap0", out, "-s", "1600")
 	file := filepath.Join(w.dir, "filter")
 	write := func(text string) {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {

@@ -57,52 +57,77 @@ func resident(t *testing.T, pid int) (own, all int) {
 
 // What a remote says of its memory at the start is what it has under traffic:
 // rings are mapped, sockets have the buffers, and pages of its own are no more
-// than flights, the table of --dedup and what the program takes; ten times the
-// traffic takes nothing more.
+// than flights, or the frames that it cuts, the table of --dedup and what the
+// program takes; ten times the traffic takes nothing more. One that sends VXLAN
+// used to say nothing.
 func TestMemoryIsAsStated(t *testing.T) {
 	testnet.RequireTool(t, "ss")
-	const program = 40 << 20 // Go's heap and stacks, and what it keeps for garbage collection
-	w := newWorld(t)
-	c := w.startCollector("--no-tap", "-w", filepath.Join(w.dir, "out.pcapng"))
-	d := w.another("5679", filepath.Join(w.dir, "other.pcapng"))
-	r := w.startRemote("-i", "t0", "-i", "any", "--workers", "2", "--ring", "8388608", "--dedup", "100ms", "-c", "10.99.0.2:5679", "ether proto 0x88b5")
-	says, pid := stated(t, r.text()), r.cmd.Process.Pid
-	look := func(what string) int {
-		own, all := resident(t, pid)
-		if most := says["flights"] + says["dedup"] + program; own > most || all > most+says["rings"] {
-			t.Errorf("%s: %d bytes of its own, %d in all; it said %v", what, own, all, says)
-		}
-		if n := ringsMapped(t, pid); n != says["rings"] || n != 4*8388608 {
-			t.Errorf("%s: %d bytes of rings are mapped; it said %v", what, n, says)
-		}
-		sockets, buffers := 0, 0
-		for _, m := range regexp.MustCompile(`skmem:\(r\d+,rb\d+,t(\d+),tb(\d+)`).FindAllStringSubmatch(w.in(w.sender, "ss", "-H", "-u", "-n", "-m", "dst", "10.99.0.2"), -1) {
-			waits, _ := strconv.Atoi(m[1])
-			most, _ := strconv.Atoi(m[2])
-			if sockets++; waits > most {
-				t.Errorf("%s: %d bytes wait in a socket for %d", what, waits, most)
+	const ring = 8388608
+	for _, v := range []struct {
+		name           string
+		rings, sockets int
+		args           []string
+	}{
+		{"to two collectors", 4, 8, []string{"-i", "any", "-c", "10.99.0.2:5678", "-c", "10.99.0.2:5679"}},
+		{"as VXLAN", 2, 2 * 12, []string{"--to-vxlan", "10.99.0.2", "--vxlan-ports", "12"}},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			w := newWorld(t)
+			c := w.startCollector("--no-tap", "-w", filepath.Join(w.dir, "out.pcapng"))
+			d := w.another("5679", filepath.Join(w.dir, "other.pcapng"))
+			args := append(v.args, "-i", "t0", "--workers", "2", "--ring", strconv.Itoa(ring), "--dedup", "100ms")
+			if v.name == "to two collectors" {
+				args = append(args, "--key-file", w.key)
 			}
-			buffers += most
+			r := w.start(w.sender, ntapBinary, append(append([]string{"remote", "--tap", "1"}, args...), "ether proto 0x88b5 or tcp")...)
+			r.wait("remote started")
+			says, pid := stated(t, r.text()), r.cmd.Process.Pid
+			look := func(what string) int { return w.looksAsStated(what, pid, says, v.rings*ring, v.sockets) }
+			sent, stop := w.flood(w.peer, "p0", 600)
+			after := func(n int64) func() bool { return func() bool { return sent.Load() >= n } }
+			r.until("some traffic passed", after(1000))
+			w.transfer("10.98.0.1", 1<<20) // frames of up to 64 KB, where they are cut
+			first := look("at the beginning")
+			r.until("ten times as much passed", after(10000))
+			if last := look("at the end"); last > first+says["dedup"]+8<<20 {
+				t.Errorf("it had %d bytes, and then %d", first, last)
+			}
+			stop()
+			if text := r.stop(); account(text, "frames captured on") < 10000 {
+				t.Error(text)
+			}
+			c.stop()
+			d.stop()
+		})
+	}
+}
+
+// looksAsStated holds a remote's memory and sockets against what it says of them,
+// and returns the pages of its own, bytes.
+func (w *world) looksAsStated(what string, pid int, says map[string]int, rings, sockets int) int {
+	const program = 40 << 20 // Go's heap and stacks, and what it keeps for garbage collection
+	t := w.t
+	t.Helper()
+	own, all := resident(t, pid)
+	if most := says["flights"] + says["cuts"] + says["dedup"] + program; own > most || all > most+says["rings"] {
+		t.Errorf("%s: %d bytes of its own, %d in all; it said %v", what, own, all, says)
+	}
+	if n := ringsMapped(t, pid); n != says["rings"] || n != rings {
+		t.Errorf("%s: %d bytes of rings are mapped; it said %v", what, n, says)
+	}
+	n, buffers := 0, 0
+	for _, m := range regexp.MustCompile(`skmem:\(r\d+,rb\d+,t(\d+),tb(\d+)`).FindAllStringSubmatch(w.in(w.sender, "ss", "-H", "-u", "-n", "-m", "dst", "10.99.0.2"), -1) {
+		waits, _ := strconv.Atoi(m[1])
+		most, _ := strconv.Atoi(m[2])
+		if n++; waits > most {
+			t.Errorf("%s: %d bytes wait in a socket for %d", what, waits, most)
 		}
-		if sockets != 8 || buffers != says["socket_buffers"] {
-			t.Errorf("%s: %d sockets with buffers of %d bytes; it said %v", what, sockets, buffers, says)
-		}
-		return own
+		buffers += most
 	}
-	sent, stop := w.flood(w.peer, "p0", 600)
-	after := func(n int64) func() bool { return func() bool { return sent.Load() >= n } }
-	r.until("some traffic passed", after(1000))
-	first := look("at the beginning")
-	r.until("ten times as much passed", after(10000))
-	if last := look("at the end"); last > first+says["dedup"]+8<<20 {
-		t.Errorf("it had %d bytes, and then %d", first, last)
+	if n != sockets || buffers != says["socket_buffers"] {
+		t.Errorf("%s: %d sockets with buffers of %d bytes; it said %v", what, n, buffers, says)
 	}
-	stop()
-	if text := r.stop(); account(text, "frames captured on") < 10000 {
-		t.Error(text)
-	}
-	c.stop()
-	d.stop()
+	return own
 }
 
 // quota makes a cgroup that may use so much of each 100 ms of one CPU's time, and

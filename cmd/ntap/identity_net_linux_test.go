@@ -169,6 +169,11 @@ func TestNamedInterfaceIsRenamed(t *testing.T) {
 					t.Errorf("%q came %d times:\n%s", frame, times, text)
 				}
 			}
+			// The account of all others has no line for a name of this one: it used to
+			// say that there were 0 frames of it.
+			if strings.Contains(text, "of those on wan0") || account(text, "of those on t0,") == 0 {
+				t.Errorf("the account:\n%s", text)
+			}
 			// The name is never another one's: tshark reads the same.
 			if by := withoutRootWarning(w.must("tshark", "-r", file, "-Y", `frame contains "under wan0" && frame.interface_name != "wan0"`, "-T", "fields", "-e", "frame.interface_name")); strings.Trim(by, "t0\n") != "" {
 				t.Errorf("frames of wan0 are of %q", by)

@@ -49,7 +49,7 @@ func TestRateLimitLive(t *testing.T) {
 			out, wire := filepath.Join(w.dir, "out.pcapng"), filepath.Join(w.dir, "wire.pcap")
 			const what = "ether proto 0x88b5"
 			c := w.startCollector("--no-tap", "-w", out)
-			dump := w.startTcpdump(w.peer, "p0", wire, what)
+			dump := w.startTcpdump(w.peer, "p0", wire, "-s", "1600", what)
 			start := time.Now()
 			r := w.startRemote("-i", "t0", "--workers", "2", "--rate-limit", name, what)
 			sent, stop := w.flood(w.peer, "p0", 1000)

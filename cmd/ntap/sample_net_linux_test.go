@@ -118,7 +118,7 @@ func TestSampleLive(t *testing.T) {
 	c := w.startCollector("--no-tap", "-w", out)
 	dumps := map[string]*proc{}
 	for iface, file := range wires {
-		dumps[iface] = w.startTcpdump(w.peer, iface, file, "ip and (tcp or udp)")
+		dumps[iface] = w.startTcpdump(w.peer, iface, file, "-s", "1600", "ip and (tcp or udp)")
 	}
 	r := w.startRemote("-i", "t0", "-i", "t1", "--workers", "2", "--sample", fmt.Sprint("1/", of), "ip and (tcp or udp)")
 	frames := flowFrames(1200)

@@ -65,7 +65,7 @@ func TestRemoteToVXLANCutsGSO(t *testing.T) {
 	}
 	w.deviceOn("up1", "vx", "10.99.0.2", 4789, 1)
 	file := filepath.Join(w.dir, "vx.pcap")
-	dump := w.startTcpdump(w.vtep, "vx", file)
+	dump := w.startTcpdump(w.vtep, "vx", file, "-s", "1600")
 	r := w.start(w.sender, ntapBinary, "remote", "-i", "t0", "--to-vxlan", "10.99.0.2", "--ring", "268435456")
 	r.wait("without a collector")
 	const size = 1 << 20

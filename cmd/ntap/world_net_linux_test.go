@@ -219,7 +219,10 @@ func (w *world) startRemote(args ...string) *proc {
 	return p
 }
 
-// startTcpdump records an interface into a file until stopped.
+// startTcpdump records an interface into a file until stopped, by a filter, which
+// options may precede. It has a ring of 64 MiB, and where the interface has
+// offloads libpcap takes a slot as long as the snap length for each frame: 256 of
+// them. Where more come at once, -s 1600 makes it some 30,000.
 func (w *world) startTcpdump(ns, iface, file string, filter ...string) *proc {
 	w.t.Helper()
 	p := w.start(ns, "tcpdump", append([]string{"-i", iface, "-n", "-s", "0", "-B", "65536", "--immediate-mode", "-U",

@@ -100,6 +100,9 @@ func (c *compiler) many(x special) (*formula, error) {
 			return allOf(ip, test(relGE, c.at(c.l.network, ip4Destination, 1), c.constant(224))), nil
 		}
 		hosts := ^maskOf(c.o.Netmask)
+		if hosts < 3 { // a network of one or two hosts has no broadcast address (RFC 3021): all of its own would be one
+			hosts = ^uint32(0)
+		}
 		dst := c.at(c.l.network, ip4Destination, 4)
 		return allOf(ip, anyOf(c.masked(dst, 0, hosts), c.masked(dst, hosts, hosts))), nil
 	case x.proto.is("ip6") && !broadcast:

@@ -240,6 +240,21 @@ func TestIPBroadcast(t *testing.T) {
 	}
 }
 
+// Networks of one or two hosts have no broadcast address. All that is sent to
+// any host used to be taken for broadcast there, as by tcpdump.
+func TestIPBroadcastOfFewHosts(t *testing.T) {
+	want, err := Compile("ip broadcast", Options{LinkType: Ethernet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for mask, same := range map[string]bool{"255.255.255.255": true, "255.255.255.254": true, "255.255.255.252": false} {
+		p, err := Compile("ip broadcast", Options{LinkType: Ethernet, Netmask: netip.MustParseAddr(mask)})
+		if err != nil || slices.Equal(p, want) != same {
+			t.Errorf("%s: %v, %v", mask, err, p)
+		}
+	}
+}
+
 func TestSnapLength(t *testing.T) {
 	p, err := Compile("ip", Options{LinkType: Ethernet, SnapLen: 96})
 	if err != nil || judge(p, &frame{data: ordinary["syn"]}) != 96 {
