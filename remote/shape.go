@@ -177,6 +177,12 @@ func (s *shaper) fingerprint(r *proto.Record) uint64 {
 	return maphash.Bytes(s.seed, r.Data) ^ rest*0x9E3779B97F4A7C15 // odd: no two of rest have the same product
 }
 
+// Kept says whether a Shape whose Sample is n keeps an Ethernet frame: all of
+// its flow, or nothing of it. It is for whoever wants to know beforehand.
+func Kept(frame []byte, n uint32) bool {
+	return n < 2 || sampled(&proto.Record{Data: frame, LinkType: proto.LinkTypeEthernet}, uint64(n))
+}
+
 // sampled says whether the flow of a frame is one of those kept: one of n. The
 // hash is mixed once more, since outputs of the collector share flows by its
 // high bits. Frames of link types without flows are kept.

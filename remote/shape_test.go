@@ -49,6 +49,9 @@ func TestSampled(t *testing.T) {
 			if sampled(&raw, n) != is {
 				t.Fatalf("flow %d: it is kept on one interface, and not on another", i)
 			}
+			if Kept(r.Data, uint32(n)) != is || !Kept(r.Data, 1) || !Kept(r.Data, 0) {
+				t.Fatalf("flow %d: whoever asks beforehand is told something else", i)
+			}
 			if is {
 				kept++
 				if proto.FlowHash(r.Data) >= 1<<31 {
