@@ -251,12 +251,19 @@ func TestTakeOfAShaper(t *testing.T) {
 	}); allocs != 0 {
 		t.Errorf("%v allocations", allocs)
 	}
+	s.count()
 	if got := taken + int(a.shed()); got != n || a.Sampled.Load() == 0 || a.OverRate.Load() == 0 || a.Masked.Load() < uint64(taken) {
 		t.Errorf("%d frames, %d taken, %d shed, %d masked", n, taken, a.shed(), a.Masked.Load())
 	}
 	s.open = true
-	if r := (proto.Record{Data: frames[0]}); s.take(&r) || a.Broken.Load() != 1 {
+	r := proto.Record{Data: frames[0]}
+	open := s.take(&r)
+	if s.count(); open || a.Broken.Load() != 1 {
 		t.Error("a breaker that is open lets frames through")
+	}
+	shed := a.shed()
+	if s.count(); a.shed() != shed {
+		t.Error("what was counted is counted again")
 	}
 }
 

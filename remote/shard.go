@@ -138,6 +138,12 @@ func (s *shard) count() error {
 		a.Freezes.Set(s.base.Freezes + k.Freezes)
 		s.stamped(s.base.Unstamped + k.Unstamped)
 	}
+	if s.shaper != nil {
+		s.shaper.count()
+	}
+	if s.places != nil {
+		s.places.settle()
+	}
 	if s.tunnel != nil {
 		s.tunnel.count()
 	}
