@@ -24,6 +24,9 @@ const (
 	bares = 7
 	// leastRounds is what is kept of a run that is cut short.
 	leastRounds = 6
+	// generations is how often all remotes and devices are made anew: where the kernel has
+	// put what it needs for a device makes up to 80 ns a frame, for as long as that is there.
+	generations = 3
 	// optionRing is each remote's ring, bytes: it has room for a round.
 	optionRing = 32 << 20
 	// optionMemory is what each takes besides, about: processes and their buffers.
@@ -41,7 +44,13 @@ var optionRoundDone = func(rounds int) {}
 type optionRig struct {
 	remoteOption
 	rig *measure.Rig
-	of  map[string][]optionPair // by frame, one of each round
+	*optionCount
+}
+
+// An optionCount is what came of an option so far.
+type optionCount struct {
+	of      map[string][]optionPair // by frame, one of each round
+	dropped uint64                  // frames that the ring had no room for
 }
 
 // An optionTime is what a frame took in one round, ns.
@@ -53,6 +62,38 @@ type optionPair struct{ with, more optionTime }
 // options measures what options of the remote take, in turn, for b.optionsFor. What they
 // send is dropped behind the wire. A run that is cut short keeps the rounds that it has.
 func (b *bench) options(cut context.Context) error {
+	kinds := append(slices.Repeat([]remoteOption{{name: bare, where: outcome.InBoth}}, bares), remoteOptions...)
+	if err := roomFor(len(kinds), b.optionRing()+optionMemory); err != nil {
+		return err
+	}
+	counts := make([]*optionCount, len(kinds))
+	for i := range counts {
+		counts[i] = &optionCount{of: map[string][]optionPair{}}
+	}
+	begun, rounds := time.Now(), 0
+	last := pick(b, generations, 1)
+	for g := range last {
+		until := begun.Add(b.optionsFor * time.Duration(g+1) / time.Duration(last))
+		n, err := b.generation(cut, kinds, counts, rounds, until)
+		if err != nil {
+			return err
+		}
+		rounds += n
+	}
+	short := cut.Err() != nil
+	if short && rounds < leastRounds {
+		return cut.Err()
+	}
+	b.noteOptions(kinds, counts)
+	if short {
+		return fmt.Errorf("cut short: it has %d rounds", rounds)
+	}
+	return nil
+}
+
+// generation makes all remotes, has them take turns until then, and holds their accounts
+// against what was sent.
+func (b *bench) generation(cut context.Context, kinds []remoteOption, counts []*optionCount, done int, until time.Time) (rounds int, err error) {
 	ctx := context.WithoutCancel(cut) // what is under way takes seconds, and is finished
 	var all []*optionRig
 	defer func() {
@@ -60,51 +101,41 @@ func (b *bench) options(cut context.Context) error {
 			r.rig.Close()
 		}
 	}()
-	kinds := append(slices.Repeat([]remoteOption{{name: bare, where: outcome.InBoth}}, bares), remoteOptions...)
-	ring := pick(b, optionRing, optionRing/8)
-	if err := roomFor(len(kinds), ring+optionMemory); err != nil {
-		return err
-	}
-	for _, o := range kinds {
+	for i, o := range kinds {
 		if cut.Err() != nil {
-			return cut.Err()
+			return 0, nil
 		}
 		r, err := newOptionRig(o)
 		if err != nil {
-			return fmt.Errorf("%s: %w", o.name, err)
+			return 0, fmt.Errorf("%s: %w", o.name, err)
 		}
-		r.cfg.CPUs, r.cfg.Retire, r.cfg.RingBytes = measure.ShardCPU(), measure.CrowdRetire, ring
+		r.cfg.CPUs, r.cfg.Retire, r.cfg.RingBytes = measure.ShardCPU(), measure.CrowdRetire, b.optionRing()
+		r.optionCount = counts[i]
 		all = append(all, r)
 	}
 	crowd, err := b.optionCrowd(ctx, all)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer crowd.Close()
-	rounds, err := b.optionRounds(ctx, cut, crowd, all)
-	if err != nil {
-		return err
+	if rounds, err = b.optionRounds(ctx, cut, crowd, all, done, until); err != nil {
+		return rounds, err
 	}
-	short := cut.Err() != nil
-	if short && rounds < leastRounds {
-		return cut.Err()
-	}
-	dropped := make([]uint64, len(all))
-	for i, r := range all {
+	for _, r := range all {
 		a, err := r.rig.Level(ctx)
 		if err == nil {
-			dropped[i], err = a.KernelDrops, r.rig.Balance(ctx)
+			r.dropped += a.KernelDrops
+			err = r.rig.Balance(ctx)
 		}
 		if err != nil {
-			return fmt.Errorf("%s: the account does not add up: %w", r.name, err)
+			return rounds, fmt.Errorf("%s: the account does not add up: %w", r.name, err)
 		}
 	}
-	b.noteOptions(all, dropped)
-	if short {
-		return fmt.Errorf("cut short: it has %d rounds", rounds)
-	}
-	return nil
+	return rounds, nil
 }
+
+// optionRing returns the bytes of each remote's ring.
+func (b *bench) optionRing() int { return pick(b, optionRing, optionRing/8) }
 
 // roomFor returns an error if there is no memory for so many, of each so many bytes.
 func roomFor(n, each int) error {
@@ -142,7 +173,7 @@ func newOptionRig(o remoteOption) (*optionRig, error) {
 		r.Close()
 		return nil, err
 	}
-	return &optionRig{o, r, map[string][]optionPair{}}, nil
+	return &optionRig{remoteOption: o, rig: r}, nil
 }
 
 // optionCrowd starts the source and the remotes.
@@ -169,18 +200,17 @@ func (b *bench) optionFrames() []string {
 	return pick(b, []string{"60", "300", "1300"}, []string{"300"})
 }
 
-// optionRounds has all take turns until the time is over. What a round has that is
-// not whole is left out.
-func (b *bench) optionRounds(ctx, cut context.Context, crowd *measure.Crowd, all []*optionRig) (rounds int, err error) {
-	begun, longest := time.Now(), time.Duration(0)
-	for ; rounds < b.optionsMost && time.Since(begun)+longest <= b.optionsFor; rounds++ {
+// optionRounds has all take turns until then, or until there are enough. What a round has that
+// is not whole is left out.
+func (b *bench) optionRounds(ctx, cut context.Context, crowd *measure.Crowd, all []*optionRig, done int, until time.Time) (rounds int, err error) {
+	for longest := time.Duration(0); done+rounds < b.optionsMost && !time.Now().Add(longest).After(until); rounds++ {
 		start := time.Now()
 		round := map[string][]optionPair{}
 		for _, frame := range b.optionFrames() {
 			if cut.Err() != nil {
 				return rounds, nil
 			}
-			if round[frame], err = b.optionRound(ctx, crowd, all, frame, uint64(rounds)); err != nil {
+			if round[frame], err = b.optionRound(ctx, crowd, all, frame, uint64(done+rounds)); err != nil {
 				return rounds, fmt.Errorf("frames of %s bytes: %w", frame, err)
 			}
 		}
@@ -189,10 +219,10 @@ func (b *bench) optionRounds(ctx, cut context.Context, crowd *measure.Crowd, all
 				all[i].of[frame] = append(all[i].of[frame], p)
 			}
 		}
-		optionRoundDone(rounds + 1)
+		optionRoundDone(done + rounds + 1)
 		longest = max(longest, time.Since(start))
-		if rounds%10 == 0 {
-			b.say("options: round %d took %.1f s", rounds+1, time.Since(start).Seconds())
+		if (done+rounds)%10 == 0 {
+			b.say("options: round %d took %.1f s", done+rounds+1, time.Since(start).Seconds())
 		}
 	}
 	return rounds, nil
@@ -208,14 +238,15 @@ func (b *bench) optionRound(ctx context.Context, crowd *measure.Crowd, all []*op
 		return nil, err
 	}
 	pairs := make([]optionPair, len(all))
-	var capture float64 // of those without
+	var without []float64
 	for i, t := range turns {
 		n := float64(t.Offered.Frames)
 		pairs[i].with = optionTime{float64(t.Remote) / n, float64(t.Offered.CPU) / n}
 		if i < bares {
-			capture += pairs[i].with.capture / bares
+			without = append(without, pairs[i].with.capture)
 		}
 	}
+	capture := measure.SpreadOf(without...).Median
 	for at, i := range order {
 		pairs[i].more = optionTime{pairs[i].with.remote - nearest(pairs, order, at), pairs[i].with.capture - capture}
 	}
@@ -238,12 +269,12 @@ func nearest(pairs []optionPair, order []int, at int) float64 {
 }
 
 // noteOptions sums up.
-func (b *bench) noteOptions(all []*optionRig, dropped []uint64) {
+func (b *bench) noteOptions(kinds []remoteOption, counts []*optionCount) {
 	for _, frame := range b.optionFrames() {
-		for i, r := range all {
-			o := outcome.Option{Option: r.name, Frame: frame, Where: r.where, Dropped: dropped[i]}
+		for i, r := range kinds {
+			o := outcome.Option{Option: r.name, Frame: frame, Where: r.where, Dropped: counts[i].dropped}
 			var own, remote, capture, both []float64
-			for _, p := range r.of[frame] {
+			for _, p := range counts[i].of[frame] {
 				own = append(own, p.with.remote)
 				remote, capture, both = append(remote, p.more.remote), append(capture, p.more.capture), append(both, p.more.remote+p.more.capture)
 			}
