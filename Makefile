@@ -10,7 +10,7 @@ ROUNDS   ?= 251
 SOAK     ?= 10m
 TOOLS    := ip:iproute2 tcpdump:tcpdump tshark:tshark ethtool:ethtool nft:nftables ping:iputils-ping ovs-vswitchd:openvswitch-switch setpriv:util-linux nsenter:util-linux unshare:util-linux mount:mount prlimit:util-linux openssl:openssl nc:netcat-openbsd crun:crun
 
-.PHONY: build generate demo test test-net test-arm64 test-avx512 check cross suricata race fuzz bench bench-quick bench-tools bench-path report sizing soak bench-flood bench-crypto tools install-extcap install-dissector clean
+.PHONY: build generate demo test test-net test-arm64 test-avx512 check cross suricata race fuzz bench bench-quick bench-options options-table bench-tools bench-path report sizing soak bench-flood bench-crypto tools install-extcap install-dissector clean
 
 build: ## the binary, bin/ntap, and its links with nTap's names
 	$(GO) build -trimpath -o bin/ntap ./cmd/ntap
@@ -92,6 +92,13 @@ fuzz: ## every fuzzer for FUZZTIME
 bench: tools bench-tools ## everything, beside its peers, in under ten minutes: a results file (as root)
 	bin/bench
 	$(GO) run ./benchmarks/report
+
+bench-options: bench-tools ## what each option of a remote costs a frame, in seven minutes: a results file of its own (as root; 2 GiB of memory)
+	bin/bench -only options
+	$(GO) run ./benchmarks/report
+
+options-table: ## what options cost in docs/CAPTURE.md, of RESULTS=FILE or the newest of make bench-options
+	$(GO) run ./benchmarks/report -costs $(RESULTS)
 
 report: ## the report and plots of a results file: RESULTS=FILE, or the newest of benchmarks/results
 	$(GO) run ./benchmarks/report $(RESULTS)

@@ -7,8 +7,10 @@ import "sync/atomic"
 
 // A Counter is a 64-bit count with one writer and any number of readers.
 //
-// Having one writer is what makes Add cheap: a plain load and store, without
-// the bus lock of an atomic addition. Counters of different writers belong on
+// Having one writer is what makes Add cheap: a load and a store, and no addition that
+// has to be one step. It is not free: on amd64 an atomic store is an XCHG, which waits
+// until what was written before is out of the store buffer. What is counted for each frame is summed
+// up first, and added once a batch or when the account is looked at. Counters of different writers belong on
 // different cache lines; put a Pad between them.
 type Counter struct {
 	n atomic.Uint64

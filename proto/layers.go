@@ -39,6 +39,13 @@ type Layers struct {
 // does not know, all behind the last header that it knows is payload; End is never
 // beyond the frame.
 func Headers(link LinkType, frame []byte) (l Layers) {
+	l.read(link, frame)
+	return l
+}
+
+// read is Headers; l is empty. Passed around by value, a Layers costs more than it takes to read most
+// frames.
+func (l *Layers) read(link LinkType, frame []byte) {
 	at, etherType := 0, uint16(0)
 	switch link {
 	case LinkTypeEthernet:
@@ -52,7 +59,7 @@ func Headers(link LinkType, frame []byte) (l Layers) {
 			etherType = ofVersion(frame[0])
 		}
 	default:
-		return l
+		return
 	}
 	for range maxTags {
 		if etherType != etherVLAN && etherType != etherQinQ && etherType != etherQinQ91 {
@@ -88,7 +95,7 @@ func Headers(link LinkType, frame []byte) (l Layers) {
 	}
 	if at > len(frame) {
 		l.End, l.Short = len(frame), true
-		return l
+		return
 	}
 	l.IP, l.End = at, at
 	switch etherType {
@@ -99,7 +106,6 @@ func Headers(link LinkType, frame []byte) (l Layers) {
 	case etherARP, etherRARP:
 		l.to(frame, at+28) // RFC 826, of Ethernet and IPv4
 	}
-	return l
 }
 
 // typeAt reads an EtherType; 0 if the frame ends before.

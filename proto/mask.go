@@ -10,23 +10,24 @@ import (
 // headers is Headers of a frame as it was captured. The headers of one that the
 // kernel had not finished reach, in a tunnel too, down to the transport header
 // that its checksum and its GSO type are about: it is finished by them. laid is
-// true if that one was found.
-func (r *Record) headers() (l Layers, laid bool) {
-	l = Headers(r.LinkType, r.Data)
+// true if that one was found. l is empty.
+func (r *Record) headers(l *Layers) (laid bool) {
+	l.read(r.LinkType, r.Data)
 	if r.Unfinished() {
 		var in layout
 		if in, laid = lay(r); laid {
 			l.End = in.payload
 		}
 	}
-	return l, laid
+	return laid
 }
 
 // SliceHeaders cuts r.Data behind its headers (see Headers; in a tunnel that
 // this host sends into, behind the inner ones, see Mask), and says whether
 // anything was cut. OrigLen stays.
 func (r *Record) SliceHeaders() bool {
-	l, _ := r.headers()
+	var l Layers
+	r.headers(&l)
 	if l.End >= len(r.Data) {
 		return false
 	}
@@ -57,7 +58,8 @@ const (
 // behind the outer ones is zeros, and so is what was unfinished: the outer
 // checksum becomes that of the frame as it is then.
 func (r *Record) Mask() Masking {
-	l, laid := r.headers()
+	var l Layers
+	laid := r.headers(&l)
 	payload := r.Data[l.End:]
 	if len(payload) == 0 {
 		return Unmasked

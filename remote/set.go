@@ -399,7 +399,19 @@ type placer struct {
 	table *placeTable
 	index int32 // of the frame before; 0: not known
 	at    uint32
-	count *InterfaceCount // of that interface
+	count *InterfaceCount // of that interface,
+	since struct {        // and what is not in it yet: shapeCounts has why
+		frames, bytes uint64
+	}
+}
+
+// settle brings the count of the interface up to date.
+func (p *placer) settle() {
+	if p.count != nil {
+		p.count.Frames.Add(p.since.frames)
+		p.count.Bytes.Add(p.since.bytes)
+	}
+	p.since.frames, p.since.bytes = 0, 0
 }
 
 // renew takes up changes. It is called once a block.
@@ -420,11 +432,12 @@ func (s *shard) place(f *ring.Frame) {
 			at = p.set.learn(f.Index, proto.LinkType(f.LinkType))
 			s.introduce()
 		}
+		p.settle()
 		p.index, p.at, p.count = f.Index, at, &s.account.Interfaces[at]
 	}
 	s.rec.Interface, s.rec.LinkType = p.at, proto.LinkType(f.LinkType)
-	p.count.Frames.Add(1)
-	p.count.Bytes.Add(uint64(len(f.Data)))
+	p.since.frames++
+	p.since.bytes += uint64(len(f.Data))
 }
 
 // introduce sees to it that interfaces are announced before frames of them go

@@ -49,6 +49,9 @@ func TestSampled(t *testing.T) {
 			if sampled(&raw, n) != is {
 				t.Fatalf("flow %d: it is kept on one interface, and not on another", i)
 			}
+			if Kept(r.Data, uint32(n)) != is || !Kept(r.Data, 1) || !Kept(r.Data, 0) {
+				t.Fatalf("flow %d: whoever asks beforehand is told something else", i)
+			}
 			if is {
 				kept++
 				if proto.FlowHash(r.Data) >= 1<<31 {
@@ -248,12 +251,19 @@ func TestTakeOfAShaper(t *testing.T) {
 	}); allocs != 0 {
 		t.Errorf("%v allocations", allocs)
 	}
+	s.count()
 	if got := taken + int(a.shed()); got != n || a.Sampled.Load() == 0 || a.OverRate.Load() == 0 || a.Masked.Load() < uint64(taken) {
 		t.Errorf("%d frames, %d taken, %d shed, %d masked", n, taken, a.shed(), a.Masked.Load())
 	}
 	s.open = true
-	if r := (proto.Record{Data: frames[0]}); s.take(&r) || a.Broken.Load() != 1 {
+	r := proto.Record{Data: frames[0]}
+	open := s.take(&r)
+	if s.count(); open || a.Broken.Load() != 1 {
 		t.Error("a breaker that is open lets frames through")
+	}
+	shed := a.shed()
+	if s.count(); a.shed() != shed {
+		t.Error("what was counted is counted again")
 	}
 }
 

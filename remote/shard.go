@@ -140,6 +140,12 @@ func (s *shard) count() error {
 		s.stamped(s.base.Unstamped + k.Unstamped)
 		s.tally.count(counted{a.Captured.Load(), a.KernelDrops.Load()})
 	}
+	if s.shaper != nil {
+		s.shaper.count()
+	}
+	if s.places != nil {
+		s.places.settle()
+	}
 	if s.tunnel != nil {
 		s.tunnel.count()
 	}

@@ -38,6 +38,7 @@ type tunnel struct {
 	cut     proto.Cutter
 	memory  batch.Lazy // of cut
 	copies  []byte     // frames of a capture file, until they are flushed
+	taken   uint64     // frames
 	refused uint64     // frames too short to be Ethernet
 	tooLong uint64     // frames, but for those that fan found out
 	warned  int        // MTU that a warning was about last
@@ -111,7 +112,7 @@ func (t *tunnel) own() *ring.OwnVXLAN {
 
 // put takes a frame as it was captured: what the wire saw of it is queued.
 func (t *tunnel) put(r *proto.Record) {
-	t.account.Taken.Add(1)
+	t.taken++
 	if !r.Unfinished() {
 		t.queue(r)
 		return
@@ -187,6 +188,7 @@ func (t *tunnel) warn(size, over int) {
 // count brings the account up to date.
 func (t *tunnel) count() {
 	n, a := t.fan.Stats(), t.account
+	a.Taken.Set(t.taken)
 	a.Sent.Set(n.Datagrams.Load())
 	a.SentBytes.Set(n.Bytes.Load() - n.Datagrams.Load()*proto.VXLANHeaderLen)
 	a.TooLong.Set(t.tooLong + n.TooLong.Load())

@@ -253,16 +253,23 @@ func TestBlockAllocates(t *testing.T) {
 	}
 }
 
-// One operation is one block of 256 KiB, full of frames.
+// One operation is one block of 256 KiB, full of frames; or of such as have the network
+// card's time, which is looked for.
 func BenchmarkBlockNext(b *testing.B) {
+	kinds := []struct {
+		name   string
+		status uint32
+	}{{"tagged=false", 0}, {"tagged=true", statusVLANValid | statusTPIDValid}, {"stamped", statusCard}}
 	for _, size := range []int{60, 300, 1514} {
-		for _, tag := range []uint32{0, statusVLANValid | statusTPIDValid} {
-			b.Run(fmt.Sprintf("frame=%d/tagged=%v", size, tag != 0), func(b *testing.B) {
+		for _, kind := range kinds {
+			b.Run(fmt.Sprintf("frame=%d/%s", size, kind.name), func(b *testing.B) {
 				frames := make([]fake, (DefaultBlockSize-descLen)/(size+96))
 				for i := range frames {
-					frames[i] = fake{data: counting(size), status: tag, tci: 7, tpid: tpid8021Q}
+					frames[i] = fake{data: counting(size), status: kind.status, tci: 7, tpid: tpid8021Q}
 				}
 				mem, block := fakeBlock(DefaultBlockSize, frames...), ethernetBlock()
+				block.card = kind.status == statusCard
+				block.look = block.card
 				b.SetBytes(int64(size * len(frames)))
 				b.ReportAllocs()
 				for b.Loop() {

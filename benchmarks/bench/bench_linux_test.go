@@ -38,6 +38,8 @@ func TestWrongFlags(t *testing.T) {
 		"-load 1.5 -soak 1s":   "-load 1.5: a part of the highest rate",
 		"-frame 12 -soak 1s":   `-frame: frames of "12" bytes: 60 to`,
 		"-frame nine -soak 1s": `-frame: frames of "nine" bytes: 60 to`,
+		"-options-for 2h":      "-options-for 2h0m0s: 1s to 1h",
+		"-options-rounds -1":   "-options-rounds -1: 1 to 1000",
 		"more":                 "it takes flags only",
 	} {
 		if err := run(t.Context(), strings.Fields(args)); err == nil || !strings.Contains(err.Error(), want) {

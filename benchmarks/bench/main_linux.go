@@ -31,24 +31,29 @@ type bench struct {
 	wireguard string // the program
 	begun     time.Time
 	highest   map[string]float64 // frames a second without loss of ntap, by frame
+
+	optionsFor  time.Duration // how long options take their turns, and
+	optionsMost int           // how often at the most
 }
 
-// sections are the parts of a run, in order.
+// sections are the parts of a run, in order. One that is apart has a run and a results
+// file of its own: beside the others only a quick run has it.
 var sections = []struct {
-	name string
-	run  func(*bench, context.Context) error
+	name  string
+	run   func(*bench, context.Context) error
+	apart bool
 }{
-	{"quiet", (*bench).quiet},
-	{"costs", (*bench).costs},
-	{"rates", (*bench).rates},
-	{"alone", (*bench).alone},
-	{"curves", (*bench).curves},
-	{"latency", (*bench).latency},
-	{"stages", (*bench).stages},
-	{"outputs", (*bench).outputs},
-	{"options", (*bench).options},
-	{"taps", (*bench).taps},
-	{"scaling", (*bench).scaling},
+	{"quiet", (*bench).quiet, false},
+	{"costs", (*bench).costs, false},
+	{"rates", (*bench).rates, false},
+	{"alone", (*bench).alone, false},
+	{"curves", (*bench).curves, false},
+	{"latency", (*bench).latency, false},
+	{"stages", (*bench).stages, false},
+	{"outputs", (*bench).outputs, false},
+	{optionsPart, (*bench).options, true},
+	{"taps", (*bench).taps, false},
+	{"scaling", (*bench).scaling, false},
 }
 
 func main() {
@@ -73,11 +78,13 @@ func run(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.BoolVar(&b.Quick, "quick", false, "a little of everything, to see that it runs: the figures say nothing")
 	out := f.String("out", "", "results file; default: benchmarks/results/MACHINE-COMMIT.json, or none with -quick")
-	only := f.String("only", "", "parts to run, of: "+strings.Join(names(), ",")+"; default: all")
+	only := f.String("only", "", "parts to run, of: "+strings.Join(names(), ",")+"; default: all but "+optionsPart)
 	f.IntVar(&b.Rounds, "rounds", 0, "of everything that is compared, in turn; default: 3, or 1 with -quick")
 	f.DurationVar(&b.Trial, "trial", 0, "length of a trial; default: 600ms, or 100ms with -quick")
 	f.IntVar(&b.Source, "source-cpu", measure.SourceCPU(), "CPU that the traffic source is pinned to; -1: none")
 	f.StringVar(&b.wireguard, "wireguard", "bin/peers/wireguard", "the program wireguard-go")
+	f.DurationVar(&b.optionsFor, "options-for", 7*time.Minute, "with -only "+optionsPart+": how long they take turns")
+	f.IntVar(&b.optionsMost, "options-rounds", 0, "with -only "+optionsPart+": how often each has its turn at the most; default: 1000, or 2 with -quick")
 	f.BoolVar(&measure.Counting, "counters", false, "count cycles, where the CPU does, instead of CPU time: not in a virtual machine")
 	soak := f.Duration("soak", 0, "run at a set load for so long instead, and see that nothing is lost, kept or collected")
 	load := f.Float64("load", 0.8, "with -soak: the part of the highest rate without loss")
@@ -105,6 +112,8 @@ func run(ctx context.Context, args []string) error {
 		name := b.results.Machine.Name + "-" + b.results.Commit
 		if *soak > 0 {
 			name += "-soak"
+		} else if *only == optionsPart {
+			name += "-" + optionsPart
 		}
 		path = filepath.Join("benchmarks", "results", name+".json")
 	}
@@ -112,19 +121,25 @@ func run(ctx context.Context, args []string) error {
 		return b.soakRun(ctx, *frame, *load, *soak, path)
 	}
 	for _, s := range sections {
-		if *only != "" && !slices.Contains(strings.Split(*only, ","), s.name) {
+		if *only != "" && !slices.Contains(strings.Split(*only, ","), s.name) || *only == "" && s.apart && !b.Quick {
 			continue
 		}
 		b.say("%s", s.name)
 		if err := s.run(b, ctx); err != nil {
-			if ctx.Err() != nil {
+			if ctx.Err() != nil && len(b.results.Options) == 0 {
 				return errors.New("interrupted: nothing is written")
 			}
 			b.results.Errors = append(b.results.Errors, fmt.Sprintf("%s: %v", s.name, err))
 			b.say("%s: %v", s.name, err)
+			if ctx.Err() != nil {
+				break
+			}
 		}
 	}
 	b.results.Took = time.Since(b.begun).Round(time.Second)
+	if *only == optionsPart {
+		b.results.Settings.Rounds = b.optionRoundsDone()
+	}
 	if path != "" {
 		if err := outcome.Save(path, &b.results); err != nil {
 			return err
@@ -152,6 +167,9 @@ func (b *bench) check(only string, soak time.Duration, load float64, frame strin
 	if b.Rounds == 0 {
 		b.Rounds = rounds
 	}
+	if b.optionsMost == 0 {
+		b.optionsMost = pick(b, 1000, 2)
+	}
 	if b.Trial == 0 {
 		b.Trial = trial
 	}
@@ -160,6 +178,10 @@ func (b *bench) check(only string, soak time.Duration, load float64, frame strin
 		return fmt.Errorf("-rounds %d: 1 to 1000", b.Rounds)
 	case b.Trial < 10*time.Millisecond || b.Trial > 10*time.Minute:
 		return fmt.Errorf("-trial %v: 10ms to 10m", b.Trial)
+	case b.optionsFor < time.Second || b.optionsFor > time.Hour:
+		return fmt.Errorf("-options-for %v: 1s to 1h", b.optionsFor)
+	case b.optionsMost < 1 || b.optionsMost > 1000:
+		return fmt.Errorf("-options-rounds %d: 1 to 1000", b.optionsMost)
 	case soak < 0 || soak > 30*24*time.Hour:
 		return fmt.Errorf("-soak %v: up to 720h", soak)
 	case !(load > 0 && load <= 1):

@@ -179,15 +179,6 @@ type Latency struct {
 	Wire float64            `json:"wire,omitempty"` // bytes on the wire, outer Ethernet header included, for a captured byte
 }
 
-// An Option is what a remote takes with an option.
-type Option struct {
-	Option string         `json:"option"` // as it is given; "": none
-	Frame  string         `json:"frame"`
-	Rate   float64        `json:"rate"`
-	Own    measure.Spread `json:"own"`  // ns a frame of the remote's process
-	More   measure.Spread `json:"more"` // ns a frame of all that takes part, beyond what it is without, in the same round
-}
-
 // An Output is what a collector takes with it.
 type Output struct {
 	Output string         `json:"output"` // none, tap, vxlan, pcapng

@@ -41,8 +41,12 @@ func markdown(r *outcome.Results, file string, shown []plotted) []byte {
 	if m.Guest {
 		guest = "a virtual machine"
 	}
-	p.say("Made by `make report` of [%s](%s). %d CPUs (%s), %s, %.1f GiB, Linux %s, %s; ntap %s; `%s`, %v, %d rounds, trials of %v.",
-		file, file, m.CPUs, strings.Join(m.Flags, " "), guest, float64(m.Memory)/(1<<30), m.Kernel, r.Go, r.Commit, r.Command, r.Took, r.Settings.Rounds, r.Settings.Trial)
+	trials := fmt.Sprintf(", trials of %v", r.Settings.Trial)
+	if onlyOptions(r) {
+		trials = ""
+	}
+	p.say("Made by `make report` of [%s](%s). %d CPUs (%s), %s, %.1f GiB, Linux %s, %s; ntap %s; `%s`, %v, %d rounds%s.",
+		file, file, m.CPUs, strings.Join(m.Flags, " "), guest, float64(m.Memory)/(1<<30), m.Kernel, r.Go, r.Commit, r.Command, r.Took, r.Settings.Rounds, trials)
 	if r.Settings.Quick {
 		p.say("\n**A quick run, which shows that everything runs: its figures say nothing.**")
 	}
@@ -52,7 +56,9 @@ func markdown(r *outcome.Results, file string, shown []plotted) []byte {
 			p.say("There are no counters of the processor: CPU is the time that the kernel's clock has, and what a hypervisor took is in it.")
 		}
 	}
-	p.say("\nGiven are medians, and in brackets the least and the most of the rounds. Ratios are of runs that took turns.")
+	if !onlyOptions(r) {
+		p.say("\nGiven are medians, and in brackets the least and the most of the rounds. Ratios are of runs that took turns.")
+	}
 	if len(r.Errors) > 0 {
 		p.say("\n## What is missing\n")
 		for _, e := range r.Errors {
@@ -61,6 +67,10 @@ func markdown(r *outcome.Results, file string, shown []plotted) []byte {
 	}
 	if r.Soak != nil {
 		p.soak(r.Soak)
+		return p.Bytes()
+	}
+	if onlyOptions(r) {
+		p.options(r)
 		return p.Bytes()
 	}
 	targets(p, r)
@@ -77,6 +87,7 @@ func markdown(r *outcome.Results, file string, shown []plotted) []byte {
 	p.latency(r)
 	p.stages(r)
 	p.more(r)
+	p.options(r)
 	return p.Bytes()
 }
 
@@ -217,18 +228,6 @@ func (p *page) more(r *outcome.Results) {
 		p.say("\n## Outputs of a collector")
 	}
 	p.table([]string{"output", "frame", "frames a second", "ns a frame", "lost"}, rows)
-	rows = nil
-	for _, o := range r.Options {
-		name := o.Option
-		if name == "" {
-			name = "none"
-		}
-		rows = append(rows, []string{name, o.Frame, count(o.Rate), o.Own.String(), o.More.String()})
-	}
-	if len(rows) > 0 {
-		p.say("\n## Options of a remote\n\nMore is of all that takes part, the kernel's part of the capture too, beyond what it is without the option in the same round. What is small is lost in the spread.")
-	}
-	p.table([]string{"option", "frame", "frames a second", "remote, ns a frame", "more, ns a frame"}, rows)
 	rows = nil
 	for _, h := range r.Model {
 		holds := "yes"

@@ -59,6 +59,9 @@ func NewHost() (*Host, error) {
 	return h, nil
 }
 
+// path returns the file that stands for the host's network namespace.
+func (h *Host) path() string { return fmt.Sprintf("/proc/%d/ns/net", h.tid) }
+
 // Close ends the host, and all interfaces in it.
 func (h *Host) Close() {
 	for _, end := range h.ends {

@@ -59,6 +59,8 @@ type Rig struct {
 	flights   bool   // source is of sealed datagrams
 	offered   uint64 // frames of all trials
 	remote    *Child // nil: none
+	told      RemoteConfig
+	capture   *Host  // where the source writes, and what it writes is captured: A, or a host apart
 	collector *Child // nil: none
 	machine   *Counter
 	softirq   *Counter
@@ -102,6 +104,7 @@ func NewRig(mtu int) (_ *Rig, err error) {
 			return nil, err
 		}
 	}
+	r.capture = r.A
 	if err := Join(r.A, r.B, LinkA, LinkB, AddrA, AddrB, mtu); err != nil {
 		return nil, err
 	}
@@ -176,6 +179,16 @@ func SourceCPU() int {
 	return cpus[0]
 }
 
+// ShardCPU is where one shard is pinned if nothing is to disturb it: the last CPU, if
+// that is not the source's; else "", which is anywhere.
+func ShardCPU() string {
+	cpus, err := engine.CPUs()
+	if err != nil || len(cpus) < 2 {
+		return ""
+	}
+	return fmt.Sprint(cpus[len(cpus)-1])
+}
+
 // Measure has the CPU of a process measured under a name.
 func (r *Rig) Measure(name string, pid int) {
 	var c *Counter
@@ -203,10 +216,10 @@ func (r *Rig) start(ctx context.Context, h *Host, role, begin string, with any, 
 
 // Source starts the traffic source, pinned to cpu unless that is negative.
 func (r *Rig) Source(ctx context.Context, t Traffic, cpu int) (err error) {
-	if r.source, err = r.start(ctx, r.A, RoleSource, "open", SourceConfig{CaptureDevice, t, cpu}); err != nil {
+	if r.source, err = r.start(ctx, r.capture, RoleSource, "open", SourceConfig{CaptureDevice, t, cpu}); err != nil {
 		return err
 	}
-	return r.A.Up(CaptureDevice)
+	return r.capture.Up(CaptureDevice)
 }
 
 // Traffic has the source send other frames from now on.
@@ -228,12 +241,33 @@ func (r *Rig) Flights(ctx context.Context, t Traffic, taps int, suite string, cp
 }
 
 // Remote starts a remote on A that captures what the source writes, and sends
-// it to B. What cfg leaves out of interface, collector, key and tap is filled in.
+// it to B. What cfg leaves out of interfaces, collectors, key and tap is filled in.
 func (r *Rig) Remote(ctx context.Context, cfg RemoteConfig, env ...string) (err error) {
-	cfg.Interface, cfg.KeyFile, cfg.Tap = CaptureDevice, r.KeyFile, 1
-	cfg.Collector = netip.AddrPortFrom(AddrB, Port).String()
+	cfg.KeyFile, cfg.Tap = r.KeyFile, 1
+	if len(cfg.Interfaces) == 0 {
+		cfg.Interfaces = []string{CaptureDevice}
+	}
+	if r.capture != r.A {
+		cfg.NetNS = r.capture.path()
+	}
+	for i := range 1 + cfg.Further {
+		cfg.Collectors = append(cfg.Collectors, netip.AddrPortFrom(AddrB, Port+uint16(i)).String())
+	}
+	r.told = cfg
 	r.remote, err = r.start(ctx, r.A, RoleRemote, "start", cfg, env...)
 	return err
+}
+
+// Apart has the source on a host of its own, which a remote captures in from A. It
+// comes before the source.
+func (r *Rig) Apart() error {
+	h, err := NewHost()
+	if err != nil {
+		return err
+	}
+	r.capture = h
+	r.AtClose(h.Close)
+	return nil
 }
 
 // Collector starts a collector on B, with a TAP unless cfg says otherwise.

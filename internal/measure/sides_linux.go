@@ -20,6 +20,7 @@ import (
 	"github.com/ntap-project/ntap/crypto"
 	"github.com/ntap-project/ntap/engine"
 	"github.com/ntap-project/ntap/remote"
+	"github.com/ntap-project/ntap/ring"
 )
 
 // The roles of children.
@@ -29,6 +30,7 @@ const (
 	RoleCollector = "collector"
 	RoleFlights   = "flights"
 	RoleStages    = "stages"
+	RoleCrowd     = "crowd"
 )
 
 var roles = map[string]func() role{
@@ -37,6 +39,7 @@ var roles = map[string]func() role{
 	RoleCollector: collectorRole,
 	RoleFlights:   flightsRole,
 	RoleStages:    stagesRole,
+	RoleCrowd:     crowdRole,
 }
 
 // A SourceConfig says what source to open.
@@ -75,20 +78,32 @@ func pin(cpu int) error {
 
 // A RemoteConfig is what a remote is told beyond the defaults of ntap remote.
 type RemoteConfig struct {
-	Interface string        `json:"interface"`
-	Collector string        `json:"collector"`
-	KeyFile   string        `json:"key_file"`
-	Tap       uint32        `json:"tap"`
-	Suite     string        `json:"suite,omitempty"` // "": the fastest
-	Workers   int           `json:"workers,omitempty"`
-	CPUs      string        `json:"cpus,omitempty"`
-	IO        string        `json:"io,omitempty"`
-	Retire    time.Duration `json:"retire,omitempty"`
-	BlockSize int           `json:"block,omitempty"`
-	Low       bool          `json:"low,omitempty"` // --low-latency
-	Pad       bool          `json:"pad,omitempty"`
-	Filter    string        `json:"filter,omitempty"`
-	Shape     remote.Shape  `json:"shape,omitzero"`
+	Interfaces []string      `json:"interfaces"`
+	NetNS      string        `json:"netns,omitempty"` // that they are in
+	Collectors []string      `json:"collectors,omitempty"`
+	Share      bool          `json:"share,omitempty"` // they share the flows
+	VTEP       string        `json:"vtep,omitempty"`  // --to-vxlan, in place of collectors
+	KeyFile    string        `json:"key_file"`
+	Tap        uint32        `json:"tap"`
+	Suite      string        `json:"suite,omitempty"` // "": the fastest
+	Workers    int           `json:"workers,omitempty"`
+	CPUs       string        `json:"cpus,omitempty"`
+	Fanout     string        `json:"fanout,omitempty"`
+	IO         string        `json:"io,omitempty"`
+	Retire     time.Duration `json:"retire,omitempty"`
+	BlockSize  int           `json:"block,omitempty"`
+	RingBytes  int           `json:"ring,omitempty"`
+	SnapLen    int           `json:"snaplen,omitempty"`
+	MTU        int           `json:"mtu,omitempty"`
+	SendRate   uint64        `json:"pace,omitempty"` // bit/s
+	NoMark     bool          `json:"no_mark,omitempty"`
+	Low        bool          `json:"low,omitempty"` // --low-latency
+	Pad        bool          `json:"pad,omitempty"`
+	Filter     string        `json:"filter,omitempty"`
+	Shape      remote.Shape  `json:"shape,omitzero"`
+
+	// Further is how many collectors there are beyond the first, which a Rig finds ports for.
+	Further int `json:"-"`
 }
 
 // A SideAccount is the account of either side so far. Frames, unless said.
@@ -96,6 +111,10 @@ type SideAccount struct {
 	Suite       string `json:"suite,omitempty"`
 	Captured    uint64 `json:"captured,omitempty"` // with those that the kernel dropped
 	KernelDrops uint64 `json:"kernel_drops,omitempty"`
+	Shed        uint64 `json:"shed,omitempty"`      // left out by a Shape, or too long
+	Elsewhere   uint64 `json:"elsewhere,omitempty"` // sealed for other collectors, which share flows with the first
+	Wrapped     uint64 `json:"wrapped,omitempty"`   // taken for a VTEP, where there is no collector
+	Copied      uint64 `json:"copied,omitempty"`    // sealed for further collectors, all together
 	Sealed      uint64 `json:"sealed,omitempty"`
 	SealedBytes uint64 `json:"sealed_bytes,omitempty"`
 	Sent        uint64 `json:"sent,omitempty"`       // datagrams
@@ -198,33 +217,81 @@ func warnings() zerolog.Logger { return zerolog.New(os.Stderr).Level(zerolog.War
 func remoteRole() role {
 	s := &side{}
 	return s.methods(taking(func(ctx context.Context, cfg RemoteConfig) (any, error) {
-		keys, suite, err := keysAndSuite(cfg.KeyFile, cfg.Suite)
+		c, err := cfg.config()
 		if err != nil {
 			return nil, err
 		}
-		plan, err := engine.Arrange(engine.Ask{Workers: fmt.Sprint(max(cfg.Workers, 1)), CPUs: cfg.CPUs, Interfaces: []string{cfg.Interface}})
-		if err != nil {
-			return nil, err
-		}
-		s.settle = engine.Settle(plan.Workers)
+		s.settle = engine.Settle(c.Workers)
 		return s.begin(ctx, func(ctx context.Context, started func(func() SideAccount)) error {
-			_, err := remote.Run(ctx, remote.Config{
-				Interfaces: []string{cfg.Interface}, Collector: cfg.Collector, Keys: keys, Tap: cfg.Tap, Suite: suite, IO: cfg.IO,
-				Workers: plan.Workers, CPUs: plan.CPUs, Retire: cfg.Retire, BlockSize: cfg.BlockSize, LowLatency: cfg.Low,
-				Pad: cfg.Pad, Filter: remote.Filter{Text: cfg.Filter}, Shape: cfg.Shape,
-				Promiscuous: true, Mark: 0x3074, // as cmd/ntap/remote.go has them
-				Log:     warnings(),
-				Started: func(a *remote.Account) { started(func() SideAccount { return remoteAccount(a) }) },
-			})
+			c.Started = func(a *remote.Account) { started(func() SideAccount { return remoteAccount(a) }) }
+			_, err := remote.Run(ctx, c)
 			return err
 		})
 	}))
 }
 
+// config is what package remote is told.
+func (cfg *RemoteConfig) config() (c remote.Config, err error) {
+	ask := engine.Ask{Workers: fmt.Sprint(max(cfg.Workers, 1)), CPUs: cfg.CPUs, Interfaces: remote.Captures(cfg.Interfaces), Elsewhere: cfg.NetNS != ""}
+	plan, err := engine.Arrange(ask)
+	if err != nil {
+		return c, err
+	}
+	c = remote.Config{
+		Interfaces: cfg.Interfaces, NetNS: cfg.NetNS, Tap: cfg.Tap, IO: cfg.IO, Share: cfg.Share, SendRate: cfg.SendRate, SnapLen: cfg.SnapLen, MTU: cfg.MTU,
+		Workers: plan.Workers, CPUs: plan.CPUs, Retire: cfg.Retire, BlockSize: cfg.BlockSize, RingBytes: cfg.RingBytes, LowLatency: cfg.Low,
+		Pad: cfg.Pad, Filter: remote.Filter{Text: cfg.Filter}, Shape: cfg.Shape,
+		Promiscuous: true, Mark: 0x3074, // as cmd/ntap/remote.go has them
+		Log: warnings(),
+	}
+	if cfg.NoMark {
+		c.Mark = 0
+	}
+	if cfg.Fanout != "" {
+		if c.Fanout, err = ring.ParseFanout(cfg.Fanout); err != nil {
+			return c, err
+		}
+	}
+	if cfg.VTEP != "" {
+		c.VXLAN = &remote.VXLAN{To: cfg.VTEP, VNI: cfg.Tap}
+		return c, nil
+	}
+	c.Collector, c.Others = cfg.Collectors[0], cfg.Collectors[1:]
+	c.Keys, c.Suite, err = keysAndSuite(cfg.KeyFile, cfg.Suite)
+	return c, err
+}
+
 func remoteAccount(a *remote.Account) SideAccount {
 	t := a.Total()
-	return SideAccount{Suite: a.Suite, Captured: t.Captured, KernelDrops: t.KernelDrops, Sealed: t.Sealed, SealedBytes: t.SealedBytes,
-		Sent: t.Sent, SentBytes: t.SentBytes, Unsent: t.Unsent}
+	s := SideAccount{Suite: a.Suite, Captured: t.Captured, KernelDrops: t.KernelDrops, Shed: t.Shed() + t.TooLong, Elsewhere: t.Elsewhere,
+		Sealed: t.Sealed, SealedBytes: t.SealedBytes, Sent: t.Sent, SentBytes: t.SentBytes, Unsent: t.Unsent}
+	if v := a.Tunnel(); v != nil {
+		s.Wrapped = v.Taken.Load()
+	}
+	for _, other := range a.Also {
+		s.Copied += other.Total().Sealed
+	}
+	return s
+}
+
+// check returns an error if a remote's account is not that of so many frames: each
+// was left out for a reason, or went to every collector that was to get it. All of
+// it has to be behind it.
+func (a *SideAccount) check(frames uint64, further int, share bool) error {
+	if a.Captured != frames { // those that the kernel dropped are among them
+		return fmt.Errorf("the source sent %d frames, the remote knows of %d", frames, a.Captured)
+	}
+	if out := a.KernelDrops + a.Shed + a.Elsewhere + a.Wrapped + a.Sealed; out != frames {
+		return fmt.Errorf("the remote knows of %d frames, but those that it sent and those that it left out make %d: %+v", frames, out, *a)
+	}
+	copies := a.Sealed * uint64(further)
+	if share {
+		copies = a.Elsewhere
+	}
+	if a.Copied != copies {
+		return fmt.Errorf("further collectors were sent %d frames, which should be %d: %+v", a.Copied, copies, *a)
+	}
+	return nil
 }
 
 // A CollectorConfig is what a collector is told beyond the defaults of ntap

@@ -76,14 +76,23 @@ func OpenSource(device string, t Traffic) (*Source, error) {
 		return nil, err
 	}
 	runtime.LockOSThread()
-	_, there := net.InterfaceByName(device)
-	s := &Source{device: device, made: there != nil, fd: -1}
-	if err := s.attach(f.gso); err != nil {
-		s.detach()
+	s, err := newSource(device, f.gso)
+	if err != nil {
 		return nil, err
 	}
 	s.take(f)
 	unix.Prctl(unix.PR_SET_TIMERSLACK, 1000, 0, 0, 0) // ns: short sleeps are short
+	return s, nil
+}
+
+// newSource makes the device in the calling thread's namespace. It has no frames yet.
+func newSource(device string, vnet bool) (*Source, error) {
+	_, there := net.InterfaceByName(device)
+	s := &Source{device: device, made: there != nil, fd: -1}
+	if err := s.attach(vnet); err != nil {
+		s.detach()
+		return nil, err
+	}
 	return s, nil
 }
 

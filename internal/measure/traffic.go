@@ -4,10 +4,13 @@ package measure
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strconv"
+
+	"github.com/ntap-project/ntap/remote"
 )
 
 // Frame sizes count from the Ethernet header on, without the FCS, as a capture
@@ -50,6 +53,7 @@ type Traffic struct {
 	Flows int      `json:"flows,omitempty"` // 0: 256
 	Kinds []string `json:"kinds,omitempty"` // flows are of these in turn; none: UDP over IPv4. A frame too short for its kind is UDP over IPv4
 	VLAN  int      `json:"vlan,omitempty"`  // of a hundred flows so many have a VLAN tag
+	Kept  uint32   `json:"kept,omitempty"`  // flows are such as a remote keeps that samples one of so many; 0: any
 }
 
 // Mixed is traffic of all kinds, some of it in VLANs.
@@ -121,13 +125,17 @@ func (t Traffic) frames() (*frames, error) {
 	if t.VLAN < 0 || t.VLAN > 100 {
 		return nil, fmt.Errorf("VLAN tags on %d of a hundred flows: 0 to 100", t.VLAN)
 	}
+	numbers, err := t.kept(flows, sizes[0])
+	if err != nil {
+		return nil, err
+	}
 	f := &frames{gso: t.Frame == "gso"}
 	place := map[[2]int]int{} // of the frame of a flow and a size
 	random := rand.New(rand.NewPCG(1, 2))
 	for i := range len(sizes) * flows {
-		flow := i % flows
+		flow := numbers[i%flows]
 		if len(sizes) > 1 {
-			flow = random.IntN(flows)
+			flow = numbers[random.IntN(flows)]
 		}
 		at := [2]int{flow, sizes[i%len(sizes)]}
 		if _, made := place[at]; !made {
@@ -137,6 +145,25 @@ func (t Traffic) frames() (*frames, error) {
 		f.order = append(f.order, place[at])
 	}
 	return f, nil
+}
+
+// kept returns the numbers of so many flows, the first ones that Kept keeps.
+func (t Traffic) kept(flows, size int) (numbers []int, err error) {
+	if t.Kept > 1 && (len(t.Kinds) > 0 || t.VLAN > 0 || t.Frame == "gso") {
+		return nil, errors.New("flows that a sample keeps are of UDP over IPv4, without tags")
+	}
+	if most := uint32(1 << 16 / flows); t.Kept > most/4 && t.Kept > 1 {
+		return nil, fmt.Errorf("%d flows of which a sample of one of %d keeps all: at most one of %d", flows, t.Kept, most/4)
+	}
+	for n := 0; len(numbers) < flows; n++ {
+		if n == 1<<16 {
+			return nil, fmt.Errorf("of %d flows a sample of one of %d keeps %d, and %d are to be had", n, t.Kept, len(numbers), flows)
+		}
+		if t.Kept < 2 || remote.Kept(t.frame(n, size), t.Kept) {
+			numbers = append(numbers, n)
+		}
+	}
+	return numbers, nil
 }
 
 // frame makes the frame of a flow that has size bytes.

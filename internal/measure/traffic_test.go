@@ -8,6 +8,8 @@ import (
 
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
+
+	"github.com/ntap-project/ntap/remote"
 )
 
 // Every frame of the source is what it says to be: its layers decode, lengths
@@ -83,5 +85,32 @@ func TestSpread(t *testing.T) {
 	}
 	if r := Ratio([]float64{2, 6, 9}, []float64{1, 2, 3}); r != (Spread{3, 2, 3, 3}) {
 		t.Error(r)
+	}
+}
+
+// Of traffic that is kept, a remote that samples leaves out no flow, and there are as many
+// flows as without.
+func TestKeptTraffic(t *testing.T) {
+	for _, frame := range []string{"60", "imix"} {
+		f, err := Traffic{Frame: frame, Kept: 16}.frames()
+		if err != nil {
+			t.Fatal(err)
+		}
+		flows := map[string]bool{}
+		for _, b := range f.all {
+			flows[string(b[etherLen+12:etherLen+24])] = true
+			if !remote.Kept(b, 16) {
+				t.Fatalf("%s: a frame is left out: %x", frame, b[:42])
+			}
+		}
+		if len(flows) != 256 {
+			t.Errorf("%s: %d flows", frame, len(flows))
+		}
+	}
+	if _, err := (Traffic{Frame: "60", Kept: 1000}).frames(); err == nil {
+		t.Error("256 flows of one in a thousand are not to be had")
+	}
+	if _, err := (Traffic{Frame: "60", Kept: 2, Kinds: []string{TCP6}}).frames(); err == nil {
+		t.Error("a flow of one kind at one size and of another at another is not one flow")
 	}
 }

@@ -98,8 +98,8 @@ func (r *Rig) Balance(ctx context.Context) error {
 	}
 	sent := r.offered
 	if r.remote != nil {
-		if remote.Captured != sent { // those that the kernel dropped are among them
-			return fmt.Errorf("the source sent %d frames, the remote knows of %d", sent, remote.Captured)
+		if err := remote.check(sent, r.told.Further, r.told.Share); err != nil {
+			return err
 		}
 		sent = remote.Sealed
 	}
@@ -193,6 +193,10 @@ func (r *Rig) look(ctx context.Context) (g glance, err error) {
 func (a SideAccount) since(b SideAccount) SideAccount {
 	a.Captured -= b.Captured
 	a.KernelDrops -= b.KernelDrops
+	a.Shed -= b.Shed
+	a.Elsewhere -= b.Elsewhere
+	a.Wrapped -= b.Wrapped
+	a.Copied -= b.Copied
 	a.Sealed -= b.Sealed
 	a.SealedBytes -= b.SealedBytes
 	a.Sent -= b.Sent
