@@ -242,16 +242,8 @@ func TestUringSocketsDenied(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // never unlocked: the filter ends with the thread
-		prog := []unix.SockFilter{
-			{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0},
-			{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_IO_URING_SETUP, Jf: 1},
-			{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)},
-			{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
-		}
-		f := &unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
-		if unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != nil ||
-			unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(f)), 0, 0) != nil {
+		if err := testnet.Deny(unix.SYS_IO_URING_SETUP, unix.SYS_IO_URING_SETUP, unix.EPERM); err != nil {
+			t.Error(err)
 			return
 		}
 		for name, ask := range map[string]func() (bool, Refusal){"send": UringSends, "zero copy": func() (bool, Refusal) { return UringSendsZeroCopy(1 << 20) }, "receive": UringReceives, "TAP": UringSupported} {

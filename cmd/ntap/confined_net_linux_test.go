@@ -10,12 +10,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -99,19 +97,7 @@ const noUring = "NTAP_TEST_NO_URING"
 
 // becomeWithoutUring does that.
 func becomeWithoutUring(args []string) error {
-	runtime.LockOSThread()       // the filter is the thread's, and exec keeps it
-	filter := []unix.SockFilter{ // struct seccomp_data, linux/seccomp.h: the number comes first
-		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS},
-		{Code: unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K, Jf: 2, K: unix.SYS_IO_URING_SETUP},
-		{Code: unix.BPF_JMP | unix.BPF_JGT | unix.BPF_K, Jt: 1, K: unix.SYS_IO_URING_REGISTER},
-		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)},
-		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
-	}
-	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return err
-	}
-	if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&prog)), 0, 0); err != nil {
+	if err := testnet.Deny(unix.SYS_IO_URING_SETUP, unix.SYS_IO_URING_REGISTER, unix.EPERM); err != nil {
 		return err
 	}
 	os.Unsetenv(noUring)
