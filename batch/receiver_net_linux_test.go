@@ -147,7 +147,7 @@ func TestBufferIsLimited(t *testing.T) {
 				t.Errorf("with the right %v: %d bytes, the limit is %d", right, got, most)
 			}
 		}()
-		<-done
+		testnet.Receive(t, "the end of the thread", done)
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -223,7 +222,7 @@ func TestTapDeletedIsMadeAnew(t *testing.T) {
 				d.tried = time.Time{}
 				devs.mu.Unlock()
 				remove()
-				if out, err := exec.Command("ip", "link", "add", "anew0", "type", "veth", "peer", "name", "other").CombinedOutput(); err != nil {
+				if out, err := testnet.Command(t, "ip", "link", "add", "anew0", "type", "veth", "peer", "name", "other").CombinedOutput(); err != nil {
 					t.Fatalf("%v\n%s", err, out)
 				}
 				send(100)
@@ -233,7 +232,7 @@ func TestTapDeletedIsMadeAnew(t *testing.T) {
 				if n := len(warnings); n != 2 || !strings.Contains(warnings[1], "veth") {
 					t.Errorf("warnings %q", warnings)
 				}
-				if out, err := exec.Command("ip", "link", "del", "anew0").CombinedOutput(); err != nil {
+				if out, err := testnet.Command(t, "ip", "link", "del", "anew0").CombinedOutput(); err != nil {
 					t.Fatalf("%v\n%s", err, out)
 				}
 				devs.mu.Lock()

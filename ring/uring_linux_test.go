@@ -237,7 +237,7 @@ func TestUringErrorsCanBeToldApart(t *testing.T) {
 				t.Errorf("UringSupported: %v, %q; want %q in it", ok, why, want)
 			}
 		}()
-		<-done
+		testnet.Receive(t, "the end of the thread without io_uring", done)
 	}
 }
 
@@ -284,12 +284,12 @@ func TestUringBelongsToItsThread(t *testing.T) {
 	}
 	s := u.GetSQE()
 	s.PrepNop()
-	failed := make(chan error)
+	failed := make(chan error, 1)
 	go func() {
 		_, err := u.Submit()
 		failed <- err
 	}()
-	if err := <-failed; !errors.Is(err, unix.EEXIST) {
+	if err := testnet.Receive(t, "another thread has submitted", failed); !errors.Is(err, unix.EEXIST) {
 		t.Errorf("another thread submits: %v, want EEXIST", err)
 	}
 	if n, err := u.SubmitAndWait(1); n != 1 || err != nil {

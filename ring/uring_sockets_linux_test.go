@@ -252,7 +252,7 @@ func TestUringSocketsDenied(t *testing.T) {
 			}
 		}
 	}()
-	<-done
+	testnet.Receive(t, "the end of the thread without io_uring", done)
 }
 
 // Where less memory may be pinned than a sender without a copy needs, that is
@@ -269,7 +269,7 @@ func TestUringZeroCopyWantsMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Setrlimit(unix.RLIMIT_MEMLOCK, &limit)
-	done := make(chan string)
+	done := make(chan string, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: what was given up ends with the thread
 		why := "no capability could be given up"
@@ -282,7 +282,7 @@ func TestUringZeroCopyWantsMemory(t *testing.T) {
 			why = "1 MiB is pinned though 64 KiB may be"
 		}
 	}()
-	if why := <-done; !strings.Contains(why, "RLIMIT_MEMLOCK") || !strings.Contains(why, "ulimit -l") {
+	if why := testnet.Receive(t, "the end of the thread without the right", done); !strings.Contains(why, "RLIMIT_MEMLOCK") || !strings.Contains(why, "ulimit -l") {
 		t.Error(why)
 	}
 }

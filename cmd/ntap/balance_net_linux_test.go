@@ -7,11 +7,12 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/ntap-project/ntap/internal/testnet"
 )
 
 // Several sensors behind one collector, each on an interface of its own: both
@@ -62,7 +63,7 @@ func TestSensors(t *testing.T) {
 	c.until("the third sensor gets frames", func() bool { return w.counter(w.collector, "s2", "rx_packets") > 0 })
 	write(2)
 	hup(2)
-	if out, err := exec.Command("ip", "-n", w.collector, "link", "show", "s2").CombinedOutput(); err == nil {
+	if out, err := testnet.Command(t, "ip", "-n", w.collector, "link", "show", "s2").CombinedOutput(); err == nil {
 		t.Errorf("there is still\n%s", out)
 	}
 	all := stop()

@@ -5,7 +5,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -51,7 +50,7 @@ func TestConfigTapKeys(t *testing.T) {
 	file := numbered(t, 100, 60, time.Microsecond)
 	send := func(keys ...string) {
 		t.Helper()
-		if out, err := exec.Command(ntapBinary, append([]string{"remote", "-r", file, "-c", addr}, keys...)...).CombinedOutput(); err != nil {
+		if out, err := testnet.Command(t, ntapBinary, append([]string{"remote", "-r", file, "-c", addr}, keys...)...).CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
 	}

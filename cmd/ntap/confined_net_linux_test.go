@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -85,7 +84,7 @@ func TestFromScratch(t *testing.T) {
 		}
 	}
 	// What needs more says so, and is no panic.
-	out, _ := exec.Command("ip", "netns", "exec", w.sender, "chroot", there, "/ntap", "doctor").CombinedOutput()
+	out, _ := testnet.Command(t, "ip", "netns", "exec", w.sender, "chroot", there, "/ntap", "doctor").CombinedOutput()
 	if !strings.Contains(string(out), "capture") || strings.Contains(string(out), "panic") {
 		t.Errorf("doctor:\n%s", out)
 	}
@@ -164,12 +163,12 @@ func TestUnprivilegedContainer(t *testing.T) {
 		{contained(t, none, "remote", "-i", "t0", "-c", "10.99.0.2:5678", "--key-file", w.key, "--tap", "1"), "CAP_NET_RAW"},
 		{contained(t, raw, "collector", "-p", "5678", "--key-file", w.key, "--state", "none", "-i", "ntap0"), "CAP_NET_ADMIN"},
 	} {
-		out, err := exec.Command("ip", append([]string{"netns", "exec", w.sender}, v.args...)...).CombinedOutput()
+		out, err := testnet.Command(t, "ip", append([]string{"netns", "exec", w.sender}, v.args...)...).CombinedOutput()
 		if err == nil || !strings.Contains(string(out), v.says) || strings.Contains(string(out), "panic") {
 			t.Errorf("%q: %v, want %q:\n%s", v.args, err, v.says, out)
 		}
 	}
-	out, _ := exec.Command("ip", append([]string{"netns", "exec", w.sender}, contained(t, raw, "doctor")...)...).CombinedOutput()
+	out, _ := testnet.Command(t, "ip", append([]string{"netns", "exec", w.sender}, contained(t, raw, "doctor")...)...).CombinedOutput()
 	for _, line := range []string{`ok +capture`, `fail +virtual interfaces`, `warn +other namespaces`, `warn +io_uring`, `(ok|warn) +memory`} {
 		if !regexp.MustCompile(`(?m)^` + line).Match(out) {
 			t.Errorf("doctor has no line %q:\n%s", line, out)
@@ -221,8 +220,8 @@ func TestTapDoesNoHarm(t *testing.T) {
 			}
 		}
 		r.cmd.Process.Signal(v.signal)
-		<-r.done
-		w.poll("all is as before", func() bool { return look() == before }) // sockets go a moment after the process
+		testnet.Receive(t, "the remote's end", r.done)
+		testnet.Eventually(w.t, "all is as before", func() bool { return look() == before }) // sockets go a moment after the process
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -65,7 +64,7 @@ func dissect(t *testing.T, file string, fields ...string) (rows [][][]string) {
 	for _, f := range append(fields, "_ws.lua.error", "_ws.expert.message") {
 		args = append(args, "-e", f)
 	}
-	cmd := exec.Command("tshark", args...)
+	cmd := testnet.Command(t, "tshark", args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil || strings.Contains(stderr.String(), "Lua") {
@@ -318,7 +317,7 @@ func TestDissectorInstall(t *testing.T) {
 	testnet.RequireTool(t, "make", "tshark")
 	home := t.TempDir()
 	for _, c := range [][2]string{{"make -s -C ../.. install-dissector", "/ntap.lua;"}, {"tshark -G protocols", "ntap, a network tap"}} {
-		cmd := exec.Command("sh", "-c", c[0])
+		cmd := testnet.Command(t, "sh", "-c", c[0])
 		cmd.Env = append(os.Environ(), "HOME="+home, "XDG_CONFIG_HOME=", "XDG_DATA_HOME=")
 		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), c[1]) {
 			t.Fatalf("%s: %v\n%.300s", c[0], err, out)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net"
 	"os"
-	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -113,7 +112,7 @@ func TestDoctorFirewallLineSilences(t *testing.T) {
 		}
 	}
 	_, line, _ := strings.Cut(portUnreachable().Mend, ": ")
-	if out, err := exec.Command("sh", "-c", line).CombinedOutput(); err != nil {
+	if out, err := testnet.Command(t, "sh", "-c", line).CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v: %s", line, err, out)
 	}
 	for _, a := range addrs {

@@ -204,6 +204,7 @@ func (w *world) http() {
 	var tcp net.Conn
 	w.inside(w.peer, func() (err error) { tcp, err = net.Dial("tcp", "10.98.0.1:8080"); return })
 	defer tcp.Close()
+	testnet.Bound(w.t, tcp)
 	fmt.Fprintf(tcp, "GET / HTTP/1.0\r\n\r\n")
 	got, err := io.ReadAll(tcp)
 	if err != nil || !bytes.HasSuffix(got, body) {
@@ -334,7 +335,7 @@ func TestOneWay(t *testing.T) {
 	junk()
 	w.in(w.peer, "ping", "-q", "-c", "5", "-i", "0.05", "10.98.0.1")
 	c.cmd.Process.Kill()
-	<-c.done
+	testnet.Receive(t, "the end of the collector that was killed", c.done)
 	w.in(w.peer, "ping", "-q", "-c", "5", "-i", "0.05", "10.98.0.1")
 	junk()
 	c = w.startCollector("-i", "ntap0")
@@ -361,13 +362,13 @@ func TestRestarts(t *testing.T) {
 	c.until("frames came", func() bool { return w.counter(w.collector, "ntap0", "rx_packets") >= 20 })
 	time.Sleep(6 * time.Second) // the session is then older than one that is taken to be new
 	c.cmd.Process.Kill()
-	<-c.done
+	testnet.Receive(t, "the end of the collector that was killed", c.done)
 	ping()
 	c = w.startCollector("-i", "ntap0")
 	ping()
 	c.until("frames came", func() bool { return w.counter(w.collector, "ntap0", "rx_packets") >= 20 })
 	r.cmd.Process.Kill()
-	<-r.done
+	testnet.Receive(t, "the end of the remote that was killed", r.done)
 	r = w.startRemote("-i", "t0")
 	ping()
 	rText := r.stop()

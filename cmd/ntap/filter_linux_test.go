@@ -5,7 +5,6 @@ package main
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -91,7 +90,7 @@ func TestFilterOnFiles(t *testing.T) {
 		}
 		expression := e[i%len(e)]
 		taken := filepath.Join(t.TempDir(), "tcpdump.pcap")
-		if said, err := exec.Command("tcpdump", "-r", file, "-w", taken, "--", expression).CombinedOutput(); err != nil {
+		if said, err := testnet.Command(t, "tcpdump", "-r", file, "-w", taken, "--", expression).CombinedOutput(); err != nil {
 			if !strings.Contains(string(said), "rejects all packets") {
 				t.Logf("%s %q: %v: %s", filepath.Base(file), expression, err, said)
 			}

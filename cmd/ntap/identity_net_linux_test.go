@@ -74,7 +74,7 @@ func TestSpeedOfCardThatComesUp(t *testing.T) {
 			defer unix.Close(fd)
 			w.waitUp(w.sender, "slow0")
 			frame := numberedMark("slow", n)
-			w.poll("a frame, and the speed", func() bool {
+			testnet.Eventually(w.t, "a frame, and the speed", func() bool {
 				_, err = unix.Write(fd, frame)
 				return err != nil || fileHas(file, frame) && fileHas(file, known)
 			})

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -47,6 +48,8 @@ func listen(t *testing.T, cfg collector.Config) *running {
 	case <-ready:
 	case err := <-r.result:
 		t.Fatal(err)
+	case <-time.After(testnet.Patience):
+		t.Fatal("the collector does not start")
 	}
 	t.Cleanup(stop)
 	return r
@@ -60,11 +63,11 @@ func (r *running) end(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-	case <-time.After(2 * time.Minute):
+	case <-time.After(testnet.Patience):
 		r.stop()
 		var b strings.Builder
 		r.account.Print(&b)
-		t.Fatalf("the collector does not end: %v\n%s", <-r.result, b.String())
+		t.Fatalf("the collector does not end: %v\n%s", testnet.Receive(t, "its end when it is told to", r.result), b.String())
 	}
 }
 
@@ -87,7 +90,12 @@ func send(t *testing.T, keys *crypto.KeyFile, file string, to netip.AddrPort, ch
 	if change != nil {
 		change(&cfg)
 	}
-	a, err := remote.Run(context.Background(), cfg)
+	ctx, stop := context.WithTimeout(context.Background(), testnet.Patience)
+	defer stop()
+	a, err := remote.Run(ctx, cfg)
+	if err == nil && ctx.Err() != nil {
+		err = errors.New("the remote does not end")
+	}
 	if err != nil {
 		t.Errorf("%s: %v", file, err)
 	}
@@ -210,7 +218,7 @@ func TestThousandTaps(t *testing.T) {
 			send(t, keys, file, c.addr, func(cfg *remote.Config) { cfg.Tap, cfg.Pace, cfg.SendBuffer = id+1, remote.PaceReal, 64<<10 })
 		})
 	}
-	all.Wait()
+	testnet.Await(t, "the end of a thousand remotes", all.Wait)
 	c.end(t)
 	taps := c.account.Taps()
 	if len(taps) != count {

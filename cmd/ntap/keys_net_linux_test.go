@@ -16,13 +16,14 @@ import (
 
 // A flow sends numbered frames from the peer, some each 10 ms, until stopped.
 type flow struct {
+	t    *testing.T
 	stop chan struct{}
 	sent chan int
 }
 
 func (w *world) flow() *flow {
 	w.t.Helper()
-	f := &flow{make(chan struct{}), make(chan int, 1)}
+	f := &flow{w.t, make(chan struct{}), make(chan int, 1)}
 	var wire *testnet.Wire
 	w.inside(w.peer, func() (err error) {
 		wire, err = testnet.OpenWire("p0")
@@ -53,7 +54,7 @@ func (w *world) flow() *flow {
 // end stops the flow and returns how many frames were sent.
 func (f *flow) end() int {
 	close(f.stop)
-	return <-f.sent
+	return testnet.Receive(f.t, "the end of the flow", f.sent)
 }
 
 // numbers returns the numbers of the frames in a file, in their order.

@@ -179,7 +179,7 @@ func TestBreakerOnCPUs(t *testing.T) {
 			}
 		}
 	}()
-	defer func() { close(end); <-done }()
+	defer func() { close(end); testnet.Receive(t, "the clock's end", done) }()
 
 	c := w.startCollector("--no-tap", "-w", out)
 	r := w.start(w.sender, "sh", "-c", // in a mount namespace of its own, ip-netns(8)

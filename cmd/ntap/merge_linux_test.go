@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -31,7 +30,7 @@ func TestMergeTaps(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := exec.Command(ntapBinary, "collector", "-p", "127.0.0.1:0", "--key-file", master, "--state", "none", "--no-tap",
+		c := testnet.Daemon(t, ntapBinary, "collector", "-p", "127.0.0.1:0", "--key-file", master, "--state", "none", "--no-tap",
 			"--workers", "2", "--merge", merge, "-w", path("file"), "-w", "-", "--pcap-over-ip", "0")
 		c.Stdout, c.Stderr = pipe, log
 		if err := c.Start(); err != nil {
@@ -56,6 +55,7 @@ func TestMergeTaps(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
+		testnet.Bound(t, conn)
 		l.find("client=")
 		go keep("client", conn)
 		for _, tap := range []string{"1", "2"} {
@@ -67,7 +67,7 @@ func TestMergeTaps(t *testing.T) {
 			t.Errorf("merge %s:\n%s", merge, text)
 		}
 		for range 2 {
-			if err := <-read; err != nil {
+			if err := testnet.Receive(t, "the readers' end", read); err != nil {
 				t.Error(err)
 			}
 		}

@@ -5,7 +5,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -289,7 +288,7 @@ func (w *docWorld) end(s *shell, who string) {
 // received returns how many frames an interface has received.
 func (w *docWorld) received(iface string) (n int) {
 	w.t.Helper()
-	text, err := exec.Command("cat", "/proc/net/dev").Output() // of this thread's namespace
+	text, err := testnet.Command(w.t, "cat", "/proc/net/dev").Output() // of this thread's namespace
 	if err != nil {
 		w.t.Fatal(err)
 	}

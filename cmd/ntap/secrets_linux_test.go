@@ -104,7 +104,7 @@ func TestPrivateKeysAreGoneFromMemory(t *testing.T) {
 // scanKeys runs scanMain in another process, and tells it what to look for.
 func scanKeys(t *testing.T, keys string, patterns func(session uint64) []pattern) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0])
+	cmd := testnet.Command(t, os.Args[0])
 	cmd.Env = append(os.Environ(), scanFile+"="+numbered(t, 500, 300, 0), keys)
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -264,7 +264,7 @@ func (s *syncBuffer) String() string {
 // begin starts a program and waits until it has printed text.
 func begin(t *testing.T, text string, args ...string) *background {
 	t.Helper()
-	b := &background{cmd: exec.Command(args[0], args[1:]...)}
+	b := &background{cmd: testnet.Daemon(t, args[0], args[1:]...)}
 	b.cmd.Env = append(os.Environ(), "NTAP_KEY_FILE=", "CREDENTIALS_DIRECTORY=")
 	b.cmd.Stdout, b.cmd.Stderr = &b.out, &b.out
 	if err := b.cmd.Start(); err != nil {

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -117,7 +116,7 @@ func TestMaskPayload(t *testing.T) {
 // and bad.
 func verifiedChecksums(t *testing.T, file string) (good, bad int) {
 	t.Helper()
-	text, err := exec.Command("tshark", "-r", file, "-o", "tcp.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE",
+	text, err := testnet.Command(t, "tshark", "-r", file, "-o", "tcp.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE",
 		"-T", "fields", "-e", "tcp.checksum.status", "-e", "udp.checksum.status").Output()
 	if err != nil {
 		t.Fatalf("tshark -r %s: %v", file, err)

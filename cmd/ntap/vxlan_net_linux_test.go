@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -183,7 +182,7 @@ func packetsFrom(file string, begin []byte) (n int) {
 func (w *vtepWorld) where() string {
 	text := ""
 	for _, ns := range []string{w.collector, w.vtep} {
-		out, _ := exec.Command("ip", "-n", ns, "-s", "link", "show").CombinedOutput()
+		out, _ := testnet.Command(w.t, "ip", "-n", ns, "-s", "link", "show").CombinedOutput()
 		text += ns + ":\n" + string(out)
 	}
 	return text
