@@ -50,6 +50,7 @@ func keyFiles(t *testing.T) (dir, master, tap7 string) {
 // What users do wrong at the start ends with a message that names the object,
 // the cause and the remedy, and with status 1 or 2.
 func TestWrongStart(t *testing.T) {
+	t.Parallel()
 	dir, master, tap7 := keyFiles(t)
 	write := func(name, text string, mode os.FileMode) string {
 		path := filepath.Join(dir, name)
@@ -144,6 +145,7 @@ func TestWrongStart(t *testing.T) {
 
 // The same where it needs a network namespace of its own.
 func TestWrongStartLive(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.in(w.collector, "ip", "link", "add", "br7", "type", "bridge")
 	for _, c := range []struct {
@@ -177,6 +179,7 @@ func TestWrongStartLive(t *testing.T) {
 // and the good one beside them is not touched. A file that is cut is sent up
 // to the cut.
 func TestBadRemotesBesideAGoodOne(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	out := filepath.Join(w.dir, "out.pcapng")
 	c := w.startCollector("--no-tap", "-w", out)
@@ -220,6 +223,7 @@ func TestBadRemotesBesideAGoodOne(t *testing.T) {
 
 // nTap's names and short flags: links, a passphrase, and -K.
 func TestNTapsNames(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	links := filepath.Join(w.dir, "bin")
 	if err := os.Mkdir(links, 0o755); err != nil {
@@ -251,6 +255,7 @@ func TestNTapsNames(t *testing.T) {
 // TAP and pcapng at the same time, an interface for each tap, several shards,
 // interfaces and workers; the account of each output adds up.
 func TestAllAtOnce(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.in(w.sender, "ip", "link", "add", "t1", "type", "veth", "peer", "name", "p1")
 	w.in(w.sender, "ip", "link", "set", "t1", "up")
@@ -289,6 +294,7 @@ func TestAllAtOnce(t *testing.T) {
 // An interface that goes down, comes back, is deleted and made again: the tap
 // goes on, and its account adds up.
 func TestInterfaceComesAndGoes(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	c := w.startCollector("-i", "ntap0")
 	r := w.startRemote("-i", "t0")

@@ -21,6 +21,7 @@ import (
 // between the others, whose interfaces stay; taken away, its interface goes. The
 // same frames go to two VTEPs, shared as well.
 func TestSensors(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	path := func(name string) string { return filepath.Join(w.dir, name) }
 	write := func(sensors int) {

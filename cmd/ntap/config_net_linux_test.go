@@ -76,6 +76,7 @@ func unbroken(t *testing.T, what string, packets []testnet.Packet, n int) {
 // file changes nothing and says why with its lines, others come and go; keys are
 // read anew at the same time. A group keeps both directions of a flow together.
 func TestConfigReloadUnderTraffic(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.link(w.sender, "t1", w.peer, "p1", "97")
 	path := func(name string) string { return filepath.Join(w.dir, name) }

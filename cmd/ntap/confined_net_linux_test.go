@@ -44,6 +44,7 @@ func (w *world) empty(files map[string]string) string {
 // its files (a container FROM scratch), without /proc, /sys, /etc and /dev, a
 // remote sends a capture file and captures live, and a collector records.
 func TestFromScratch(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "chroot")
 	w := newWorld(t)
 	capture := filepath.Join("..", "..", "internal", "testnet", "testdata", "captures", "arp-oobr.pcap")
@@ -118,6 +119,7 @@ func contained(t *testing.T, capabilities string, args ...string) []string {
 // that it does without is in the log: buffers beyond the limits, other
 // namespaces, io_uring. A collector there needs no right at all, but for a TAP.
 func TestUnprivilegedContainer(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "setpriv", "env")
 	w := newWorld(t)
 	file := filepath.Join(w.dir, "out.pcapng")

@@ -114,6 +114,7 @@ func sent(t *testing.T, args ...string) (all [][]byte) {
 // to tshark what they are to ParseHeader, on the port of collectors and, by
 // what they look like, on others.
 func TestDissectorHeaders(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "tshark")
 	dir, master, _ := keyFiles(t)
 	pair, public, identity := filepath.Join(dir, "pair"), filepath.Join(dir, "public"), filepath.Join(dir, "identity")
@@ -183,6 +184,7 @@ func wiresharkTime(t *testing.T, s string) int64 {
 // What is in datagrams that are not encrypted is to tshark what it is to
 // Unpacker, ParseAnnouncePart and ParseReport.
 func TestDissectorRecords(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "tshark")
 	c := newClearText(t)
 	var want [][]proto.Record
@@ -249,6 +251,7 @@ func TestDissectorRecords(t *testing.T) {
 
 // Reports, announces and the frames inside, which tshark dissects too.
 func TestDissectorMessages(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "tshark")
 	c := newClearText(t)
 	report := proto.Report{Final: true, Interface: 9, Time: 1_700_000_000_000_000_005, Captured: 1 << 60, KernelDrops: 2, Freezes: 3, TooLong: 4, Shed: 5, Sealed: 6,

@@ -90,6 +90,7 @@ func TestDoctorTellsOffloads(t *testing.T) {
 // The firewall line that doctor gives works on a host without a firewall, and
 // keeps it from answering datagrams to closed ports; ping is still answered.
 func TestDoctorFirewallLineSilences(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "nft", "ping")
 	testnet.Namespace(t)
 	refused := func(addr string) bool {

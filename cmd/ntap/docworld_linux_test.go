@@ -140,7 +140,7 @@ func (h *docHost) folders(t *testing.T) {
 	if err := os.WriteFile(h.own("hold"), []byte(hold), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	h.holder = startShell(t, h.private, h.env, fmt.Sprintf("exec unshare -m sh -e hold %s '%s'", h.private, wireshark))
+	h.holder = startShell(t, h.private, h.env, fmt.Sprintf("exec unshare -m --propagation slave sh -e hold %s '%s'", h.private, wireshark))
 	h.holder.until("it has its mounts", func() bool { return h.holder.printed() == "ready\n" || h.holder.ended() })
 	if h.holder.ended() {
 		t.Fatal("no mounts")

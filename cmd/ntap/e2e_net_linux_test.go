@@ -69,6 +69,7 @@ func mixedFrames() (frames [][]byte) {
 // What tcpdump records on the collector's TAP is byte for byte what it records
 // on the tapped interface, and no datagram between is an IP fragment.
 func TestTapEqualsTappedInterface(t *testing.T) {
+	t.Parallel()
 	for _, v := range []struct{ name, host, collector string }{
 		{"IPv4", "10.99.0.2", "10.99.0.2:5678"}, {"IPv6", "fd99::2", "[fd99::2]:5678"},
 	} {
@@ -227,6 +228,7 @@ func (w *world) udp(n int) {
 // and leaves out nothing else that goes to the collector. Without the rule
 // each datagram would make another, without end.
 func TestNeverTapsItself(t *testing.T) {
+	t.Parallel()
 	for _, v := range []struct{ name, mark string }{{"mark", "0x3074"}, {"content", "0"}} {
 		t.Run(v.name, func(t *testing.T) {
 			w := newWorld(t)
@@ -243,6 +245,7 @@ func TestNeverTapsItself(t *testing.T) {
 // The same on the other end of the sending interface: a veth whose peer is a
 // port of a bridge, where the datagrams pass as anybody's.
 func TestNeverTapsItselfAtTheOtherEnd(t *testing.T) {
+	t.Parallel()
 	for _, v := range []struct{ name, mark string }{{"mark", "0x3074"}, {"content", "0"}} {
 		t.Run(v.name, func(t *testing.T) {
 			w := newWorld(t)
@@ -313,6 +316,7 @@ func checkNotItself(t *testing.T, rText, cText, tapFile string) {
 // killed, started again. Its host's own ICMP is kept back by the firewall line
 // that doctor gives, and its ARP by a permanent entry.
 func TestOneWay(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	testnet.RequireTool(t, "nft", "ping")
 	mac := strings.TrimSpace(w.in(w.collector, "cat", "/sys/class/net/up1/address"))
@@ -354,6 +358,7 @@ func TestOneWay(t *testing.T) {
 // A collector that is killed and started again goes on with the running
 // session; a remote that is killed and started again is a new session.
 func TestRestarts(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	c := w.startCollector("-i", "ntap0")
 	r := w.startRemote("-i", "t0")

@@ -125,6 +125,7 @@ func part(got, want []testnet.Packet) string {
 // tshark lists the taps, and captures live from a remote, with and without a
 // filter, a snap length and a choice of taps; what it started ends with it.
 func TestExtcapTshark(t *testing.T) {
+	t.Parallel()
 	v := newViewer(t)
 	out, err := v.tshark("-D").CombinedOutput()
 	if err != nil || !strings.Contains(string(out), " ntap (ntap: remotes send to this host)") || !strings.Contains(string(out), " ntap_collector (") {
@@ -155,6 +156,7 @@ func TestExtcapTshark(t *testing.T) {
 
 // The same from a collector that runs.
 func TestExtcapRunningCollector(t *testing.T) {
+	t.Parallel()
 	v := newViewer(t)
 	c, addr := collect(t, v.keys, "--pcap-over-ip", "0")
 	at := c.find(`pcap over IP address=(\S+)`)
@@ -227,6 +229,7 @@ func TestExtcapLiveInterface(t *testing.T) {
 // ntap_collector connects by TLS with the certificate of its options, and not
 // without.
 func TestExtcapTLS(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "openssl")
 	v := newViewer(t)
 	for _, line := range commands(t, "docs/OUTPUTS.md", "openssl req") {

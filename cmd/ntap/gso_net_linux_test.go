@@ -118,6 +118,7 @@ func lastCPU(t *testing.T) (cpu string) {
 // With --keep-gso the frames stay whole, longer than the wire had them, and all
 // bytes are there.
 func TestKeepGSO(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "tshark")
 	w := newWorld(t)
 	file := filepath.Join(w.dir, "out.pcapng")
@@ -158,6 +159,7 @@ func withoutRootWarning(s string) string {
 // a word: each is counted, and comes out with the length that it had. It used
 // to be cut and not counted. One that is cut because -s says so is not one.
 func TestFramesLongerThanABlock(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "tshark")
 	for _, v := range []struct {
 		name string

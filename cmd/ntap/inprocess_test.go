@@ -105,6 +105,7 @@ func send(t *testing.T, keys *crypto.KeyFile, file string, to netip.AddrPort, ch
 // Every real capture goes through remote and collector, over loopback, and
 // comes out with the same bytes, lengths, link types and times, in order.
 func TestCapturesComeOutAsTheyWentIn(t *testing.T) {
+	t.Parallel()
 	keys := masterKey(t)
 	suites := []crypto.Suite{crypto.AES256GCM, crypto.ChaCha20Poly1305}
 	mtus := []int{576, 1500, 9000, 65535}
@@ -163,6 +164,7 @@ func numbered(t *testing.T, n, size int, apart time.Duration) string {
 // Through a relay that loses, repeats, reorders and damages, no wrong frame
 // comes out, every one that is missing is counted, and the account adds up.
 func TestThroughBadRelay(t *testing.T) {
+	t.Parallel()
 	keys := masterKey(t)
 	file := numbered(t, 20000, 100, 100*time.Microsecond)
 	want := testnet.ReadCapture(t, file)
@@ -236,6 +238,7 @@ func TestThousandTaps(t *testing.T) {
 
 // Both ways of input and output, on either side, bring every frame.
 func TestWaysOfIO(t *testing.T) {
+	t.Parallel()
 	if ok, why := ring.UringReceives(); !ok {
 		testnet.Missing(t, why.String())
 	}

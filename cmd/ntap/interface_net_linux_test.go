@@ -18,6 +18,7 @@ import (
 // was captured, and of the interface its name, MAC address, speed and filter:
 // as tshark and capinfos read it.
 func TestInterfaceAndDirectionAreKept(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "tshark", "capinfos")
 	w := newWorld(t)
 	out := filepath.Join(w.dir, "out.pcapng")

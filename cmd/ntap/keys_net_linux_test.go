@@ -132,6 +132,7 @@ func (w *world) capture(flags []string, more ...string) *proc {
 // account adds up. The session stays the same, and what is sealed after it is
 // not opened by who has the old key only.
 func TestRotation(t *testing.T) {
+	t.Parallel()
 	for i := range 2 {
 		w := newWorld(t)
 		v := w.rotations()[i]
@@ -168,6 +169,7 @@ func TestRotation(t *testing.T) {
 // TestRevocation: a remote that is taken off the list, or whose key is taken
 // out of the file, is out within seconds, and another one is not disturbed.
 func TestRevocation(t *testing.T) {
+	t.Parallel()
 	for i := range 2 {
 		w := newWorld(t)
 		v := w.rotations()[i]
@@ -209,6 +211,7 @@ func TestRevocation(t *testing.T) {
 // each time the session goes on within a second or so; a bad list leaves the
 // one before in force; a stranger gets nowhere.
 func TestPublicKeyMode(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	v := w.rotations()[1]
 	out := filepath.Join(w.dir, "out.pcapng")

@@ -17,6 +17,7 @@ import (
 // frames of two taps in the order of their times, though one tap sends all of
 // its own before the other does; without it they do not.
 func TestMergeTaps(t *testing.T) {
+	t.Parallel()
 	_, master, _ := keyFiles(t)
 	file := protocols(t, 500)
 	for _, merge := range []string{"30s", "0s"} {

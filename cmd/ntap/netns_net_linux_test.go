@@ -65,6 +65,7 @@ func (w *world) wire(ns, name, far string) {
 // followed; the old one is let go. When the process of a PID ends, so does the
 // remote, in order.
 func TestNetworkNamespace(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "nsenter", "unshare")
 	w := newWorld(t)
 	ns := w.namespace("ntx")
@@ -134,6 +135,7 @@ func TestNetworkNamespace(t *testing.T) {
 // cgroup where cgroups can be made; it is followed when it is started anew, and
 // nothing of it is held while it is not there.
 func TestContainerRestarts(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "nsenter", "unshare", "mount")
 	for _, way := range []string{"Docker's files", "cgroup"} {
 		t.Run(way, func(t *testing.T) {
@@ -176,7 +178,7 @@ func TestContainerRestarts(t *testing.T) {
 				name = "ntap-test"
 				script = "mkdir -p /var/lib && mount -t tmpfs none /var/lib && mkdir /var/lib/docker && mount --bind " + docker + " /var/lib/docker && " + script
 			}
-			r := w.start(w.sender, "unshare", "-m", "sh", "-c", script, "sh", ntapBinary, "remote", "--container", name,
+			r := w.start(w.sender, "unshare", "-m", "--propagation", "slave", "sh", "-c", script, "sh", ntapBinary, "remote", "--container", name,
 				"-c", "10.99.0.2:5678", "--key-file", w.key, "--tap", "1", "--workers", "2")
 			r.wait("remote started")
 			want := map[string]int{}
@@ -237,6 +239,7 @@ func newCgroup(name string) string {
 // A namespace or container that is not there is an error that says which, and
 // what to give.
 func TestNamespaceNotThere(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	for _, v := range []struct {
 		status int

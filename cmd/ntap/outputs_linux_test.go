@@ -42,6 +42,7 @@ func protocols(t *testing.T, n int) string {
 // Several outputs at once, each with its own taps, filter and snap length, one
 // of them a recording by tap in many files: each has what it should have.
 func TestOutputsEachTheirOwn(t *testing.T) {
+	t.Parallel()
 	keys, dir := masterKey(t), t.TempDir()
 	file := protocols(t, 3000)
 	var cfg collector.Config
@@ -107,6 +108,7 @@ func TestOutputsEachTheirOwn(t *testing.T) {
 // The collector writes to a pipe that tshark reads while the tap runs; when
 // tshark has seen enough and goes, the collector ends with status 0.
 func TestPipeIntoTshark(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "tshark")
 	dir, master, _ := keyFiles(t)
 	file := numbered(t, 20000, 100, time.Millisecond)

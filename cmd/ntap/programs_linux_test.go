@@ -30,6 +30,7 @@ var notRun = map[string]string{
 // a collector is started for, reads live frames of a remote and ends, by itself or
 // by Ctrl-C, and the collector ends in order; programs in Go compile.
 func TestPrograms(t *testing.T) {
+	t.Parallel()
 	testnet.RequireRoot(t)
 	testnet.RequireTool(t, "tcpdump", "tshark", "dumpcap", "bash", "nc", "openssl", "make", "ip", "unshare", "nsenter", "mount", "ovs-vsctl", "ovsdb-server", "ovs-vswitchd")
 	host := newDocHost(t)

@@ -91,7 +91,7 @@ func (b *box) run() string {
 	// crun does not take a host with both versions of cgroups, and does with the
 	// first alone.
 	script := `umount /sys/fs/cgroup/unified 2>/dev/null; exec timeout 60 crun run -d --pid-file "$1" "$2"`
-	cmd := testnet.Command(b.w.t, "unshare", "-m", "sh", "-c", script, "sh", pidFile, b.id)
+	cmd := testnet.Command(b.w.t, "unshare", "-m", "--propagation", "slave", "sh", "-c", script, "sh", pidFile, b.id)
 	cmd.Dir = b.bundle
 	said := filepath.Join(b.bundle, "said")
 	out, err := os.Create(said) // not a pipe: the container keeps it
@@ -130,6 +130,7 @@ func (b *box) remove() {
 // a name, which the runtime's state does; and it is followed when it is run
 // again.
 func TestContainerOfARuntime(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "crun", "unshare", "nsenter", "mount", "timeout")
 	var random [32]byte
 	rand.Read(random[:])
@@ -154,7 +155,7 @@ func TestContainerOfARuntime(t *testing.T) {
 			if v.name != "" { // what crun keeps is not to be seen: the cgroup has to do
 				script = "mount -t tmpfs none /run/crun && " + script
 			}
-			r := w.start(w.sender, "unshare", "-m", "sh", "-c", script, "sh", ntapBinary, "remote", "--container", name, "-c", "10.99.0.2:5678", "--key-file", w.key, "--tap", "1")
+			r := w.start(w.sender, "unshare", "-m", "--propagation", "slave", "sh", "-c", script, "sh", ntapBinary, "remote", "--container", name, "-c", "10.99.0.2:5678", "--key-file", w.key, "--tap", "1")
 			r.wait("remote started")
 			for n := range 3 {
 				if n > 0 {

@@ -105,6 +105,7 @@ func sendFile(t *testing.T, master, addr, file, tap string) *exec.Cmd {
 // Wireshark's way to read PCAP over IP: tshark and dumpcap with TCP@HOST:PORT,
 // live, two at once, each with as many frames as it wants.
 func TestServeTshark(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "tshark", "dumpcap")
 	_, master, _ := keyFiles(t)
 	file := protocols(t, 20000)
@@ -149,6 +150,7 @@ func TestServeTshark(t *testing.T) {
 // tcpdump reads what comes over a TCP connection; a client may ask for taps and
 // a filter, as text or compiled by tcpdump.
 func TestServeTcpdump(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "tcpdump")
 	_, master, _ := keyFiles(t)
 	file := protocols(t, 600)
@@ -211,6 +213,7 @@ func TestServeTcpdump(t *testing.T) {
 // With TLS and certificates made by openssl, as the README has it, read through
 // openssl s_client.
 func TestServeOpenSSL(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "openssl", "tshark")
 	dir, master, _ := keyFiles(t)
 	sh := func(line string) {

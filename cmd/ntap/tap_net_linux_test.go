@@ -40,6 +40,7 @@ func (w *world) injectFrameUntil(text, file string, frame []byte) {
 // A program that reads a TAP in another namespace, as a container's, sees frames
 // before and after a restart of the collector: the TAP is the same one.
 func TestTapOutlivesTheCollector(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	far := w.namespace("ntx")
 	file := filepath.Join(w.dir, "keep0.pcap")
@@ -75,6 +76,7 @@ func syn(mac []byte) []byte {
 // gets no answer, while tcpdump on the TAP sees it. With --isolate=false it is
 // answered.
 func TestIsolatedTapAnswersNothing(t *testing.T) {
+	t.Parallel()
 	for _, isolate := range []bool{true, false} {
 		t.Run(strconv.FormatBool(isolate), func(t *testing.T) {
 			w := newWorld(t)
@@ -114,6 +116,7 @@ func TestIsolatedTapAnswersNothing(t *testing.T) {
 // Packets of a TUN interface, which have no Ethernet header, come out of a TAP
 // and of a VXLAN device of the kernel's with one, and in pcapng as they were.
 func TestPacketsOfATun(t *testing.T) {
+	t.Parallel()
 	w := newVTEPWorld(t)
 	w.jumbo()
 	w.in(w.collector, "ping", "-q", "-c", "1", "-w", "5", "10.97.0.2")
