@@ -128,6 +128,25 @@ func TestImportPicture(t *testing.T) {
 	}
 }
 
+// Every program that a test starts has an end: testnet.Command and Daemon, or
+// exec.CommandContext. One that hung used to hold up all tests until go test ended
+// them.
+func TestProgramsOfTestsEnd(t *testing.T) {
+	n := 0
+	goFiles(t, func(file string, text []byte) {
+		if !strings.HasSuffix(file, "_test.go") && !strings.HasPrefix(file, "internal/testnet/") {
+			return
+		}
+		n += bytes.Count(text, []byte("testnet.Command("))
+		if unbounded := "exec.Command" + "("; bytes.Contains(text, []byte(unbounded)) {
+			t.Errorf("%s: %s…): a program that may never end; start it with testnet.Command", file, unbounded)
+		}
+	})
+	if n == 0 {
+		t.Error("no test starts a program: this test looks for the wrong thing")
+	}
+}
+
 // giouring links only with a flag of the linker: nothing imports it without its
 // build tag.
 func TestGiouringIsBehindItsTag(t *testing.T) {

@@ -57,14 +57,14 @@ func Listen(cfg ListenConfig) ([]*Receiver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("batch: listen on %q: %w; want [HOST]:PORT, as in :5678", cfg.Addr, err)
 	}
-	if err := free(a); err != nil {
-		return nil, err
-	}
 	sockets, buffer := cfg.Workers, cfg.Buffer
 	if cfg.Second > 0 {
 		sockets *= 2
 	}
 	shared := sockets > 1
+	if err := free(a, shared); err != nil {
+		return nil, err
+	}
 	var all []*Receiver
 	fail := func(err error) ([]*Receiver, error) {
 		for _, r := range all {
@@ -113,13 +113,16 @@ func (r *Receiver) Steer(prog []bpf.RawInstruction) error {
 }
 
 // free says whether nobody has the port: two programs of one user that both
-// set SO_REUSEPORT would share it without a word.
-func free(a *net.UDPAddr) error {
-	if a.Port == 0 {
+// set SO_REUSEPORT would share it without a word. So they would a port that the
+// kernel picks: among those of sockets with SO_REUSEPORT, too, if it is for one
+// (udp_lib_get_port, net/ipv4/udp.c). It picks one here for sockets that share.
+func free(a *net.UDPAddr, shared bool) error {
+	if a.Port == 0 && !shared {
 		return nil
 	}
 	c, err := net.ListenUDP("udp", a)
 	if err == nil {
+		a.Port = c.LocalAddr().(*net.UDPAddr).Port
 		return c.Close()
 	}
 	if errors.Is(err, syscall.EADDRINUSE) {

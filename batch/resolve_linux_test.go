@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/ntap-project/ntap/internal/testnet"
 )
 
 // nameServer has names looked up at a server of the test's own, which answers
@@ -58,7 +60,7 @@ func nameServer(t *testing.T) *atomic.Pointer[[]netip.Addr] {
 		var d net.Dialer
 		return d.DialContext(ctx, "udp", conn.LocalAddr().String())
 	}}
-	t.Cleanup(func() { net.DefaultResolver = was; conn.Close(); <-done })
+	t.Cleanup(func() { net.DefaultResolver = was; conn.Close(); testnet.Receive(t, "the name server's end", done) })
 	return &answer
 }
 

@@ -25,6 +25,7 @@ func TestRerouteVNI(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer to.Close()
+	testnet.Bound(t, to)
 	to.SetReadBuffer(64 << 20)
 	vni := func(text string, ports int) Outputs {
 		v, err := ParseVNI(text)
@@ -39,7 +40,7 @@ func TestRerouteVNI(t *testing.T) {
 		packets []testnet.Packet
 		vnis    []uint32
 	}
-	done := make(chan got)
+	done := make(chan got, 1)
 	go func() {
 		var g got
 		buf := make([]byte, 1<<16)
@@ -74,7 +75,7 @@ func TestRerouteVNI(t *testing.T) {
 	}
 	defer end.Close()
 	end.Write([]byte{0})
-	g := <-done
+	g := testnet.Receive(t, "the datagram that ends it", done)
 	if s := r.sum(to.LocalAddr().String()); s.Refused != 0 || s.Delivered != uint64(all) || s.NoVNI != 0 {
 		t.Errorf("of %d frames: %+v", all, s)
 	}
@@ -131,7 +132,7 @@ func TestRerouteServe(t *testing.T) {
 	}
 	client := (&stall{t: t}).greet(conn, "")
 	f := flowing(t, keys, 2, r.addr)
-	read := make(chan []testnet.Packet)
+	read := make(chan []testnet.Packet, 1)
 	go func() {
 		var got []testnet.Packet
 		_, packets, _ := blocks(t, client.all())
@@ -167,7 +168,7 @@ func TestRerouteServe(t *testing.T) {
 	all := f.end()
 	r.until("all frames came", func() bool { return r.unpacked() == all })
 	r.end()
-	inOrder(t, "the client", <-read, f.sent)
+	inOrder(t, "the client", testnet.Receive(t, "the client's end", read), f.sent)
 	if s := r.sum(addr); s.Refused != 0 {
 		t.Errorf("%+v", s)
 	}

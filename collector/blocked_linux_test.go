@@ -101,6 +101,7 @@ func TestBlockedFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
+	testnet.Bound(t, conn)
 	head := make([]byte, 4) // which comes once the client is one
 	if _, err := io.ReadFull(conn, head); err != nil {
 		t.Fatal(err)
@@ -124,17 +125,17 @@ func TestBlockedFile(t *testing.T) {
 	}()
 
 	f := flowing(t, keys, 2, r.Addr())
-	eventually(t, "the blocked file has no room", func() bool { return sum(blocked).Full > 1000 })
+	testnet.Eventually(t, "the blocked file has no room", func() bool { return sum(blocked).Full > 1000 })
 	all := uint64(f.end())
 	for _, name := range []string{"this program", good, "VXLAN", "pcap over IP"} {
-		eventually(t, name+" has every frame while the file is blocked", func() bool { return sum(name).Delivered == all })
+		testnet.Eventually(t, name+" has every frame while the file is blocked", func() bool { return sum(name).Delivered == all })
 	}
 	if w := fmt.Sprint(log.all()); !strings.Contains(w, blocked+": the disk is slower than frames come: frames are dropped until there is room") {
 		t.Errorf("the log says %s", w)
 	}
 	begun := time.Now()
 	stop()
-	if err := <-ended; err != nil { // which holds the account against what was given
+	if err := testnet.Receive(t, "the collector's end", ended); err != nil { // which holds the account against what was given
 		t.Error(err)
 	}
 	if took := time.Since(begun); took > time.Minute {
@@ -147,7 +148,7 @@ func TestBlockedFile(t *testing.T) {
 	}
 	inOrder(t, "the program", program, f.sent)
 	inOrder(t, "the file", testnet.ReadCapture(t, good), f.sent)
-	last, came := make(map[int]int), <-tunnel // in order within a flow
+	last, came := make(map[int]int), testnet.Receive(t, "the VTEP's end", tunnel) // in order within a flow
 	for _, p := range came {
 		flow, n := flowAndNumber(p.Data)
 		if before, ok := last[flow]; ok && n <= before {
@@ -158,7 +159,7 @@ func TestBlockedFile(t *testing.T) {
 	if uint64(len(came)) != all {
 		t.Errorf("the VTEP: %d frames of %d", len(came), all)
 	}
-	_, packets, _ := blocks(t, <-client)
+	_, packets, _ := blocks(t, testnet.Receive(t, "the client's end", client))
 	var got []testnet.Packet
 	for _, p := range packets {
 		got = append(got, testnet.Packet{Data: p.Data})

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -46,7 +45,7 @@ func TestDirectKilled(t *testing.T) {
 		select {}
 	}
 	dir := t.TempDir()
-	cmd := exec.Command(os.Args[0], "-test.run=^TestDirectKilled$")
+	cmd := testnet.Command(t, os.Args[0], "-test.run=^TestDirectKilled$")
 	cmd.Env = append(os.Environ(), "NTAP_TEST_DIRECT="+dir)
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
@@ -61,7 +60,7 @@ func TestDirectKilled(t *testing.T) {
 		t.Fatalf("%q, %v", word, err)
 	}
 	part := filepath.Join(dir, "x-00001.pcapng.part")
-	eventually(t, "all frames are in the file", func() bool {
+	testnet.Eventually(t, "all frames are in the file", func() bool {
 		b, err := os.ReadFile(part)
 		return err == nil && wholeBlocks(b) == len(b) && packetBlocks(b) == frames
 	})
@@ -80,12 +79,12 @@ func TestDirectKilled(t *testing.T) {
 	if packets, err := testnet.ReadTshark(part); err != nil || len(packets) != frames {
 		t.Errorf("tshark: %d packets of %d, %v", len(packets), frames, err)
 	}
-	if out, err := exec.Command("tcpdump", "-nr", part, "-w", "/dev/null").CombinedOutput(); err != nil {
+	if out, err := testnet.Command(t, "tcpdump", "-nr", part, "-w", "/dev/null").CombinedOutput(); err != nil {
 		t.Errorf("tcpdump: %v\n%s", err, out)
 	}
 	file.Path = filepath.Join(dir, "x.pcapng")
 	out, warned := openTestRecording(t, file)
-	eventually(t, "the file is mended", func() bool { return len(warned.all()) > 0 })
+	testnet.Eventually(t, "the file is mended", func() bool { return len(warned.all()) > 0 })
 	if err := out.close(); err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +142,7 @@ func TestDirectDiskFull(t *testing.T) {
 			if err := unix.Mount("", dir, "tmpfs", unix.MS_REMOUNT, "size=200m"); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "the disk has room again", func() bool {
+			testnet.Eventually(t, "the disk has room again", func() bool {
 				before := account.Sum().Full
 				write(1)
 				return account.Sum().Full == before

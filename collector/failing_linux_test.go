@@ -38,6 +38,19 @@ func breakFile(t *testing.T, path string) {
 	t.Fatalf("%s is not open", path)
 }
 
+// readFIFO opens a FIFO for reading, which takes until somebody writes to it.
+func readFIFO(t *testing.T, path string) *os.File {
+	t.Helper()
+	var f *os.File
+	var err error
+	testnet.Await(t, "there is a writer of the FIFO", func() { f, err = os.Open(path) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	testnet.Bound(t, f)
+	return f
+}
+
 // An output that fails while others run is opened again: a FIFO once it has a
 // reader, who gets a stream of his own; a file under another name, since what it
 // has is kept; and a new configuration does not wait for that. They used to be
@@ -54,10 +67,7 @@ func TestFailedOutputsComeBack(t *testing.T) {
 	f := flowing(t, keys, 2, r.addr)
 	read := func() {
 		t.Helper()
-		pipe, err := os.Open(fifo)
-		if err != nil {
-			t.Fatal(err)
-		}
+		pipe := readFIFO(t, fifo)
 		defer pipe.Close()
 		b := make([]byte, 10000)
 		if _, err := io.ReadFull(pipe, b); err != nil || binary.LittleEndian.Uint32(b) != proto.PcapngTypeSection || binary.LittleEndian.Uint32(b[blockLen(b):]) != proto.PcapngTypeInterface {
@@ -114,6 +124,7 @@ func TestQuietReaderGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
+	testnet.Bound(t, r)
 	ended := make(chan error, 1)
 	go func() {
 		_, err := Run(t.Context(), Config{Listen: "127.0.0.1:0", Keys: testKeys(t), Write: "-", Stdout: w, Log: zerolog.Nop()})
@@ -123,7 +134,7 @@ func TestQuietReaderGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Close()
-	if err := <-ended; err != nil {
+	if err := testnet.Receive(t, "the collector's end", ended); err != nil {
 		t.Error(err)
 	}
 }

@@ -138,12 +138,12 @@ func TestIORefused(t *testing.T) {
 	if err := run("carrier pigeon"); err == nil || !strings.Contains(err.Error(), "auto, uring, mmsg") {
 		t.Error(err)
 	}
-	done := make(chan error)
+	done := make(chan error, 1)
 	go func() {
 		denyUring(t, unix.SYS_IO_URING_SETUP) // on a thread that ends
 		done <- run(ioUring)
 	}()
-	if err := <-done; err == nil || !strings.Contains(err.Error(), "seccomp") || !strings.Contains(err.Error(), "--io mmsg") {
+	if err := testnet.Receive(t, "the collector's end", done); err == nil || !strings.Contains(err.Error(), "seccomp") || !strings.Contains(err.Error(), "--io mmsg") {
 		t.Error(err)
 	}
 }

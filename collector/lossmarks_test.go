@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -77,7 +76,7 @@ func TestPcapngLossMarksStay(t *testing.T) {
 	if err := os.WriteFile(path, g.buf.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("capinfos", path).CombinedOutput(); err != nil || strings.Contains(string(out), "appears") {
+	if out, err := testnet.Command(t, "capinfos", path).CombinedOutput(); err != nil || strings.Contains(string(out), "appears") {
 		t.Errorf("capinfos: %v\n%s", err, out)
 	}
 	_, packets, stats := blocks(t, g.buf.Bytes())

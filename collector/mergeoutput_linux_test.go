@@ -217,7 +217,7 @@ func TestMergeOutputIsBounded(t *testing.T) {
 		t.Errorf("with an output that takes nothing %d frames were taken, want %d to %d", last, least, most)
 	}
 	close(inner.let)
-	if err := <-done; err != nil {
+	if err := testnet.Receive(t, "all frames are taken", done); err != nil {
 		t.Fatal(err)
 	}
 	if err := out.close(); err != nil || !closed {

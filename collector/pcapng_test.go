@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -132,7 +131,7 @@ func TestPcapngCaptures(t *testing.T) {
 			// type with its own number for it (sf-pcapng.c), which here differs.
 			continue
 		}
-		out, err := exec.Command("tcpdump", "-nn", "-r", p.f.cfg.Path, "-w", "/dev/null").CombinedOutput()
+		out, err := testnet.Command(t, "tcpdump", "-nn", "-r", p.f.cfg.Path, "-w", "/dev/null").CombinedOutput()
 		if text := string(out); err != nil || strings.Count(text, "\n") != 1 || !strings.HasPrefix(text, "reading from file") {
 			t.Errorf("link type %d: tcpdump: %v\n%s", link, err, out)
 		}
@@ -162,7 +161,7 @@ func TestPcapngTshark(t *testing.T) {
 	if err := errors.Join(s.Close(), f.Close()); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("tshark", "-r", path, "-T", "fields", "-e", "frame.len", "-e", "frame.cap_len", "-e", "frame.time_epoch", "-e", "frame.interface_name")
+	cmd := testnet.Command(t, "tshark", "-r", path, "-T", "fields", "-e", "frame.len", "-e", "frame.cap_len", "-e", "frame.time_epoch", "-e", "frame.interface_name")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -178,7 +177,7 @@ func TestPcapngTshark(t *testing.T) {
 	if len(got) != len(want) {
 		t.Errorf("tshark says %d packets, want %d", len(got), len(want))
 	}
-	out, err = exec.Command("capinfos", "-c", "-M", path).CombinedOutput()
+	out, err = testnet.Command(t, "capinfos", "-c", "-M", path).CombinedOutput()
 	if err != nil || !strings.Contains(string(out), strconv.Itoa(len(want))) || strings.Contains(string(out), "error") {
 		t.Errorf("capinfos: %v\n%s", err, out)
 	}

@@ -11,7 +11,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -160,7 +159,7 @@ func TestPcapngReaderGone(t *testing.T) {
 	if err := s.Flush(); err != nil {
 		t.Fatal(err) // it is in the queue
 	}
-	<-f.out.done
+	testnet.Receive(t, "the queue's end", f.out.done)
 	for _, s := range []*pcapngSink{s, s, other} {
 		s.Write(o, &proto.Record{Data: make([]byte, 100), LinkType: 1})
 		if err := s.Flush(); !errors.Is(err, errOutputGone) || !errors.Is(err, syscall.EPIPE) {
@@ -194,7 +193,7 @@ func TestPcapngStdoutGone(t *testing.T) {
 		}
 		os.Exit(42)
 	}
-	cmd := exec.Command(os.Args[0], "-test.run=^TestPcapngStdoutGone$")
+	cmd := testnet.Command(t, os.Args[0], "-test.run=^TestPcapngStdoutGone$")
 	cmd.Env = append(os.Environ(), "NTAP_TEST_STDOUT=1")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -213,7 +212,7 @@ func TestPcapngStdoutGone(t *testing.T) {
 // A FIFO is waited for, and read as it is written.
 func TestPcapngFIFO(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "fifo")
-	if out, err := exec.Command("mkfifo", path).CombinedOutput(); err != nil {
+	if out, err := testnet.Command(t, "mkfifo", path).CombinedOutput(); err != nil {
 		t.Fatalf("mkfifo: %v %s", err, out)
 	}
 	stopped, stop := context.WithCancel(t.Context())
@@ -221,7 +220,7 @@ func TestPcapngFIFO(t *testing.T) {
 	if _, err := openFile(stopped, File{Path: path}, false, nil, nil); err == nil || !strings.Contains(err.Error(), "has no reader") {
 		t.Errorf("stopped: %v", err)
 	}
-	reader := make(chan *os.File)
+	reader := make(chan *os.File, 1)
 	out, err := openFile(t.Context(), File{Path: path}, false, nil, func(error) {
 		go func() { // which the warning says is needed
 			r, _ := os.Open(path)
@@ -231,7 +230,8 @@ func TestPcapngFIFO(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := <-reader
+	r := testnet.Receive(t, "the FIFO is open", reader)
+	testnet.Bound(t, r)
 	s, err := out.sink(0, new(OutputAccount))
 	if err != nil {
 		t.Fatal(err)
@@ -259,7 +259,7 @@ func TestPcapngLive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("tcpdump", "-nn", "-l", "-r", "-")
+	cmd := testnet.Command(t, "tcpdump", "-nn", "-l", "-r", "-")
 	cmd.Stdin = r
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -277,7 +277,7 @@ func TestPcapngLive(t *testing.T) {
 		if err := s.Flush(); err != nil {
 			t.Fatal(err)
 		}
-		if n, err := out.Read(line); n == 0 || err != nil { // waits for ever if it does not come
+		if n, err := out.Read(line); n == 0 || err != nil { // it is killed if it does not come
 			t.Fatalf("tcpdump printed nothing: %v", err)
 		}
 	}
@@ -313,7 +313,7 @@ func TestPcapngWorkers(t *testing.T) {
 			}
 		})
 	}
-	wg.Wait()
+	testnet.Await(t, "the workers' end", wg.Wait)
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}

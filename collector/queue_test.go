@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ntap-project/ntap/internal/testnet"
 	"github.com/ntap-project/ntap/proto"
 )
 
@@ -105,7 +106,7 @@ func TestQueueSlowReader(t *testing.T) {
 		t.Errorf("the queue takes %d bytes of %d", held, size)
 	}
 	g.set(func() { g.open = true })
-	eventually(t, "the queue is empty", q.idle)
+	testnet.Eventually(t, "the queue is empty", q.idle)
 	write(frames, frames+100)
 	if err := errors.Join(s.Close(), f.Close()); err != nil {
 		t.Fatal(err)
@@ -147,7 +148,7 @@ func TestQueueReaderGone(t *testing.T) {
 		}
 		g.set(func() { g.room = room })
 		if room%2 == 0 {
-			eventually(t, "the room is used", func() bool {
+			testnet.Eventually(t, "the room is used", func() bool {
 				g.mu.Lock()
 				defer g.mu.Unlock()
 				return g.room == 0 || int64(g.buf.Len()) == f.size
@@ -196,6 +197,7 @@ func TestPipe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	testnet.Bound(t, r)
 	out, err := openFile(t.Context(), File{Path: "-"}, false, w, func(error) {})
 	if err != nil {
 		t.Fatal(err)
@@ -214,7 +216,7 @@ func TestPipe(t *testing.T) {
 			t.Fatal(err)
 		}
 		for packets := 0; packets <= n; {
-			k, err := r.Read(buf) // waits for ever if it does not come
+			k, err := r.Read(buf)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ntap-project/ntap/internal/testnet"
 	"github.com/ntap-project/ntap/proto"
 )
 
@@ -36,16 +36,6 @@ func (w *warnings) all() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Clone(w.text)
-}
-
-// eventually waits until ok.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("a minute, and not yet: %s", what)
-		}
-	}
 }
 
 // openTestRecording opens a recording and returns it with what it warns of.
@@ -105,7 +95,7 @@ func testRecordingRotates(t *testing.T, direct bool) {
 			}
 		})
 	}
-	wg.Wait()
+	testnet.Await(t, "the workers' end", wg.Wait)
 	if err := out.close(); err != nil || len(warned.all()) > 0 {
 		t.Fatal(err, warned.all())
 	}
@@ -308,7 +298,7 @@ func TestRecordingKilled(t *testing.T) {
 		}
 	}
 	dir := t.TempDir()
-	cmd := exec.Command(os.Args[0], "-test.run=^TestRecordingKilled$")
+	cmd := testnet.Command(t, os.Args[0], "-test.run=^TestRecordingKilled$")
 	cmd.Env = append(os.Environ(), "NTAP_TEST_RECORD="+dir)
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
@@ -324,7 +314,7 @@ func TestRecordingKilled(t *testing.T) {
 		}
 	}
 	part := filepath.Join(dir, "x-00001.pcapng.part")
-	eventually(t, "what was flushed is in the file", func() bool {
+	testnet.Eventually(t, "what was flushed is in the file", func() bool {
 		b, err := os.ReadFile(part)
 		return err == nil && bytes.Count(b, []byte("\x06\x00\x00\x00")) > flushed
 	})
@@ -345,7 +335,7 @@ func TestRecordingKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, warned := openTestRecording(t, File{Path: filepath.Join(dir, "x.pcapng"), Rotate: Rotation{Size: 1 << 30}})
-	eventually(t, "the file is mended", func() bool { return len(warned.all()) > 0 })
+	testnet.Eventually(t, "the file is mended", func() bool { return len(warned.all()) > 0 })
 	if err := out.close(); err != nil {
 		t.Fatal(err)
 	}
@@ -369,7 +359,7 @@ func TestRecordingMendsOnlyItsOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, warned := openTestRecording(t, File{Path: filepath.Join(dir, "x-%n.pcapng")})
-	eventually(t, "the file is looked at", func() bool { return len(warned.all()) > 0 })
+	testnet.Eventually(t, "the file is looked at", func() bool { return len(warned.all()) > 0 })
 	if err := out.close(); err != nil {
 		t.Fatal(err)
 	}
@@ -408,7 +398,7 @@ func TestRecordingFolderGone(t *testing.T) {
 	}
 	put()
 	put()
-	eventually(t, "it is told", func() bool { return len(warned.all()) > 0 })
+	testnet.Eventually(t, "it is told", func() bool { return len(warned.all()) > 0 })
 	given := uint64(3)
 	for ; s.Counts().Full.Load() == 0; given++ {
 		if s.Write(origin(1, nil), &proto.Record{Data: make([]byte, 100_000), LinkType: 1}); given > 100 {

@@ -65,6 +65,8 @@ func reroute(t *testing.T, keys *crypto.KeyFile, outs Outputs) *rerouted {
 	case <-ready:
 	case err := <-r.result:
 		t.Fatal(err)
+	case <-time.After(testnet.Patience):
+		t.Fatal("the collector does not start")
 	}
 	t.Cleanup(stop)
 	return r
@@ -83,7 +85,7 @@ func (r *rerouted) to(outs Outputs, err error) {
 	r.mu.Lock()
 	r.want, r.err = outs, err
 	r.mu.Unlock()
-	r.reload <- struct{}{}
+	testnet.Await(r.t, "the outputs are asked for", func() { r.reload <- struct{}{} })
 	r.until("it is done", func() bool { g, b := r.account.Reloads(); return g+b > good+bad })
 }
 
@@ -100,7 +102,7 @@ func (r *rerouted) until(what string, ok func() bool) {
 func (r *rerouted) end() {
 	r.t.Helper()
 	r.stop()
-	if err := <-r.result; err != nil {
+	if err := testnet.Receive(r.t, "the collector's end", r.result); err != nil {
 		r.t.Error(err)
 	}
 }
@@ -127,6 +129,7 @@ func (r *rerouted) unpacked() (n int) {
 
 // A traffic is taps that send frames of flows, until it is stopped.
 type traffic struct {
+	t    *testing.T
 	stop chan struct{}
 	wait sync.WaitGroup
 	sent []int // by tap; the first is tap 1
@@ -136,7 +139,7 @@ type traffic struct {
 // each, with their tap and number.
 func flowing(t *testing.T, keys *crypto.KeyFile, taps int, to netip.AddrPort) *traffic {
 	t.Helper()
-	f := &traffic{stop: make(chan struct{}), sent: make([]int, taps)}
+	f := &traffic{t: t, stop: make(chan struct{}), sent: make([]int, taps)}
 	for i := range taps {
 		s := newSim(t, keys, uint32(i+1), startedAgo(0), 0, 1472)
 		conn, err := net.Dial("udp", to.String())
@@ -181,7 +184,7 @@ func flowing(t *testing.T, keys *crypto.KeyFile, taps int, to netip.AddrPort) *t
 // end stops the traffic, and returns how many frames there were.
 func (f *traffic) end() (all int) {
 	close(f.stop)
-	f.wait.Wait()
+	testnet.Await(f.t, "the taps' end", f.wait.Wait)
 	for _, n := range f.sent {
 		all += n
 	}
@@ -233,7 +236,7 @@ func TestRerouteUnderTraffic(t *testing.T) {
 		t.Fatal(err)
 	}
 	client := (&stall{t: t}).greet(conn, "")
-	read := make(chan []testnet.Packet)
+	read := make(chan []testnet.Packet, 1)
 	f := flowing(t, keys, 4, r.addr)
 	go func() {
 		var got []testnet.Packet
@@ -267,7 +270,7 @@ func TestRerouteUnderTraffic(t *testing.T) {
 	all := f.end()
 	r.until("all frames came", func() bool { return r.unpacked() == all })
 	r.end()
-	packets := <-read
+	packets := testnet.Receive(t, "the client's end", read)
 	if !os.SameFile(before, after) {
 		t.Error("the file that stays is another one")
 	}
@@ -350,10 +353,7 @@ func TestOutputsFailAlone(t *testing.T) {
 	})
 	f := flowing(t, keys, 2, r.addr)
 	r.until("frames came", func() bool { return r.unpacked() > 100 })
-	pipe, err := os.Open(fifo) // as soon as there is a reader
-	if err != nil {
-		t.Fatal(err)
-	}
+	pipe := readFIFO(t, fifo) // as soon as there is a reader
 	b := make([]byte, 10000)
 	if _, err := io.ReadFull(pipe, b); err != nil || binary.LittleEndian.Uint32(b) != 0x0A0D0D0A {
 		t.Errorf("the FIFO: %v, %x", err, b[:8])
@@ -408,7 +408,7 @@ func TestRerouteSlowName(t *testing.T) {
 	slow := files("a", "b")
 	slow.VXLAN = []VXLAN{{To: "slow.example.org"}}
 	r.to(slow, nil)
-	<-asked
+	testnet.Receive(t, "the name is asked for", asked)
 	r.to(files("a", "b", "c"), nil)
 	r.until("frames are in the new files", func() bool { return r.sum("/b").Delivered > 50 && r.sum("/c").Delivered > 50 })
 	all := f.end()

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
@@ -102,7 +101,7 @@ func (s *stall) greet(conn net.Conn, line string) *reader {
 		}
 	}
 	r := &reader{s.t, conn, bufio.NewReader(conn)}
-	conn.SetReadDeadline(time.Now().Add(time.Minute))
+	testnet.Bound(s.t, conn)
 	if _, err := r.in.Peek(24); err != nil { // the head follows that it is a client
 		s.t.Fatal(err)
 	}
@@ -208,7 +207,7 @@ func TestServeAtOnce(t *testing.T) {
 	// A frame of another link type is in pcapng only.
 	s.sinks[0].Write(o, &proto.Record{Data: []byte{1}, LinkType: 101})
 	s.flush()
-	ended := make(chan OutputTotal)
+	ended := make(chan OutputTotal, 1)
 	go func() { ended <- s.close() }()
 	rest := ng.all()
 	var stats []proto.PcapngStatistics
@@ -224,7 +223,7 @@ func TestServeAtOnce(t *testing.T) {
 	if rest := pcap.all(); len(rest) > 0 {
 		t.Errorf("%d bytes more of pcap", len(rest))
 	}
-	if sum := <-ended; sum.Delivered != 11 || sum.NotEthernet != 1 || sum.Given != 12 {
+	if sum := testnet.Receive(t, "the server's end", ended); sum.Delivered != 11 || sum.NotEthernet != 1 || sum.Given != 12 {
 		t.Errorf("%+v", sum)
 	}
 }
@@ -294,8 +293,8 @@ func TestServeManyClients(t *testing.T) {
 			s.sinks[w].Flush()
 		})
 	}
-	workersDone.Wait()
-	all.Wait()
+	testnet.Await(t, "the workers' end", workersDone.Wait)
+	testnet.Await(t, "the clients' end", all.Wait)
 	if sum := s.close(); sum.Delivered != uint64(total) || sum.Given != 32*workers*frames || sum.Full != 0 || sum.LeftOut != sum.Given-sum.Delivered {
 		t.Errorf("%+v, %d were to be delivered", sum, total)
 	}
@@ -323,7 +322,7 @@ func TestServeSlowClient(t *testing.T) {
 			continue
 		}
 		s.flush()
-		eventually(t, "the fast client is not far behind", func() bool {
+		testnet.Eventually(t, "the fast client is not far behind", func() bool {
 			q := (*srv.clients.Load())[1].queue
 			q.mu.Lock()
 			defer q.mu.Unlock()
@@ -331,17 +330,17 @@ func TestServeSlowClient(t *testing.T) {
 		})
 	}
 	close(written)
-	<-done
+	testnet.Receive(t, "the fast client has all", done)
 	for n, p := range got {
 		if p.Time != int64(n) {
 			t.Fatalf("the fast client got frame %d for %d", p.Time, n)
 		}
 	}
-	ended := make(chan OutputTotal)
+	ended := make(chan OutputTotal, 1)
 	go func() { ended <- s.close() }()
 	rest := slow.all()
 	fast.all()
-	sum := <-ended
+	sum := testnet.Receive(t, "the server's end", ended)
 	_, packets, stats := blocks(t, rest)
 	dropped, next := uint64(0), uint64(0)
 	for _, p := range packets {
@@ -403,7 +402,7 @@ func TestServeFull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.SetReadDeadline(time.Now().Add(time.Minute))
+	testnet.Bound(t, c)
 	if n, err := c.Read(make([]byte, 1)); n > 0 || errors.Is(err, io.ErrNoProgress) || err == nil {
 		t.Errorf("a third client got %d bytes, %v", n, err)
 	}
@@ -411,7 +410,7 @@ func TestServeFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	srv := s.sinks[0].(*serveSink).srv
-	eventually(t, "it is seen that the client closed its side", func() bool { return (*srv.clients.Load())[1].half.Load() })
+	testnet.Eventually(t, "it is seen that the client closed its side", func() bool { return (*srv.clients.Load())[1].half.Load() })
 	d := s.connect("")
 	s.write(0, origin(1, nil), 0)
 	s.flush()

@@ -17,6 +17,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/ntap-project/ntap/internal/testnet"
 )
 
 // An authority issues certificates for a test.
@@ -161,7 +163,7 @@ func TestServeTLS(t *testing.T) {
 		}
 	}
 	fresh := &tls.Config{RootCAs: other.pool, Certificates: []tls.Certificate{other.client("analyst")}}
-	eventually(t, "the new certificates are used", func() bool { return gets(fresh) > 0 })
+	testnet.Eventually(t, "the new certificates are used", func() bool { return gets(fresh) > 0 })
 	if n := gets(good); n != 0 {
 		t.Errorf("%d bytes for a certificate of the old CA", n)
 	}
@@ -227,12 +229,12 @@ func TestServeStrangers(t *testing.T) {
 		return conn
 	}
 	idle(net.IPv4(127, 0, 0, 1), 64)
-	eventually(t, "strangers of one address are few", func() bool { return strangers() == maxStrangersFrom })
+	testnet.Eventually(t, "strangers of one address are few", func() bool { return strangers() == maxStrangersFrom })
 	defer welcome().Close()
 	for i := range 8 {
 		idle(net.IPv4(127, 0, 1, byte(i)), 16)
 	}
-	eventually(t, "all strangers are no more than may be", func() bool { return strangers() == maxStrangers })
+	testnet.Eventually(t, "all strangers are no more than may be", func() bool { return strangers() == maxStrangers })
 	defer welcome().Close()
 	begun := time.Now()
 	s.close()

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/ntap-project/ntap/internal/testnet"
 )
 
 func mustOpenState(t testing.TB, path string) *state {
@@ -297,7 +299,7 @@ func TestStateWorkersTogether(t *testing.T) {
 		}
 		mustOpenState(t, path)
 	}
-	wg.Wait()
+	testnet.Await(t, "the workers' end", wg.Wait)
 	if err := s.Save(); err != nil {
 		t.Error(err)
 	}

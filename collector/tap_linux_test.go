@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"runtime"
 	"strings"
 	"sync"
@@ -117,7 +116,7 @@ func TestTapNameTaken(t *testing.T) {
 		"tuntap add dev multi9 mode tap multi_queue",
 		"tuntap add dev idle9 mode tap",
 	} {
-		if out, err := exec.Command("ip", strings.Fields(line)...).CombinedOutput(); err != nil {
+		if out, err := testnet.Command(t, "ip", strings.Fields(line)...).CombinedOutput(); err != nil {
 			t.Fatalf("ip %s: %v\n%s", line, err, out)
 		}
 	}
@@ -330,7 +329,7 @@ func TestTapPerTapFromAnyThread(t *testing.T) {
 	var warnings []string
 	devs := openTaps(t, tapConfig{Name: "nt%t", Workers: 2, Isolate: true, Warn: func(err error) { warnings = append(warnings, err.Error()) }})
 	p := listen(t)
-	if out, err := exec.Command("ip", "link", "add", "nt9", "type", "veth", "peer", "name", "other").CombinedOutput(); err != nil {
+	if out, err := testnet.Command(t, "ip", "link", "add", "nt9", "type", "veth", "peer", "name", "other").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	var wg sync.WaitGroup
@@ -355,7 +354,7 @@ func TestTapPerTapFromAnyThread(t *testing.T) {
 			}
 		})
 	}
-	wg.Wait()
+	testnet.Await(t, "the workers' end", wg.Wait)
 	if len(warnings) != 1 || !strings.Contains(warnings[0], "nt9") || !strings.Contains(warnings[0], "the frames of tap 9 are refused") {
 		t.Errorf("warnings %q, want one, of nt9", warnings)
 	}

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -189,24 +188,22 @@ func TestTapInAnotherNamespace(t *testing.T) {
 	ownNet(t)
 	name := fmt.Sprintf("ntapplace%d", os.Getpid())
 	testnet.Run(t, "ip netns add "+name)
-	t.Cleanup(func() { exec.Command("ip", "netns", "del", name).Run() })
-	sleep := exec.Command("ip", "netns", "exec", name, "sleep", "60")
+	t.Cleanup(func() { testnet.Command(t, "ip", "netns", "del", name).Run() })
+	sleep := testnet.Daemon(t, "ip", "netns", "exec", name, "sleep", "60")
 	if err := sleep.Start(); err != nil {
 		t.Fatal(err)
 	}
 	stop := func() { sleep.Process.Kill(); sleep.Wait() }
 	defer stop()
 	pid := strconv.Itoa(sleep.Process.Pid)
-	for {
+	testnet.Eventually(t, "the process is in the namespace", func() bool {
 		a, _ := os.Readlink("/proc/" + pid + "/ns/net")
-		if b, _ := os.Readlink("/proc/thread-self/ns/net"); a != b {
-			break // it is inside
-		}
-		time.Sleep(time.Millisecond)
-	}
-	has := func() bool { return exec.Command("ip", "-n", name, "link", "show", "far1").Run() == nil }
+		b, _ := os.Readlink("/proc/thread-self/ns/net")
+		return a != b
+	})
+	has := func() bool { return testnet.Command(t, "ip", "-n", name, "link", "show", "far1").Run() == nil }
 	received := func() string {
-		out, err := exec.Command("ip", "netns", "exec", name, "cat", "/sys/class/net/far1/statistics/rx_packets").Output()
+		out, err := testnet.Command(t, "ip", "netns", "exec", name, "cat", "/sys/class/net/far1/statistics/rx_packets").Output()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -354,7 +351,7 @@ func TestTapIsolatedUnderOthers(t *testing.T) {
 	testnet.RequireTool(t, "ip")
 	made := false
 	for kind, more := range map[string]string{"vrf": " table 10", "bond": "", "team": ""} {
-		if exec.Command("sh", "-c", "ip link add above type "+kind+more).Run() != nil {
+		if testnet.Command(t, "sh", "-c", "ip link add above type "+kind+more).Run() != nil {
 			continue // not in this kernel
 		}
 		made = true

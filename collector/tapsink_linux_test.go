@@ -6,12 +6,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"os/exec"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
-	"unsafe"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -225,7 +222,7 @@ func TestTapDeletedIsMadeAnew(t *testing.T) {
 				d.tried = time.Time{}
 				devs.mu.Unlock()
 				remove()
-				if out, err := exec.Command("ip", "link", "add", "anew0", "type", "veth", "peer", "name", "other").CombinedOutput(); err != nil {
+				if out, err := testnet.Command(t, "ip", "link", "add", "anew0", "type", "veth", "peer", "name", "other").CombinedOutput(); err != nil {
 					t.Fatalf("%v\n%s", err, out)
 				}
 				send(100)
@@ -235,7 +232,7 @@ func TestTapDeletedIsMadeAnew(t *testing.T) {
 				if n := len(warnings); n != 2 || !strings.Contains(warnings[1], "veth") {
 					t.Errorf("warnings %q", warnings)
 				}
-				if out, err := exec.Command("ip", "link", "del", "anew0").CombinedOutput(); err != nil {
+				if out, err := testnet.Command(t, "ip", "link", "del", "anew0").CombinedOutput(); err != nil {
 					t.Fatalf("%v\n%s", err, out)
 				}
 				devs.mu.Lock()
@@ -254,18 +251,7 @@ func TestTapDeletedIsMadeAnew(t *testing.T) {
 // calling thread, as the seccomp filter of a container does.
 func denyUring(tb testing.TB, call uint32) {
 	tb.Helper()
-	runtime.LockOSThread() // never unlocked: the filter ends with the thread
-	prog := []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}, // seccomp_data.nr
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: call, Jf: 1},
-		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)},
-		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
-	}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		tb.Fatal(err)
-	}
-	f := &unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
-	if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(f)), 0, 0); err != nil {
+	if err := testnet.Deny(call, call, unix.EPERM); err != nil {
 		testnet.Missing(tb, fmt.Sprintf("no seccomp filters in this kernel: %v; run it on another", err))
 	}
 }

@@ -4,9 +4,11 @@ package crypto
 
 import (
 	"bytes"
+	"context"
 	"os"
 	"os/exec"
 	"testing"
+	"time"
 )
 
 // TestGenericWithoutInstructions runs the generic kernel as it is where the CPU
@@ -17,7 +19,9 @@ func TestGenericWithoutInstructions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := exec.Command(self, "-test.v", "-test.run", "^TestKernel(NIST|Wycheproof|Lengths)$/^generic$")
+	ctx, stop := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer stop()
+	c := exec.CommandContext(ctx, self, "-test.v", "-test.run", "^TestKernel(NIST|Wycheproof|Lengths)$/^generic$")
 	c.Env = append(os.Environ(), "GODEBUG=cpu.aes=off,cpu.pclmulqdq=off")
 	out, err := c.CombinedOutput()
 	if err != nil || bytes.Count(out, []byte("--- PASS: TestKernel")) != 3+3 {

@@ -3,7 +3,6 @@
 package remote
 
 import (
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -16,17 +15,9 @@ import (
 // says so. It used to wait for ever for a card with a clock.
 func TestCardWithoutClockTakesOver(t *testing.T) {
 	iface, peer := testnet.Veth(t)
-	sink, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer sink.Close()
-	s := openShards(t, iface, sink)[0]
+	s := openShards(t, iface)[0]
 	s.tap.cfg.Hardware, s.capture.cfg.Hardware = true, true
-	s.ring.Close()
-	if s.ring, s.epoch, err = s.capture.reopen(s.member, s.epoch); err != nil {
-		t.Fatal(err)
-	}
+	openAnew(t, s)
 	const sent = 40
 	testnet.Send(t, peer, sent, 100)
 	for got := 0; got < sent; {

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -118,7 +117,7 @@ func TestFileFormats(t *testing.T) {
 	want := testnet.ReadCapture(t, in)
 	for _, format := range []string{"pcap", "nsecpcap", "modpcap", "pcapng"} {
 		out := filepath.Join(t.TempDir(), format)
-		if text, err := exec.Command("editcap", "-F", format, in, out).CombinedOutput(); err != nil {
+		if text, err := testnet.Command(t, "editcap", "-F", format, in, out).CombinedOutput(); err != nil {
 			t.Fatalf("editcap: %v\n%s", err, text)
 		}
 		f, err := openFile(out)
@@ -255,6 +254,7 @@ func TestFileReady(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		testnet.Bound(t, r)
 		w.Write(b[:len(b)-4])
 		f, err := newFileReader(name, r, r.Close)
 		if err != nil {

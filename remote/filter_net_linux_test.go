@@ -5,7 +5,6 @@ package remote
 import (
 	"bytes"
 	"maps"
-	"net"
 	"os"
 	"slices"
 	"strconv"
@@ -17,7 +16,6 @@ import (
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
-	"github.com/ntap-project/ntap/crypto"
 	"github.com/ntap-project/ntap/internal/testnet"
 )
 
@@ -55,15 +53,6 @@ func attached(t *testing.T, fd int) []bpf.RawInstruction {
 // The next one, that all take, is in all.
 func TestFilterIsInAllRingsOrNone(t *testing.T) {
 	iface, _ := testnet.Veth(t)
-	sink, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer sink.Close()
-	key, err := crypto.NewKey()
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, v := range []struct {
 		interfaces []string
 		workers    int
@@ -71,13 +60,7 @@ func TestFilterIsInAllRingsOrNone(t *testing.T) {
 		for refuses := range 2 {
 			// Not a subtest: its goroutine would be in another namespace.
 			var log bytes.Buffer
-			tp, err := newTap(Config{
-				Interfaces: v.interfaces, Workers: v.workers, Collector: sink.LocalAddr().String(), Keys: crypto.FromMaster(key), Suite: crypto.AES256GCM,
-				MTU: 1500, BlockSize: 1 << 16, RingBytes: 1 << 20, Filter: Filter{Text: "udp port 1111"}, Log: zerolog.New(&log),
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
+			tp := testTap(t, Config{Interfaces: v.interfaces, Workers: v.workers, Filter: Filter{Text: "udp port 1111"}, Log: zerolog.New(&log)})
 			others := packetSockets(t)
 			_, closeAll, err := tp.open()
 			if err != nil {
@@ -113,13 +96,8 @@ func TestFilterIsInAllRingsOrNone(t *testing.T) {
 // anew.
 func TestFilterIsInAllRings(t *testing.T) {
 	iface, _ := testnet.Veth(t)
-	sink, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer sink.Close()
 	others := packetSockets(t)
-	s := openShards(t, iface, sink)[0]
+	s := openShards(t, iface)[0]
 	own := func() (program []bpf.RawInstruction) {
 		for fd := range packetSockets(t) {
 			if !others[fd] {
@@ -134,10 +112,7 @@ func TestFilterIsInAllRings(t *testing.T) {
 	if slices.Equal(all, one) || s.tap.filter.Load().Text != "udp port 2222" {
 		t.Error("the filter is the one before")
 	}
-	s.ring.Close()
-	if s.ring, s.epoch, err = s.capture.reopen(s.member, s.epoch); err != nil {
-		t.Fatal(err)
-	}
+	openAnew(t, s)
 	if !slices.Equal(own(), one) {
 		t.Error("a ring that is opened anew has another filter")
 	}

@@ -3,12 +3,8 @@
 package remote
 
 import (
-	"net"
 	"testing"
 
-	"github.com/rs/zerolog"
-
-	"github.com/ntap-project/ntap/crypto"
 	"github.com/ntap-project/ntap/engine"
 	"github.com/ntap-project/ntap/internal/testnet"
 )
@@ -22,30 +18,11 @@ func TestMemoryIsNearItsShard(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sink, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer sink.Close()
-	key, err := crypto.NewKey()
-	if err != nil {
-		t.Fatal(err)
-	}
 	const ringBytes = 1 << 20
 	workers := 2 * len(cpus)
-	tp, err := newTap(Config{
-		Interfaces: []string{iface}, Collector: sink.LocalAddr().String(), Keys: crypto.FromMaster(key), Suite: crypto.AES256GCM,
-		MTU: 1500, Workers: workers, CPUs: cpus, BlockSize: 1 << 16, RingBytes: ringBytes, Log: zerolog.Nop(),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	tp := testTap(t, Config{Interfaces: []string{iface}, Workers: workers, CPUs: cpus, RingBytes: ringBytes})
 	watch, before := testnet.WatchNear(t, &near), testnet.MappedSockets(t)
-	shards, closeAll, err := tp.open()
-	defer closeAll()
-	if err != nil {
-		t.Fatal(err)
-	}
+	shards := openTap(t, tp)
 	for i, s := range shards {
 		if cpu, err := watch.CPU(s.out.Slot()); err != nil || cpu != engine.Of(cpus, i) {
 			t.Errorf("shard %d seals in memory that was mapped on CPU %d, not %d: %v", i, cpu, engine.Of(cpus, i), err)

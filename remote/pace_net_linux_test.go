@@ -4,14 +4,10 @@ package remote
 
 import (
 	"context"
-	"net"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/rs/zerolog"
-
-	"github.com/ntap-project/ntap/crypto"
 	"github.com/ntap-project/ntap/internal/testnet"
 )
 
@@ -20,28 +16,9 @@ import (
 // more than the rate; and when the traffic ends, each has its half again.
 func TestPaceIsSharedByNeed(t *testing.T) {
 	iface, peer := testnet.Veth(t)
-	sink, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer sink.Close()
-	key, err := crypto.NewKey()
-	if err != nil {
-		t.Fatal(err)
-	}
 	const rate = 4e6 // bytes a second
-	tp, err := newTap(Config{
-		Interfaces: []string{iface}, Collector: sink.LocalAddr().String(), Keys: crypto.FromMaster(key), Suite: crypto.AES256GCM,
-		MTU: 1500, Workers: 2, SendRate: 8 * rate, BlockSize: 1 << 16, RingBytes: 2 << 20, Log: zerolog.Nop(),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	shards, closeAll, err := tp.open()
-	defer closeAll()
-	if err != nil {
-		t.Fatal(err)
-	}
+	tp := testTap(t, Config{Interfaces: []string{iface}, Workers: 2, SendRate: 8 * rate, RingBytes: 2 << 20})
+	shards := openTap(t, tp)
 	if got, _, _ := shards[0].out.Paced(); got != rate/2 {
 		t.Fatalf("a shard of two begins with %d bytes a second of %d", got, int(rate))
 	}
@@ -53,7 +30,7 @@ func TestPaceIsSharedByNeed(t *testing.T) {
 	ctx, stop := context.WithCancel(context.Background())
 	flood, calm := context.WithCancel(ctx)
 	var all sync.WaitGroup
-	defer all.Wait()
+	defer testnet.Await(t, "the end of the shards", all.Wait)
 	defer stop()
 	for _, s := range shards {
 		all.Go(func() {

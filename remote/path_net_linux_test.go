@@ -3,14 +3,10 @@
 package remote
 
 import (
-	"net"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/rs/zerolog"
-
-	"github.com/ntap-project/ntap/crypto"
 	"github.com/ntap-project/ntap/internal/testnet"
 	"github.com/ntap-project/ntap/ring"
 )
@@ -19,12 +15,7 @@ import (
 // sealing to a real socket.
 func TestForwardAllocates(t *testing.T) {
 	iface, peer := testnet.Veth(t)
-	sink, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer sink.Close()
-	shards := openShards(t, iface, sink)
+	shards := openShards(t, iface)
 	s := shards[0]
 	const sent = 5000
 	testnet.Send(t, peer, sent, 900)
@@ -53,38 +44,18 @@ func TestForwardAllocates(t *testing.T) {
 	}
 }
 
-// openShards returns the shards of a tap of an interface that sends to sink.
-func openShards(t *testing.T, iface string, sink *net.UDPConn) []*shard {
+// openShards returns the shards of a tap of an interface, with a ring that holds
+// what a test sends.
+func openShards(t *testing.T, iface string) []*shard {
 	t.Helper()
-	key, err := crypto.NewKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	tp, err := newTap(Config{
-		Interfaces: []string{iface}, Collector: sink.LocalAddr().String(), Keys: crypto.FromMaster(key), Suite: crypto.AES256GCM,
-		MTU: 1500, Retire: 50 * time.Millisecond, BlockSize: 1 << 16, RingBytes: 16 << 20, Log: zerolog.Nop(),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	shards, closeAll, err := tp.open()
-	t.Cleanup(closeAll)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return shards
+	return openTap(t, testTap(t, Config{Interfaces: []string{iface}, Retire: 50 * time.Millisecond, RingBytes: 16 << 20}))
 }
 
 // The times of a shard never go back, though CPUs put frames into its ring in
 // another order than they stamped them; each that had to be changed is counted.
 func TestTimesAreMonotone(t *testing.T) {
 	iface, peer := testnet.Veth(t)
-	sink, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer sink.Close()
-	s := openShards(t, iface, sink)[0]
+	s := openShards(t, iface)[0]
 	const sent = 20000
 	var senders sync.WaitGroup
 	frame := testnet.Numbered(0, 100)
@@ -102,7 +73,7 @@ func TestTimesAreMonotone(t *testing.T) {
 			}
 		})
 	}
-	senders.Wait()
+	testnet.Await(t, "all frames are sent", senders.Wait)
 	if err := s.ring.Quiesce(); err != nil {
 		t.Fatal(err)
 	}

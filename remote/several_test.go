@@ -9,10 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rs/zerolog"
-
 	"github.com/ntap-project/ntap/batch"
-	"github.com/ntap-project/ntap/crypto"
 	"github.com/ntap-project/ntap/proto"
 )
 
@@ -55,30 +52,21 @@ func laneTap(t *testing.T, n int, change func(*Config)) (tp *tap, s *shard, sink
 	t.Helper()
 	var names []string
 	for range n {
-		sink, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { sink.Close() })
+		sink := openSink(t)
 		sinks, names = append(sinks, sink), append(names, sink.LocalAddr().String())
 	}
-	key, err := crypto.NewKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg := Config{File: "testdata/none", Collector: names[0], Others: names[1:], Keys: crypto.FromMaster(key), Suite: crypto.AES256GCM, MTU: 1500, Log: zerolog.Nop()}
+	cfg := Config{File: "testdata/none", Collector: names[0], Others: names[1:]}
 	if change != nil {
 		change(&cfg)
 	}
-	if tp, err = newTap(cfg); err != nil {
-		t.Fatal(err)
-	}
+	tp = testTap(t, cfg)
 	tp.cfg.File = "" // only lanes are wanted
 	t.Cleanup(tp.close)
 	if err := tp.openKeys(); err != nil {
 		t.Fatal(err)
 	}
-	if s, err = tp.openShard("test", 0, 1); err != nil {
+	s, err := tp.openShard("test", 0, 1)
+	if err != nil {
 		t.Fatal(err)
 	}
 	return tp, s, sinks

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ntap-project/ntap/internal/testnet"
 	"github.com/ntap-project/ntap/proto"
 )
 
@@ -119,7 +120,7 @@ func TestSeenByTwoShards(t *testing.T) {
 			}
 		})
 	}
-	wg.Wait()
+	testnet.Await(t, "both shards' end", wg.Wait)
 	// A shard may be so far ahead that buckets have forgotten what it saw; none is
 	// dropped that was not sent.
 	if d := dropped.Load(); d > n || d < n*9/10 {
@@ -150,7 +151,7 @@ func TestSeenInStep(t *testing.T) {
 			}
 		})
 	}
-	wg.Wait()
+	testnet.Await(t, "both shards' end", wg.Wait)
 	if again := rounds*frames - dropped.Load(); again != 0 {
 		t.Errorf("%d of %d frames were sent again", again, rounds*frames)
 	}

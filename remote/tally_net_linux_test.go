@@ -4,7 +4,6 @@ package remote
 
 import (
 	"errors"
-	"net"
 	"slices"
 	"testing"
 	"time"
@@ -37,18 +36,6 @@ func (s *shard) catchUp(t *testing.T) {
 	}
 }
 
-// capturing returns a shard that captures on what is named, with room for some
-// 16,000 frames of 900 bytes.
-func capturing(t *testing.T, iface string) *shard {
-	t.Helper()
-	sink, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { sink.Close() })
-	return openShards(t, iface, sink)[0]
-}
-
 func rename(t *testing.T, from, to string) {
 	t.Helper()
 	for _, line := range []string{"ip link set " + from + " down", "ip link set " + from + " name " + to, "ip link set " + to + " up"} {
@@ -62,7 +49,7 @@ func rename(t *testing.T, from, to string) {
 // yet when it took that up.
 func TestCapturedByName(t *testing.T) {
 	iface, peer := testnet.Veth(t)
-	s := capturing(t, iface)
+	s := openShards(t, iface)[0]
 	const many, waiting, later = 30000, 20, 50
 	testnet.Send(t, peer, many, 900)
 	s.catchUp(t)
@@ -90,7 +77,7 @@ func TestCapturedByName(t *testing.T) {
 // its names, and what they lost together.
 func TestCapturedByPattern(t *testing.T) {
 	iface, peer := testnet.Veth(t)
-	s := capturing(t, "v*")
+	s := openShards(t, "v*")[0]
 	places := map[string]int{}
 	got := func() (counts []proto.InterfaceCount, common uint64) {
 		for i := range s.tap.interfaces {

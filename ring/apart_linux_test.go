@@ -6,11 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"runtime"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ntap-project/ntap/internal/testnet"
 )
 
 // apartChild is set for the process of TestApartLeavesTheFirstThread.
@@ -31,7 +32,7 @@ func TestMain(m *testing.M) {
 // at times, and then that thread, which Go parks, stayed in the namespace of a
 // container that had ended, so that it and its interfaces never went.
 func TestApartLeavesTheFirstThread(t *testing.T) {
-	cmd := exec.Command(os.Args[0])
+	cmd := testnet.Command(t, os.Args[0])
 	cmd.Env = append(os.Environ(), apartChild+"=1")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v: %s", err, out)

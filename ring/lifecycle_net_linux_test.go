@@ -35,7 +35,7 @@ func flood(t *testing.T, iface string, frame []byte) {
 			}
 		}
 	})
-	t.Cleanup(func() { close(stop); wg.Wait() })
+	t.Cleanup(func() { close(stop); testnet.Await(t, "the flood's end", wg.Wait) })
 }
 
 // packetSocket returns a socket that sends frames on an interface of the
@@ -200,7 +200,7 @@ func TestInterfaceOfItsNamespace(t *testing.T) {
 				_, err = r.Take(time.Second)
 			}
 		})
-		wg.Wait()
+		testnet.Await(t, "the ring is looked at from there", wg.Wait)
 		if !errors.Is(err, ErrDown) {
 			t.Fatal(err)
 		}
@@ -238,7 +238,7 @@ func TestTakeWaitsThroughSignals(t *testing.T) {
 		t.Errorf("%v, %v after %v", b, err, took)
 	}
 	close(stop)
-	wg.Wait()
+	testnet.Await(t, "the end of the signals", wg.Wait)
 }
 
 // A block that is not given back is a mistake of the program's.

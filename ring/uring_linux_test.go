@@ -10,7 +10,6 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -227,20 +226,8 @@ func TestUringErrorsCanBeToldApart(t *testing.T) {
 		done := make(chan struct{})
 		go func() { // on a thread that ends with its seccomp filter
 			defer close(done)
-			runtime.LockOSThread()
-			prog := []unix.SockFilter{
-				{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}, // seccomp_data.nr
-				{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_IO_URING_SETUP, Jf: 1},
-				{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(errno)},
-				{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
-			}
-			f := &unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
-			if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			if err := testnet.Deny(unix.SYS_IO_URING_SETUP, unix.SYS_IO_URING_SETUP, errno); err != nil {
 				t.Error(err)
-				return
-			}
-			if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(f)), 0, 0); err != nil {
-				t.Errorf("seccomp filter: %v", err)
 				return
 			}
 			if _, err := SetupUring(8); !errors.Is(err, errno) {
@@ -250,7 +237,7 @@ func TestUringErrorsCanBeToldApart(t *testing.T) {
 				t.Errorf("UringSupported: %v, %q; want %q in it", ok, why, want)
 			}
 		}()
-		<-done
+		testnet.Receive(t, "the end of the thread without io_uring", done)
 	}
 }
 
@@ -297,12 +284,12 @@ func TestUringBelongsToItsThread(t *testing.T) {
 	}
 	s := u.GetSQE()
 	s.PrepNop()
-	failed := make(chan error)
+	failed := make(chan error, 1)
 	go func() {
 		_, err := u.Submit()
 		failed <- err
 	}()
-	if err := <-failed; !errors.Is(err, unix.EEXIST) {
+	if err := testnet.Receive(t, "another thread has submitted", failed); !errors.Is(err, unix.EEXIST) {
 		t.Errorf("another thread submits: %v, want EEXIST", err)
 	}
 	if n, err := u.SubmitAndWait(1); n != 1 || err != nil {

@@ -242,16 +242,8 @@ func TestUringSocketsDenied(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // never unlocked: the filter ends with the thread
-		prog := []unix.SockFilter{
-			{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0},
-			{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_IO_URING_SETUP, Jf: 1},
-			{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)},
-			{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
-		}
-		f := &unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
-		if unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != nil ||
-			unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(f)), 0, 0) != nil {
+		if err := testnet.Deny(unix.SYS_IO_URING_SETUP, unix.SYS_IO_URING_SETUP, unix.EPERM); err != nil {
+			t.Error(err)
 			return
 		}
 		for name, ask := range map[string]func() (bool, Refusal){"send": UringSends, "zero copy": func() (bool, Refusal) { return UringSendsZeroCopy(1 << 20) }, "receive": UringReceives, "TAP": UringSupported} {
@@ -260,7 +252,7 @@ func TestUringSocketsDenied(t *testing.T) {
 			}
 		}
 	}()
-	<-done
+	testnet.Receive(t, "the end of the thread without io_uring", done)
 }
 
 // Where less memory may be pinned than a sender without a copy needs, that is
@@ -277,7 +269,7 @@ func TestUringZeroCopyWantsMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Setrlimit(unix.RLIMIT_MEMLOCK, &limit)
-	done := make(chan string)
+	done := make(chan string, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: what was given up ends with the thread
 		why := "no capability could be given up"
@@ -290,7 +282,7 @@ func TestUringZeroCopyWantsMemory(t *testing.T) {
 			why = "1 MiB is pinned though 64 KiB may be"
 		}
 	}()
-	if why := <-done; !strings.Contains(why, "RLIMIT_MEMLOCK") || !strings.Contains(why, "ulimit -l") {
+	if why := testnet.Receive(t, "the end of the thread without the right", done); !strings.Contains(why, "RLIMIT_MEMLOCK") || !strings.Contains(why, "ulimit -l") {
 		t.Error(why)
 	}
 }

@@ -99,13 +99,15 @@ func TestNoRoot(t *testing.T) {
 	}
 	defer os.RemoveAll(dir)
 	program := filepath.Join(dir, "bench")
-	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+	ctx, stop := context.WithTimeout(t.Context(), 5*time.Minute) // it may have to compile all
+	defer stop()
+	if out, err := exec.CommandContext(ctx, "go", "build", "-o", program, ".").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", program, "-quick")
+	cmd := testnet.Command(t, "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", program, "-quick")
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "it makes network namespaces and interfaces: run it as root") {
 		t.Errorf("%v\n%s", err, out)

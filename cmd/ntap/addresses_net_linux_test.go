@@ -14,6 +14,7 @@ import (
 // The remote's address changes while it runs: it sends from the new one, the
 // session goes on, and each frame is counted as what became of it.
 func TestRemoteAddressChanges(t *testing.T) {
+	t.Parallel()
 	for _, v := range []struct{ name, to, old, new string }{
 		{"IPv4", "10.99.0.2:5678", "10.99.0.1/24", "10.99.0.3/24"},
 		{"IPv6", "[fd99::2]:5678", "fd99::1/64", "fd99::3/64"},
@@ -54,6 +55,7 @@ func TestRemoteAddressChanges(t *testing.T) {
 // though nothing tells of it: where it was, datagrams vanish, and each send went
 // well. They used to go there until the remote was started anew.
 func TestCollectorNameMoves(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "nft")
 	w := newWorld(t)
 	etc := filepath.Join("/etc/netns", w.sender) // ip-netns(8): what is there is in /etc for programs in that namespace

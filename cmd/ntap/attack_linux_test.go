@@ -66,17 +66,7 @@ func play(t *testing.T, c *running, datagrams [][]byte) {
 			t.Fatal(err)
 		}
 	}
-	c.until(t, "all datagrams came", func() bool { return c.account.Received()-before >= uint64(len(datagrams)) })
-}
-
-// until waits for a condition.
-func (r *running) until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("a minute, and not yet: %s", what)
-		}
-	}
+	testnet.Eventually(t, "all datagrams came", func() bool { return c.account.Received()-before >= uint64(len(datagrams)) })
 }
 
 // Before its first data each shard says who it is and when that is: a collector
@@ -155,7 +145,7 @@ func TestRecordedBehindForged(t *testing.T) {
 		binary.BigEndian.PutUint16(forged[2:], shard)
 		sendTrain(t, c.addr, append([][]byte{forged}, equal[:9]...))
 	}
-	c.until(t, "both trains came", func() bool { return c.account.Received()-before == 20 })
+	testnet.Eventually(t, "both trains came", func() bool { return c.account.Received()-before == 20 })
 	c.stop()
 	c.end(t)
 	if n := len(testnet.ReadCapture(t, out)); n != frames {
@@ -206,7 +196,7 @@ func TestFlood(t *testing.T) {
 	taps.Go(func() {
 		send(t, keys, file, c.addr, func(cfg *remote.Config) { cfg.Tap, cfg.Pace = 1, remote.PaceReal })
 	})
-	c.until(t, "both are known", func() bool { return c.account.KnownFlows() == 2 })
+	testnet.Eventually(t, "both are known", func() bool { return c.account.KnownFlows() == 2 })
 
 	before := heap()
 	attack, stop := context.WithCancel(context.Background())
@@ -220,11 +210,11 @@ func TestFlood(t *testing.T) {
 	for seed := range uint64(2) {
 		attackers.Go(func() { flood(t, attack, c.addr, seed, proto.Header{Tap: victim, Session: session, Suite: 1}, old) })
 	}
-	c.until(t, "the flood is a flood", func() bool { return c.account.Received() > 10*frames })
-	taps.Wait()
+	testnet.Eventually(t, "the flood is a flood", func() bool { return c.account.Received() > 10*frames })
+	testnet.Await(t, "the end of the taps", taps.Wait)
 	after := heap()
 	stop()
-	attackers.Wait()
+	testnet.Await(t, "the end of the attackers", attackers.Wait)
 	c.stop()
 	c.end(t)
 

@@ -20,10 +20,8 @@ import (
 // try runs ntap to its end and returns its exit status and all it printed.
 func try(t *testing.T, args ...string) (int, string) {
 	t.Helper()
-	cmd := exec.Command(ntapBinary, args...)
+	cmd := testnet.Command(t, ntapBinary, args...)
 	cmd.Env = append(os.Environ(), "NTAP_KEY_FILE=", "CREDENTIALS_DIRECTORY=", "STATE_DIRECTORY="+t.TempDir())
-	timer := time.AfterFunc(2*time.Minute, func() { cmd.Process.Kill() })
-	defer timer.Stop()
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
@@ -52,6 +50,7 @@ func keyFiles(t *testing.T) (dir, master, tap7 string) {
 // What users do wrong at the start ends with a message that names the object,
 // the cause and the remedy, and with status 1 or 2.
 func TestWrongStart(t *testing.T) {
+	t.Parallel()
 	dir, master, tap7 := keyFiles(t)
 	write := func(name, text string, mode os.FileMode) string {
 		path := filepath.Join(dir, name)
@@ -148,6 +147,7 @@ func TestWrongStart(t *testing.T) {
 
 // The same where it needs a network namespace of its own.
 func TestWrongStartLive(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.in(w.collector, "ip", "link", "add", "br7", "type", "bridge")
 	for _, c := range []struct {
@@ -160,19 +160,19 @@ func TestWrongStartLive(t *testing.T) {
 		{"at most 15", w.collector, []string{"collector", "-p", "1", "-i", "aratherlongnamefor%t", "--key-file", w.key, "--state", "none"}},
 		{"another word that begins a condition, not \"a\"", w.sender, []string{"remote", "-i", "t0", "-c", "10.99.0.2:1", "--key-file", w.key, "not", "a", "filter"}},
 	} {
-		out, err := exec.Command("ip", append([]string{"netns", "exec", c.ns, ntapBinary}, c.args...)...).CombinedOutput()
+		out, err := testnet.Command(t, "ip", append([]string{"netns", "exec", c.ns, ntapBinary}, c.args...)...).CombinedOutput()
 		if err == nil || !strings.Contains(string(out), c.want) {
 			t.Errorf("ntap %s: %v, want %q:\n%s", strings.Join(c.args, " "), err, c.want, out)
 		}
 	}
 	// A TAP name that is in use.
 	c := w.startCollector("-i", "ntap0")
-	out, err := exec.Command("ip", "netns", "exec", w.collector, ntapBinary, "collector", "-p", "5679", "-i", "ntap0", "--key-file", w.key, "--state", "none").CombinedOutput()
+	out, err := testnet.Command(t, "ip", "netns", "exec", w.collector, ntapBinary, "collector", "-p", "5679", "-i", "ntap0", "--key-file", w.key, "--state", "none").CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "ntap0") {
 		t.Errorf("TAP name taken: %v\n%s", err, out)
 	}
 	c.stop()
-	if out, err := exec.Command("ip", "-n", w.collector, "link", "show", "ntap0").CombinedOutput(); err == nil {
+	if out, err := testnet.Command(t, "ip", "-n", w.collector, "link", "show", "ntap0").CombinedOutput(); err == nil {
 		t.Errorf("after the collector's end there is still\n%s", out)
 	}
 }
@@ -181,6 +181,7 @@ func TestWrongStartLive(t *testing.T) {
 // and the good one beside them is not touched. A file that is cut is sent up
 // to the cut.
 func TestBadRemotesBesideAGoodOne(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	out := filepath.Join(w.dir, "out.pcapng")
 	c := w.startCollector("--no-tap", "-w", out)
@@ -197,7 +198,7 @@ func TestBadRemotesBesideAGoodOne(t *testing.T) {
 	}
 	send := func(file, key string, more ...string) error {
 		args := append([]string{"netns", "exec", w.sender, ntapBinary, "remote", "-r", file, "--pace", "max", "-c", "10.99.0.2:5678", "--key-file", key}, more...)
-		return exec.Command("ip", args...).Run()
+		return testnet.Command(t, "ip", args...).Run()
 	}
 	if err := errors.Join(send(file, other, "--tap", "1"), send(file, w.key, "--tap", "2", "--suite", "plaintext"), send(file, w.key, "--tap", "3")); err != nil {
 		t.Fatal(err)
@@ -224,6 +225,7 @@ func TestBadRemotesBesideAGoodOne(t *testing.T) {
 
 // nTap's names and short flags: links, a passphrase, and -K.
 func TestNTapsNames(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	links := filepath.Join(w.dir, "bin")
 	if err := os.Mkdir(links, 0o755); err != nil {
@@ -255,6 +257,7 @@ func TestNTapsNames(t *testing.T) {
 // TAP and pcapng at the same time, an interface for each tap, several shards,
 // interfaces and workers; the account of each output adds up.
 func TestAllAtOnce(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.in(w.sender, "ip", "link", "add", "t1", "type", "veth", "peer", "name", "p1")
 	w.in(w.sender, "ip", "link", "set", "t1", "up")
@@ -293,6 +296,7 @@ func TestAllAtOnce(t *testing.T) {
 // An interface that goes down, comes back, is deleted and made again: the tap
 // goes on, and its account adds up.
 func TestInterfaceComesAndGoes(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	c := w.startCollector("-i", "ntap0")
 	r := w.startRemote("-i", "t0")

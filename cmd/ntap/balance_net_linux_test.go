@@ -7,11 +7,12 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/ntap-project/ntap/internal/testnet"
 )
 
 // Several sensors behind one collector, each on an interface of its own: both
@@ -20,6 +21,7 @@ import (
 // between the others, whose interfaces stay; taken away, its interface goes. The
 // same frames go to two VTEPs, shared as well.
 func TestSensors(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	path := func(name string) string { return filepath.Join(w.dir, name) }
 	write := func(sensors int) {
@@ -62,7 +64,7 @@ func TestSensors(t *testing.T) {
 	c.until("the third sensor gets frames", func() bool { return w.counter(w.collector, "s2", "rx_packets") > 0 })
 	write(2)
 	hup(2)
-	if out, err := exec.Command("ip", "-n", w.collector, "link", "show", "s2").CombinedOutput(); err == nil {
+	if out, err := testnet.Command(t, "ip", "-n", w.collector, "link", "show", "s2").CombinedOutput(); err == nil {
 		t.Errorf("there is still\n%s", out)
 	}
 	all := stop()

@@ -58,6 +58,7 @@ func flowsIn(t *testing.T, file string) map[string]int {
 // account holds towards each of the four. What goes to any of them is not
 // captured, though here nothing marks it.
 func TestCollectorsGetCopies(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	one, two := filepath.Join(w.dir, "one.pcapng"), filepath.Join(w.dir, "two.pcapng")
 	c := w.startCollector("--no-tap", "-w", one)
@@ -108,6 +109,7 @@ func TestCollectorsGetCopies(t *testing.T) {
 // Collectors share the flows: each frame comes to exactly one of them, both
 // directions of a flow to the same, and each one's account is exact.
 func TestCollectorsShareFlows(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	one, two := filepath.Join(w.dir, "one.pcapng"), filepath.Join(w.dir, "two.pcapng")
 	c := w.startCollector("--no-tap", "-w", one)

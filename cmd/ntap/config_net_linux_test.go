@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -77,6 +76,7 @@ func unbroken(t *testing.T, what string, packets []testnet.Packet, n int) {
 // file changes nothing and says why with its lines, others come and go; keys are
 // read anew at the same time. A group keeps both directions of a flow together.
 func TestConfigReloadUnderTraffic(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.link(w.sender, "t1", w.peer, "p1", "97")
 	path := func(name string) string { return filepath.Join(w.dir, name) }
@@ -111,7 +111,8 @@ outputs:
 	var client net.Conn
 	w.inside(w.collector, func() (err error) { client, err = net.Dial("tcp", "127.0.0.1:57012"); return })
 	served, _ := os.Create(path("client.pcapng"))
-	read := make(chan error)
+	testnet.Bound(t, client)
+	read := make(chan error, 1)
 	go func() { _, err := io.Copy(served, client); read <- err }()
 	c.wait("client of pcapng")
 	remotes := []*proc{w.startRemote("-i", "t0", "udp", "port", "9753"), w.startRemote("-i", "t1", "--tap", "2", "udp", "port", "9753")}
@@ -152,7 +153,7 @@ outputs:
 	})
 	dump.stop()
 	out := c.stop()
-	if err := <-read; err != nil {
+	if err := testnet.Receive(t, "the client's end", read); err != nil {
 		t.Error(err)
 	}
 	for _, what := range []string{"all0.pcap", "rec-00001.pcapng", "client.pcapng"} {
@@ -214,16 +215,11 @@ func TestConfigOutputTaken(t *testing.T) {
 	l := startLocal(t, "collector", "--config", config)
 	addr := l.find(`collector started address=(\S+)`)
 	file := numbered(t, 500, 60, time.Microsecond)
-	if out, err := exec.Command(ntapBinary, "remote", "-r", file, "-c", addr, "--key-file", master).CombinedOutput(); err != nil {
+	if out, err := testnet.Command(t, ntapBinary, "remote", "-r", file, "-c", addr, "--key-file", master).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	select {
-	case err := <-l.done:
-		if err != nil {
-			t.Error(err)
-		}
-	case <-time.After(2 * time.Minute):
-		t.Fatal("it does not end")
+	if err := testnet.Receive(t, "the collector's end", l.done); err != nil {
+		t.Error(err)
 	}
 	if n := len(testnet.ReadCapture(t, out)); n != 500 {
 		t.Errorf("%d frames", n)

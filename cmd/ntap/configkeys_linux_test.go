@@ -5,7 +5,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -20,6 +19,7 @@ import (
 // tap that is not known there; until the file, read again, has it. A key file
 // of another tap is an error with its line, and the old ones stay in force.
 func TestConfigTapKeys(t *testing.T) {
+	t.Parallel()
 	dir, master, tap7 := keyFiles(t)
 	path := func(name string) string { return filepath.Join(dir, name) }
 	run := func(args ...string) string {
@@ -51,7 +51,7 @@ func TestConfigTapKeys(t *testing.T) {
 	file := numbered(t, 100, 60, time.Microsecond)
 	send := func(keys ...string) {
 		t.Helper()
-		if out, err := exec.Command(ntapBinary, append([]string{"remote", "-r", file, "-c", addr}, keys...)...).CombinedOutput(); err != nil {
+		if out, err := testnet.Command(t, ntapBinary, append([]string{"remote", "-r", file, "-c", addr}, keys...)...).CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
 	}
@@ -100,6 +100,7 @@ func TestConfigTapKeys(t *testing.T) {
 // A remote's file sets flags by their names, lists among them, and what the
 // command line says in whichever way wins.
 func TestRemoteConfig(t *testing.T) {
+	t.Parallel()
 	dir, _, tap7 := keyFiles(t)
 	path := filepath.Join(dir, "r.yaml")
 	example := filepath.Join("..", "..", "docs", "remote.yaml")

@@ -51,6 +51,7 @@ func selfSigned(t *testing.T, cert, key string) tls.Certificate {
 // refused at SIGHUP, with its line, and the server goes on with the old one: it
 // used to be closed, and one that could not be opened took its place.
 func TestConfigWrongTLSAtSIGHUP(t *testing.T) {
+	t.Parallel()
 	dir, master, _ := keyFiles(t)
 	path := func(name string) string { return filepath.Join(dir, name) }
 	cert := selfSigned(t, path("cert.pem"), path("key.pem"))

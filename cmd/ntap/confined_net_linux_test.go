@@ -7,16 +7,13 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -48,6 +45,7 @@ func (w *world) empty(files map[string]string) string {
 // its files (a container FROM scratch), without /proc, /sys, /etc and /dev, a
 // remote sends a capture file and captures live, and a collector records.
 func TestFromScratch(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "chroot")
 	w := newWorld(t)
 	capture := filepath.Join("..", "..", "internal", "testnet", "testdata", "captures", "arp-oobr.pcap")
@@ -88,7 +86,7 @@ func TestFromScratch(t *testing.T) {
 		}
 	}
 	// What needs more says so, and is no panic.
-	out, _ := exec.Command("ip", "netns", "exec", w.sender, "chroot", there, "/ntap", "doctor").CombinedOutput()
+	out, _ := testnet.Command(t, "ip", "netns", "exec", w.sender, "chroot", there, "/ntap", "doctor").CombinedOutput()
 	if !strings.Contains(string(out), "capture") || strings.Contains(string(out), "panic") {
 		t.Errorf("doctor:\n%s", out)
 	}
@@ -100,19 +98,7 @@ const noUring = "NTAP_TEST_NO_URING"
 
 // becomeWithoutUring does that.
 func becomeWithoutUring(args []string) error {
-	runtime.LockOSThread()       // the filter is the thread's, and exec keeps it
-	filter := []unix.SockFilter{ // struct seccomp_data, linux/seccomp.h: the number comes first
-		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS},
-		{Code: unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K, Jf: 2, K: unix.SYS_IO_URING_SETUP},
-		{Code: unix.BPF_JMP | unix.BPF_JGT | unix.BPF_K, Jt: 1, K: unix.SYS_IO_URING_REGISTER},
-		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)},
-		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
-	}
-	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return err
-	}
-	if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&prog)), 0, 0); err != nil {
+	if err := testnet.Deny(unix.SYS_IO_URING_SETUP, unix.SYS_IO_URING_REGISTER, unix.EPERM); err != nil {
 		return err
 	}
 	os.Unsetenv(noUring)
@@ -134,6 +120,7 @@ func contained(t *testing.T, capabilities string, args ...string) []string {
 // that it does without is in the log: buffers beyond the limits, other
 // namespaces, io_uring. A collector there needs no right at all, but for a TAP.
 func TestUnprivilegedContainer(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "setpriv", "env")
 	w := newWorld(t)
 	file := filepath.Join(w.dir, "out.pcapng")
@@ -179,7 +166,7 @@ func TestUnprivilegedContainer(t *testing.T) {
 		{contained(t, none, "remote", "-i", "t0", "-c", "10.99.0.2:5678", "--key-file", w.key, "--tap", "1"), "CAP_NET_RAW"},
 		{contained(t, raw, "collector", "-p", "5678", "--key-file", w.key, "--state", "none", "-i", "ntap0"), "CAP_NET_ADMIN"},
 	} {
-		out, err := exec.Command("ip", append([]string{"netns", "exec", w.sender}, v.args...)...).CombinedOutput()
+		out, err := testnet.Command(t, "ip", append([]string{"netns", "exec", w.sender}, v.args...)...).CombinedOutput()
 		if err == nil || !strings.Contains(string(out), v.says) || strings.Contains(string(out), "panic") {
 			t.Errorf("%q: %v, want %q:\n%s", v.args, err, v.says, out)
 		}
@@ -192,7 +179,7 @@ func TestUnprivilegedContainer(t *testing.T) {
 	if out := w.in(w.sender, args[0], args[1:]...); strings.Contains(out, "no mark") {
 		t.Errorf("of a file:\n%s", out)
 	}
-	out, _ := exec.Command("ip", append([]string{"netns", "exec", w.sender}, contained(t, raw, "doctor")...)...).CombinedOutput()
+	out, _ := testnet.Command(t, "ip", append([]string{"netns", "exec", w.sender}, contained(t, raw, "doctor")...)...).CombinedOutput()
 	for _, line := range []string{`ok +capture`, `fail +virtual interfaces`, `warn +other namespaces`, `warn +io_uring`, `(ok|warn) +memory`} {
 		if !regexp.MustCompile(`(?m)^` + line).Match(out) {
 			t.Errorf("doctor has no line %q:\n%s", line, out)
@@ -244,8 +231,8 @@ func TestTapDoesNoHarm(t *testing.T) {
 			}
 		}
 		r.cmd.Process.Signal(v.signal)
-		<-r.done
-		w.poll("all is as before", func() bool { return look() == before }) // sockets go a moment after the process
+		testnet.Receive(t, "the remote's end", r.done)
+		testnet.Eventually(w.t, "all is as before", func() bool { return look() == before }) // sockets go a moment after the process
 	}
 }
 

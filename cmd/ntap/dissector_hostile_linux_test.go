@@ -101,6 +101,7 @@ func oddRecords(n int) (all []proto.Record) {
 // refuse is an expert info: datagrams cut at every length, and changed ones
 // with right checksums.
 func TestDissectorHostile(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "tshark")
 	random := rand.New(rand.NewPCG(3, 4))
 	c := newClearText(t)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -65,7 +64,7 @@ func dissect(t *testing.T, file string, fields ...string) (rows [][][]string) {
 	for _, f := range append(fields, "_ws.lua.error", "_ws.expert.message") {
 		args = append(args, "-e", f)
 	}
-	cmd := exec.Command("tshark", args...)
+	cmd := testnet.Command(t, "tshark", args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil || strings.Contains(stderr.String(), "Lua") {
@@ -115,6 +114,7 @@ func sent(t *testing.T, args ...string) (all [][]byte) {
 // to tshark what they are to ParseHeader, on the port of collectors and, by
 // what they look like, on others.
 func TestDissectorHeaders(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "tshark")
 	dir, master, _ := keyFiles(t)
 	pair, public, identity := filepath.Join(dir, "pair"), filepath.Join(dir, "public"), filepath.Join(dir, "identity")
@@ -184,6 +184,7 @@ func wiresharkTime(t *testing.T, s string) int64 {
 // What is in datagrams that are not encrypted is to tshark what it is to
 // Unpacker, ParseAnnouncePart and ParseReport.
 func TestDissectorRecords(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "tshark")
 	c := newClearText(t)
 	var want [][]proto.Record
@@ -250,6 +251,7 @@ func TestDissectorRecords(t *testing.T) {
 
 // Reports, announces and the frames inside, which tshark dissects too.
 func TestDissectorMessages(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "tshark")
 	c := newClearText(t)
 	report := proto.Report{Final: true, Interface: 9, Time: 1_700_000_000_000_000_005, Captured: 1 << 60, KernelDrops: 2, Freezes: 3, TooLong: 4, Shed: 5, Sealed: 6,
@@ -318,7 +320,7 @@ func TestDissectorInstall(t *testing.T) {
 	testnet.RequireTool(t, "make", "tshark")
 	home := t.TempDir()
 	for _, c := range [][2]string{{"make -s -C ../.. install-dissector", "/ntap.lua;"}, {"tshark -G protocols", "ntap, a network tap"}} {
-		cmd := exec.Command("sh", "-c", c[0])
+		cmd := testnet.Command(t, "sh", "-c", c[0])
 		cmd.Env = append(os.Environ(), "HOME="+home, "XDG_CONFIG_HOME=", "XDG_DATA_HOME=")
 		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), c[1]) {
 			t.Fatalf("%s: %v\n%.300s", c[0], err, out)

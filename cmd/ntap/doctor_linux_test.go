@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net"
 	"os"
-	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -91,6 +90,7 @@ func TestDoctorTellsOffloads(t *testing.T) {
 // The firewall line that doctor gives works on a host without a firewall, and
 // keeps it from answering datagrams to closed ports; ping is still answered.
 func TestDoctorFirewallLineSilences(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "nft", "ping")
 	testnet.Namespace(t)
 	refused := func(addr string) bool {
@@ -113,7 +113,7 @@ func TestDoctorFirewallLineSilences(t *testing.T) {
 		}
 	}
 	_, line, _ := strings.Cut(portUnreachable().Mend, ": ")
-	if out, err := exec.Command("sh", "-c", line).CombinedOutput(); err != nil {
+	if out, err := testnet.Command(t, "sh", "-c", line).CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v: %s", line, err, out)
 	}
 	for _, a := range addrs {

@@ -111,7 +111,7 @@ func (h *docHost) programs(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	caches, err := exec.Command("go", "env", "GOCACHE", "GOMODCACHE").Output()
+	caches, err := testnet.Command(t, "go", "env", "GOCACHE", "GOMODCACHE").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +131,7 @@ func (h *docHost) folders(t *testing.T) {
 		lines = append(lines, `sed -i 's/^  interval: 8$/  interval: 1/' etc/suricata/suricata.yaml`)
 	}
 	wireshark := ""
-	out, err := exec.Command("tshark", "-G", "folders").Output()
+	out, err := testnet.Command(t, "tshark", "-G", "folders").Output()
 	if m := regexp.MustCompile(`(?m)^Extcap path:\s*(\S+)$`).FindSubmatch(out); err == nil && m != nil { // else it is the user's
 		wireshark = filepath.Dir(string(m[1]))
 		lines = append(lines, "cp -a "+wireshark+" wireshark", "rm -rf wireshark/extcap")
@@ -140,7 +140,7 @@ func (h *docHost) folders(t *testing.T) {
 	if err := os.WriteFile(h.own("hold"), []byte(hold), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	h.holder = startShell(t, h.private, h.env, fmt.Sprintf("exec unshare -m sh -e hold %s '%s'", h.private, wireshark))
+	h.holder = startShell(t, h.private, h.env, fmt.Sprintf("exec unshare -m --propagation slave sh -e hold %s '%s'", h.private, wireshark))
 	h.holder.until("it has its mounts", func() bool { return h.holder.printed() == "ready\n" || h.holder.ended() })
 	if h.holder.ended() {
 		t.Fatal("no mounts")

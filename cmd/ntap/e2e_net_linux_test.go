@@ -69,6 +69,7 @@ func mixedFrames() (frames [][]byte) {
 // What tcpdump records on the collector's TAP is byte for byte what it records
 // on the tapped interface, and no datagram between is an IP fragment.
 func TestTapEqualsTappedInterface(t *testing.T) {
+	t.Parallel()
 	for _, v := range []struct{ name, host, collector string }{
 		{"IPv4", "10.99.0.2", "10.99.0.2:5678"}, {"IPv6", "fd99::2", "[fd99::2]:5678"},
 	} {
@@ -204,6 +205,7 @@ func (w *world) http() {
 	var tcp net.Conn
 	w.inside(w.peer, func() (err error) { tcp, err = net.Dial("tcp", "10.98.0.1:8080"); return })
 	defer tcp.Close()
+	testnet.Bound(w.t, tcp)
 	fmt.Fprintf(tcp, "GET / HTTP/1.0\r\n\r\n")
 	got, err := io.ReadAll(tcp)
 	if err != nil || !bytes.HasSuffix(got, body) {
@@ -226,6 +228,7 @@ func (w *world) udp(n int) {
 // and leaves out nothing else that goes to the collector. Without the rule
 // each datagram would make another, without end.
 func TestNeverTapsItself(t *testing.T) {
+	t.Parallel()
 	for _, v := range []struct{ name, mark string }{{"mark", "0x3074"}, {"content", "0"}} {
 		t.Run(v.name, func(t *testing.T) {
 			w := newWorld(t)
@@ -242,6 +245,7 @@ func TestNeverTapsItself(t *testing.T) {
 // The same on the other end of the sending interface: a veth whose peer is a
 // port of a bridge, where the datagrams pass as anybody's.
 func TestNeverTapsItselfAtTheOtherEnd(t *testing.T) {
+	t.Parallel()
 	for _, v := range []struct{ name, mark string }{{"mark", "0x3074"}, {"content", "0"}} {
 		t.Run(v.name, func(t *testing.T) {
 			w := newWorld(t)
@@ -312,6 +316,7 @@ func checkNotItself(t *testing.T, rText, cText, tapFile string) {
 // killed, started again. Its host's own ICMP is kept back by the firewall line
 // that doctor gives, and its ARP by a permanent entry.
 func TestOneWay(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	testnet.RequireTool(t, "nft", "ping")
 	mac := strings.TrimSpace(w.in(w.collector, "cat", "/sys/class/net/up1/address"))
@@ -334,7 +339,7 @@ func TestOneWay(t *testing.T) {
 	junk()
 	w.in(w.peer, "ping", "-q", "-c", "5", "-i", "0.05", "10.98.0.1")
 	c.cmd.Process.Kill()
-	<-c.done
+	testnet.Receive(t, "the end of the collector that was killed", c.done)
 	w.in(w.peer, "ping", "-q", "-c", "5", "-i", "0.05", "10.98.0.1")
 	junk()
 	c = w.startCollector("-i", "ntap0")
@@ -353,6 +358,7 @@ func TestOneWay(t *testing.T) {
 // A collector that is killed and started again goes on with the running
 // session; a remote that is killed and started again is a new session.
 func TestRestarts(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	c := w.startCollector("-i", "ntap0")
 	r := w.startRemote("-i", "t0")
@@ -361,13 +367,13 @@ func TestRestarts(t *testing.T) {
 	c.until("frames came", func() bool { return w.counter(w.collector, "ntap0", "rx_packets") >= 20 })
 	time.Sleep(6 * time.Second) // the session is then older than one that is taken to be new
 	c.cmd.Process.Kill()
-	<-c.done
+	testnet.Receive(t, "the end of the collector that was killed", c.done)
 	ping()
 	c = w.startCollector("-i", "ntap0")
 	ping()
 	c.until("frames came", func() bool { return w.counter(w.collector, "ntap0", "rx_packets") >= 20 })
 	r.cmd.Process.Kill()
-	<-r.done
+	testnet.Receive(t, "the end of the remote that was killed", r.done)
 	r = w.startRemote("-i", "t0")
 	ping()
 	rText := r.stop()

@@ -45,7 +45,7 @@ func newViewer(t *testing.T) *viewer {
 		err = os.WriteFile(filepath.Join(dir, "extcap", "ntap"), program, 0o755)
 	}
 	if err == nil {
-		err = exec.Command(ntapBinary, "key", "new", "--out", v.keys).Run()
+		err = testnet.Command(t, ntapBinary, "key", "new", "--out", v.keys).Run()
 	}
 	if err == nil && os.Geteuid() == 0 {
 		for _, name := range []string{dir, v.keys} {
@@ -60,7 +60,7 @@ func newViewer(t *testing.T) *viewer {
 
 // tshark returns a tshark that the user may start.
 func (v *viewer) tshark(args ...string) *exec.Cmd {
-	cmd := exec.Command("tshark", args...)
+	cmd := testnet.Command(v.t, "tshark", args...)
 	if os.Geteuid() == 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 	}
@@ -93,14 +93,10 @@ func (v *viewer) watch(traffic func(<-chan struct{}), args ...string) []testnet.
 	if err := cmd.Start(); err != nil {
 		v.t.Fatal(err)
 	}
-	done, late := make(chan struct{}), time.AfterFunc(2*time.Minute, func() { cmd.Process.Kill() })
-	v.t.Cleanup(func() { cmd.Process.Kill() })
+	done := make(chan struct{})
 	go func() { err = cmd.Wait(); close(done) }()
 	traffic(done)
-	<-done
-	if !late.Stop() {
-		v.t.Fatalf("tshark does not end:\n%s", said())
-	}
+	<-done // it is killed if it does not end
 	if err != nil {
 		v.t.Fatalf("tshark: %v\n%s", err, said())
 	}
@@ -110,16 +106,10 @@ func (v *viewer) watch(traffic func(<-chan struct{}), args ...string) []testnet.
 // gone waits until nobody listens on a UDP address any more.
 func gone(t *testing.T, addr string) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+	testnet.Eventually(t, "nobody listens on "+addr, func() bool {
 		c, err := net.ListenPacket("udp", addr)
-		if err == nil {
-			c.Close()
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("after tshark's end ntap still listens: %v", err)
-		}
-	}
+		return err == nil && c.Close() == nil
+	})
 }
 
 // part says whether got is a part of want, in one piece.
@@ -135,6 +125,7 @@ func part(got, want []testnet.Packet) string {
 // tshark lists the taps, and captures live from a remote, with and without a
 // filter, a snap length and a choice of taps; what it started ends with it.
 func TestExtcapTshark(t *testing.T) {
+	t.Parallel()
 	v := newViewer(t)
 	out, err := v.tshark("-D").CombinedOutput()
 	if err != nil || !strings.Contains(string(out), " ntap (ntap: remotes send to this host)") || !strings.Contains(string(out), " ntap_collector (") {
@@ -165,6 +156,7 @@ func TestExtcapTshark(t *testing.T) {
 
 // The same from a collector that runs.
 func TestExtcapRunningCollector(t *testing.T) {
+	t.Parallel()
 	v := newViewer(t)
 	c, addr := collect(t, v.keys, "--pcap-over-ip", "0")
 	at := c.find(`pcap over IP address=(\S+)`)
@@ -237,6 +229,7 @@ func TestExtcapLiveInterface(t *testing.T) {
 // ntap_collector connects by TLS with the certificate of its options, and not
 // without.
 func TestExtcapTLS(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "openssl")
 	v := newViewer(t)
 	for _, line := range commands(t, "docs/OUTPUTS.md", "openssl req") {
@@ -264,8 +257,7 @@ func TestExtcapTLS(t *testing.T) {
 	}
 	clear := v.tshark(append(collector, "-c", "1")...)
 	clear.WaitDelay = time.Second
-	late := time.AfterFunc(2*time.Minute, func() { clear.Process.Kill() })
-	if out, err := clear.CombinedOutput(); !late.Stop() || err == nil && !strings.Contains(string(out), "0 packets captured") {
+	if out, err := clear.CombinedOutput(); err == nil && !strings.Contains(string(out), "0 packets captured") {
 		t.Errorf("without a certificate: %v\n%s", err, out)
 	}
 	c.stop()
@@ -285,12 +277,12 @@ func TestExtcapInstall(t *testing.T) {
 		dir  string
 		args []string
 	}{{dir, []string{"EXTCAPDIR=" + dir}}, {dir + "2", nil}} {
-		cmd := exec.Command("make", append([]string{"-s", "-C", filepath.Join("..", ".."), "install-extcap"}, c.args...)...)
+		cmd := testnet.Command(t, "make", append([]string{"-s", "-C", filepath.Join("..", ".."), "install-extcap"}, c.args...)...)
 		cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(fake)+":"+os.Getenv("PATH"))
 		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), c.dir+"/ntap;") {
 			t.Fatalf("make: %v\n%s", err, out)
 		}
-		out, err := exec.Command(filepath.Join(c.dir, "ntap"), "--extcap-interfaces", "--extcap-version=4.0").Output()
+		out, err := testnet.Command(t, filepath.Join(c.dir, "ntap"), "--extcap-interfaces", "--extcap-version=4.0").Output()
 		if err != nil || !strings.Contains(string(out), "interface {value=ntap}") {
 			t.Errorf("%v\n%s", err, out)
 		}

@@ -14,6 +14,7 @@ import (
 // However frames are shared out among two shards, each that any CPU handles is
 // delivered exactly once, and the accounts add up.
 func TestFanout(t *testing.T) {
+	t.Parallel()
 	for _, fanout := range []string{"hash", "cpu", "qm"} {
 		t.Run(fanout, func(t *testing.T) {
 			w := newWorld(t)

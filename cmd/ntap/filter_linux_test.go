@@ -5,7 +5,6 @@ package main
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -69,6 +68,7 @@ func TestFilterFromFiles(t *testing.T) {
 
 // What a filter takes of a capture file is what tcpdump -r takes with it.
 func TestFilterOnFiles(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "tcpdump")
 	keys := masterKey(t)
 	expressions := []string{"tcp", "udp or icmp", "port 53", "not ip", "greater 100", "host 10.0.0.1 or net 192.168.0.0/16", "ip6", "ip[6:2] & 0x1fff = 0"}
@@ -91,7 +91,7 @@ func TestFilterOnFiles(t *testing.T) {
 		}
 		expression := e[i%len(e)]
 		taken := filepath.Join(t.TempDir(), "tcpdump.pcap")
-		if said, err := exec.Command("tcpdump", "-r", file, "-w", taken, "--", expression).CombinedOutput(); err != nil {
+		if said, err := testnet.Command(t, "tcpdump", "-r", file, "-w", taken, "--", expression).CombinedOutput(); err != nil {
 			if !strings.Contains(string(said), "rejects all packets") {
 				t.Logf("%s %q: %v: %s", filepath.Base(file), expression, err, said)
 			}
@@ -125,6 +125,7 @@ func TestFilterOnFiles(t *testing.T) {
 // A filter that does not go with a file's link types is refused, at the start or
 // when an interface of that type comes.
 func TestFilterRefusedOnFiles(t *testing.T) {
+	t.Parallel()
 	keys := masterKey(t)
 	c := listen(t, collector.Config{Keys: keys, Write: filepath.Join(t.TempDir(), "out"), Once: true})
 	defer c.stop()

@@ -20,6 +20,7 @@ import (
 // kernel has taken the tag out of the frame. One compiled for files would look
 // for the tag where it is not.
 func TestFilterLive(t *testing.T) {
+	t.Parallel()
 	vlan := func(f []byte) bool { return bytes.Equal(f[12:16], []byte{0x81, 0, 0x20, 100}) }
 	// Frames that the filters below let through, to stand before and after.
 	tagged := func(text string) []byte {
@@ -98,6 +99,7 @@ func TestFilterLive(t *testing.T) {
 // between two frames: what both take is never missed. One that is wrong changes
 // nothing.
 func TestFilterChanges(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	c := w.startCollector("-i", "ntap0")
 	out := filepath.Join(w.dir, "tap.pcap")
@@ -174,6 +176,7 @@ func TestFilterChanges(t *testing.T) {
 // old one in force, and so does one whose filter cannot; other settings are
 // named.
 func TestRemoteConfigChanges(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	out := filepath.Join(w.dir, "out.pcapng")
 	c := w.startCollector("--no-tap", "-w", out)

@@ -119,6 +119,7 @@ func lastCPU(t *testing.T) (cpu string) {
 // are there, and their checksums are right: they used to be those of the pseudo
 // header alone, and programs that look at them threw such frames away.
 func TestKeepGSO(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "tshark")
 	w := newWorld(t)
 	file := filepath.Join(w.dir, "out.pcapng")
@@ -162,6 +163,7 @@ func withoutRootWarning(s string) string {
 // a word: each is counted, and comes out with the length that it had. It used
 // to be cut and not counted. One that is cut because -s says so is not one.
 func TestFramesLongerThanABlock(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "tshark")
 	for _, v := range []struct {
 		name string

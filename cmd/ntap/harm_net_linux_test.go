@@ -237,6 +237,7 @@ func TestLittleCPU(t *testing.T) {
 // token bucket with a queue longer than the socket's buffer. The other gets
 // every frame, and what the first does not get is counted.
 func TestSlowCollectorHoldsUpNothing(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "tc")
 	w := newWorld(t)
 	w.link(w.sender, "slow0", w.collector, "slow1", "96")

@@ -46,6 +46,7 @@ func (w *world) framesBy(file, text string) []string {
 // with its speed, though it goes down and up again. It used to keep the speed
 // 0, and to be listed twice from when it was down.
 func TestSpeedOfCardThatComesUp(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "capinfos", "tshark", "ethtool")
 	w := newWorld(t)
 	file := filepath.Join(w.dir, "out.pcapng")
@@ -74,7 +75,7 @@ func TestSpeedOfCardThatComesUp(t *testing.T) {
 			defer unix.Close(fd)
 			w.waitUp(w.sender, "slow0")
 			frame := numberedMark("slow", n)
-			w.poll("a frame, and the speed", func() bool {
+			testnet.Eventually(w.t, "a frame, and the speed", func() bool {
 				_, err = unix.Write(fd, frame)
 				return err != nil || fileHas(file, frame) && fileHas(file, known)
 			})
@@ -112,6 +113,7 @@ func TestSpeedOfCardThatComesUp(t *testing.T) {
 // them what has the old name now. When it is gone, what has the name that was
 // given is captured in its place.
 func TestNamedInterfaceIsRenamed(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "tshark")
 	for _, workers := range []string{"1", "2"} {
 		t.Run(workers+" workers", func(t *testing.T) {
@@ -185,6 +187,7 @@ func TestNamedInterfaceIsRenamed(t *testing.T) {
 // When the filter is changed, frames come under a new interface block, which
 // says the new one: those of the new filter used to be under the old for good.
 func TestFilterChangeHasItsBlock(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "tshark", "capinfos")
 	for _, iface := range []string{"t0", "any"} {
 		t.Run(iface, func(t *testing.T) {
@@ -236,6 +239,7 @@ func TestFilterChangeHasItsBlock(t *testing.T) {
 // ip broadcast is that of the network of an interface that is named; of several
 // interfaces it is that of all networks alone, and the log says so.
 func TestIPBroadcastHasTheInterfacesNetwork(t *testing.T) {
+	t.Parallel()
 	to := func(address string) []byte {
 		f := marker("to " + address)
 		header := []byte{0x45, 0, 0, 46, 0, 0, 0, 0, 64, 253, 0, 0, 10, 98, 0, 2}

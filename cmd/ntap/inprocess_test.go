@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -47,6 +48,8 @@ func listen(t *testing.T, cfg collector.Config) *running {
 	case <-ready:
 	case err := <-r.result:
 		t.Fatal(err)
+	case <-time.After(testnet.Patience):
+		t.Fatal("the collector does not start")
 	}
 	t.Cleanup(stop)
 	return r
@@ -60,11 +63,11 @@ func (r *running) end(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-	case <-time.After(2 * time.Minute):
+	case <-time.After(testnet.Patience):
 		r.stop()
 		var b strings.Builder
 		r.account.Print(&b)
-		t.Fatalf("the collector does not end: %v\n%s", <-r.result, b.String())
+		t.Fatalf("the collector does not end: %v\n%s", testnet.Receive(t, "its end when it is told to", r.result), b.String())
 	}
 }
 
@@ -87,7 +90,12 @@ func send(t *testing.T, keys *crypto.KeyFile, file string, to netip.AddrPort, ch
 	if change != nil {
 		change(&cfg)
 	}
-	a, err := remote.Run(context.Background(), cfg)
+	ctx, stop := context.WithTimeout(context.Background(), testnet.Patience)
+	defer stop()
+	a, err := remote.Run(ctx, cfg)
+	if err == nil && ctx.Err() != nil {
+		err = errors.New("the remote does not end")
+	}
 	if err != nil {
 		t.Errorf("%s: %v", file, err)
 	}
@@ -97,6 +105,7 @@ func send(t *testing.T, keys *crypto.KeyFile, file string, to netip.AddrPort, ch
 // Every real capture goes through remote and collector, over loopback, and
 // comes out with the same bytes, lengths, link types and times, in order.
 func TestCapturesComeOutAsTheyWentIn(t *testing.T) {
+	t.Parallel()
 	keys := masterKey(t)
 	suites := []crypto.Suite{crypto.AES256GCM, crypto.ChaCha20Poly1305}
 	mtus := []int{576, 1500, 9000, 65535}
@@ -155,6 +164,7 @@ func numbered(t *testing.T, n, size int, apart time.Duration) string {
 // Through a relay that loses, repeats, reorders and damages, no wrong frame
 // comes out, every one that is missing is counted, and the account adds up.
 func TestThroughBadRelay(t *testing.T) {
+	t.Parallel()
 	keys := masterKey(t)
 	file := numbered(t, 20000, 100, 100*time.Microsecond)
 	want := testnet.ReadCapture(t, file)
@@ -210,7 +220,7 @@ func TestThousandTaps(t *testing.T) {
 			send(t, keys, file, c.addr, func(cfg *remote.Config) { cfg.Tap, cfg.Pace, cfg.SendBuffer = id+1, remote.PaceReal, 64<<10 })
 		})
 	}
-	all.Wait()
+	testnet.Await(t, "the end of a thousand remotes", all.Wait)
 	c.end(t)
 	taps := c.account.Taps()
 	if len(taps) != count {
@@ -228,6 +238,7 @@ func TestThousandTaps(t *testing.T) {
 
 // Both ways of input and output, on either side, bring every frame.
 func TestWaysOfIO(t *testing.T) {
+	t.Parallel()
 	if ok, why := ring.UringReceives(); !ok {
 		testnet.Missing(t, why.String())
 	}

@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -19,6 +18,7 @@ import (
 // was captured, and of the interface its name, MAC address, speed and filter:
 // as tshark and capinfos read it.
 func TestInterfaceAndDirectionAreKept(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "tshark", "capinfos")
 	w := newWorld(t)
 	out := filepath.Join(w.dir, "out.pcapng")
@@ -32,7 +32,7 @@ func TestInterfaceAndDirectionAreKept(t *testing.T) {
 	r.until("it came", func() bool { return fileHas(out, sent) })
 	r.stop()
 	c.stop()
-	text, err := exec.Command("tshark", "-r", out, "-T", "fields", "-e", "frame.interface_name", "-e", "frame.packet_flags_direction").Output()
+	text, err := testnet.Command(t, "tshark", "-r", out, "-T", "fields", "-e", "frame.interface_name", "-e", "frame.packet_flags_direction").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +40,7 @@ func TestInterfaceAndDirectionAreKept(t *testing.T) {
 	if len(lines) != 2 || !strings.HasSuffix(lines[0], "t0\t1") && !strings.HasSuffix(lines[0], "t0\t0x00000001") || !strings.HasSuffix(lines[1], "2") || !strings.Contains(lines[1], "t0") {
 		t.Errorf("tshark says %q", lines)
 	}
-	info, err := exec.Command("capinfos", out).CombinedOutput()
+	info, err := testnet.Command(t, "capinfos", out).CombinedOutput()
 	for _, want := range []string{"Speed = 10000000000", "Filter string = ether proto 0x88b5", "t0", "Time resolution = 0x09", "timestamps: kernel software"} {
 		if err != nil || !strings.Contains(string(info), want) {
 			t.Errorf("capinfos does not say %q: %v\n%s", want, err, info)

@@ -76,6 +76,7 @@ func byInterface(t *testing.T, file string, want func(p *testnet.Packet) bool) m
 // runs too; and none of the tap's own datagrams, nor what a collector on the
 // same host gives out.
 func TestAnyInterface(t *testing.T) {
+	t.Parallel()
 	for _, workers := range []string{"1", "2"} {
 		t.Run(workers+" workers", func(t *testing.T) {
 			testnet.RequireTool(t, "tshark")
@@ -131,6 +132,7 @@ func TestAnyInterface(t *testing.T) {
 // renamed under its new name, or not at all if that does not match; one that
 // was deleted and made again. The account has a line for each.
 func TestInterfacePattern(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	file := filepath.Join(w.dir, "out.pcapng")
 	c := w.startCollector("--no-tap", "-w", file)
@@ -210,6 +212,7 @@ func TestInterfacePattern(t *testing.T) {
 // A filter for several interfaces is compiled for each link type, and changes
 // under way too.
 func TestAnyInterfaceFilter(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	file, expression := filepath.Join(w.dir, "out.pcapng"), filepath.Join(w.dir, "expression")
 	write := func(text string) {

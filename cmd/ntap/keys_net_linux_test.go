@@ -16,13 +16,14 @@ import (
 
 // A flow sends numbered frames from the peer, some each 10 ms, until stopped.
 type flow struct {
+	t    *testing.T
 	stop chan struct{}
 	sent chan int
 }
 
 func (w *world) flow() *flow {
 	w.t.Helper()
-	f := &flow{make(chan struct{}), make(chan int, 1)}
+	f := &flow{w.t, make(chan struct{}), make(chan int, 1)}
 	var wire *testnet.Wire
 	w.inside(w.peer, func() (err error) {
 		wire, err = testnet.OpenWire("p0")
@@ -53,7 +54,7 @@ func (w *world) flow() *flow {
 // end stops the flow and returns how many frames were sent.
 func (f *flow) end() int {
 	close(f.stop)
-	return <-f.sent
+	return testnet.Receive(f.t, "the end of the flow", f.sent)
 }
 
 // numbers returns the numbers of the frames in a file, in their order.
@@ -131,6 +132,7 @@ func (w *world) capture(flags []string, more ...string) *proc {
 // account adds up. The session stays the same, and what is sealed after it is
 // not opened by who has the old key only.
 func TestRotation(t *testing.T) {
+	t.Parallel()
 	for i := range 2 {
 		w := newWorld(t)
 		v := w.rotations()[i]
@@ -167,6 +169,7 @@ func TestRotation(t *testing.T) {
 // TestRevocation: a remote that is taken off the list, or whose key is taken
 // out of the file, is out within seconds, and another one is not disturbed.
 func TestRevocation(t *testing.T) {
+	t.Parallel()
 	for i := range 2 {
 		w := newWorld(t)
 		v := w.rotations()[i]
@@ -208,6 +211,7 @@ func TestRevocation(t *testing.T) {
 // each time the session goes on within a second or so; a bad list leaves the
 // one before in force; a stranger gets nowhere.
 func TestPublicKeyMode(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	v := w.rotations()[1]
 	out := filepath.Join(w.dir, "out.pcapng")

@@ -39,6 +39,7 @@ func (w *world) capinfos(file string) (packets, bytes int, seconds float64) {
 // much less: capinfos counts what came out, tcpdump at the peer what was there,
 // and the difference is what the remote says it left out.
 func TestRateLimitLive(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "capinfos")
 	for name, v := range map[string]struct {
 		frames, bits float64 // a second
@@ -98,6 +99,7 @@ func (w *world) arrives(c *proc, out, text string) {
 // that one counts. It used to be the first, so that the tap sent nothing while,
 // or for ever if that card was gone.
 func TestBreakerOpensAndCloses(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.link(w.sender, "other0", w.collector, "other1", "96")
 	out := filepath.Join(w.dir, "out.pcapng")
@@ -150,6 +152,7 @@ func TestBreakerOpensAndCloses(t *testing.T) {
 // not any more, but not at once. Its /proc/stat is the test's: what else the
 // machine does is not the matter.
 func TestBreakerOnCPUs(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	out, stat := filepath.Join(w.dir, "out.pcapng"), filepath.Join(w.dir, "stat")
 	var busy atomic.Bool
@@ -179,7 +182,7 @@ func TestBreakerOnCPUs(t *testing.T) {
 			}
 		}
 	}()
-	defer func() { close(end); <-done }()
+	defer func() { close(end); testnet.Receive(t, "the clock's end", done) }()
 
 	c := w.startCollector("--no-tap", "-w", out)
 	r := w.start(w.sender, "sh", "-c", // in a mount namespace of its own, ip-netns(8)

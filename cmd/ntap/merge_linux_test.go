@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -18,6 +17,7 @@ import (
 // frames of two taps in the order of their times, though one tap sends all of
 // its own before the other does; without it they do not.
 func TestMergeTaps(t *testing.T) {
+	t.Parallel()
 	_, master, _ := keyFiles(t)
 	file := protocols(t, 500)
 	for _, merge := range []string{"30s", "0s"} {
@@ -31,7 +31,7 @@ func TestMergeTaps(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := exec.Command(ntapBinary, "collector", "-p", "127.0.0.1:0", "--key-file", master, "--state", "none", "--no-tap",
+		c := testnet.Daemon(t, ntapBinary, "collector", "-p", "127.0.0.1:0", "--key-file", master, "--state", "none", "--no-tap",
 			"--workers", "2", "--merge", merge, "-w", path("file"), "-w", "-", "--pcap-over-ip", "0")
 		c.Stdout, c.Stderr = pipe, log
 		if err := c.Start(); err != nil {
@@ -56,6 +56,7 @@ func TestMergeTaps(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
+		testnet.Bound(t, conn)
 		l.find("client=")
 		go keep("client", conn)
 		for _, tap := range []string{"1", "2"} {
@@ -67,7 +68,7 @@ func TestMergeTaps(t *testing.T) {
 			t.Errorf("merge %s:\n%s", merge, text)
 		}
 		for range 2 {
-			if err := <-read; err != nil {
+			if err := testnet.Receive(t, "the readers' end", read); err != nil {
 				t.Error(err)
 			}
 		}

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -24,9 +23,9 @@ import (
 // the name ns, and returns its PID.
 func (w *world) sleeper(ns string) int {
 	w.t.Helper()
-	cmd := exec.Command("unshare", "-n", "sleep", "1000")
+	cmd := testnet.Daemon(w.t, "unshare", "-n", "sleep", "1000")
 	if ns != "" {
-		cmd = exec.Command("ip", "netns", "exec", ns, "sleep", "1000")
+		cmd = testnet.Daemon(w.t, "ip", "netns", "exec", ns, "sleep", "1000")
 	}
 	if err := cmd.Start(); err != nil {
 		w.t.Fatal(err)
@@ -36,7 +35,7 @@ func (w *world) sleeper(ns string) int {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.poll("the process is in its namespace", func() bool { // unshare and ip become sleep by exec
+	testnet.Eventually(w.t, "the process is in its namespace", func() bool { // unshare and ip become sleep by exec
 		at, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", cmd.Process.Pid))
 		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", cmd.Process.Pid))
 		return err == nil && at != own && string(text) == "sleep\n"
@@ -66,6 +65,7 @@ func (w *world) wire(ns, name, far string) {
 // followed; the old one is let go. When the process of a PID ends, so does the
 // remote, in order.
 func TestNetworkNamespace(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "nsenter", "unshare")
 	w := newWorld(t)
 	ns := w.namespace("ntx")
@@ -97,8 +97,8 @@ func TestNetworkNamespace(t *testing.T) {
 			r.wait("the network namespace is gone")
 			w.sleepers[0].Process.Kill() // the last that was in it
 			w.sleepers[0].Wait()
-			w.poll("the old namespace is gone", func() bool { // with it goes its veth: no socket keeps it
-				return exec.Command("ip", "netns", "exec", w.peer, "ip", "link", "show", "x0").Run() != nil
+			testnet.Eventually(w.t, "the old namespace is gone", func() bool { // with it goes its veth: no socket keeps it
+				return testnet.Command(t, "ip", "netns", "exec", w.peer, "ip", "link", "show", "x0").Run() != nil
 			})
 			w.must("ip", "netns", "add", ns)
 			w.wire(ns, "eth0", "x0")
@@ -135,6 +135,7 @@ func TestNetworkNamespace(t *testing.T) {
 // cgroup where cgroups can be made; it is followed when it is started anew, and
 // nothing of it is held while it is not there.
 func TestContainerRestarts(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "nsenter", "unshare", "mount")
 	for _, way := range []string{"Docker's files", "cgroup"} {
 		t.Run(way, func(t *testing.T) {
@@ -177,7 +178,7 @@ func TestContainerRestarts(t *testing.T) {
 				name = "ntap-test"
 				script = "mkdir -p /var/lib && mount -t tmpfs none /var/lib && mkdir /var/lib/docker && mount --bind " + docker + " /var/lib/docker && " + script
 			}
-			r := w.start(w.sender, "unshare", "-m", "sh", "-c", script, "sh", ntapBinary, "remote", "--container", name,
+			r := w.start(w.sender, "unshare", "-m", "--propagation", "slave", "sh", "-c", script, "sh", ntapBinary, "remote", "--container", name,
 				"-c", "10.99.0.2:5678", "--key-file", w.key, "--tap", "1", "--workers", "2")
 			r.wait("remote started")
 			want := map[string]int{}
@@ -186,8 +187,8 @@ func TestContainerRestarts(t *testing.T) {
 					last := w.sleepers[len(w.sleepers)-1]
 					last.Process.Kill()
 					last.Wait()
-					w.poll("the namespace of the container before is gone", func() bool {
-						return exec.Command("ip", "netns", "exec", w.peer, "ip", "link", "show", "x0").Run() != nil
+					testnet.Eventually(w.t, "the namespace of the container before is gone", func() bool {
+						return testnet.Command(t, "ip", "netns", "exec", w.peer, "ip", "link", "show", "x0").Run() != nil
 					})
 					run()
 					r.until("capture goes on in the new one", func() bool {
@@ -238,6 +239,7 @@ func newCgroup(name string) string {
 // A namespace or container that is not there is an error that says which, and
 // what to give.
 func TestNamespaceNotThere(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	for _, v := range []struct {
 		status int
@@ -252,7 +254,7 @@ func TestNamespaceNotThere(t *testing.T) {
 		{2, []string{"--container", "x", "--netns", "y"}, []string{"exclude each other"}},
 		{2, []string{"--netns", "y", "-r", "file"}, []string{"exclude each other"}},
 	} {
-		cmd := exec.Command("ip", append([]string{"netns", "exec", w.sender, ntapBinary, "remote", "-c", "10.99.0.2:5678", "--key-file", w.key, "--tap", "1"}, v.args...)...)
+		cmd := testnet.Command(t, "ip", append([]string{"netns", "exec", w.sender, ntapBinary, "remote", "-c", "10.99.0.2:5678", "--key-file", w.key, "--tap", "1"}, v.args...)...)
 		out, _ := cmd.CombinedOutput()
 		if cmd.ProcessState.ExitCode() != v.status {
 			t.Errorf("%q: status %d, want %d", v.args, cmd.ProcessState.ExitCode(), v.status)

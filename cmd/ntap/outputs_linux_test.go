@@ -7,9 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -42,6 +42,7 @@ func protocols(t *testing.T, n int) string {
 // Several outputs at once, each with its own taps, filter and snap length, one
 // of them a recording by tap in many files: each has what it should have.
 func TestOutputsEachTheirOwn(t *testing.T) {
+	t.Parallel()
 	keys, dir := masterKey(t), t.TempDir()
 	file := protocols(t, 3000)
 	var cfg collector.Config
@@ -59,7 +60,7 @@ func TestOutputsEachTheirOwn(t *testing.T) {
 	cfg.Files[2].Rotate.Size = 1e6
 	cfg.Keys, cfg.Once, cfg.Workers = keys, true, 2
 	c := listen(t, cfg)
-	ended := make(chan bool)
+	ended := make(chan bool, 3)
 	for tap := range uint32(3) {
 		go func() {
 			send(t, keys, file, c.addr, func(r *remote.Config) { r.Tap, r.Pace = tap+1, remote.PaceReal })
@@ -67,7 +68,7 @@ func TestOutputsEachTheirOwn(t *testing.T) {
 		}()
 	}
 	for range 3 {
-		<-ended
+		testnet.Receive(t, "a remote's end", ended)
 	}
 	c.end(t)
 	want := testnet.ReadCapture(t, file)
@@ -107,12 +108,14 @@ func TestOutputsEachTheirOwn(t *testing.T) {
 // The collector writes to a pipe that tshark reads while the tap runs; when
 // tshark has seen enough and goes, the collector ends with status 0.
 func TestPipeIntoTshark(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "tshark")
 	dir, master, _ := keyFiles(t)
 	file := numbered(t, 20000, 100, time.Millisecond)
-	shell := exec.Command("sh", "-c", fmt.Sprintf(
+	shell := testnet.Command(t, "sh", "-c", fmt.Sprintf(
 		`{ %s collector -p 127.0.0.1:0 --key-file %s --state none --no-tap -w - 2>%s/log; echo "status $?" >&2; } | tshark -n -c 100 -r - -T fields -e frame.len`,
 		ntapBinary, master, dir))
+	shell.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	var stdout, stderr bytes.Buffer
 	shell.Stdout, shell.Stderr = &stdout, &stderr
 	if err := shell.Start(); err != nil {
@@ -127,20 +130,13 @@ func TestPipeIntoTshark(t *testing.T) {
 			t.Fatalf("the collector does not start: %s", log)
 		}
 	}
-	r := exec.Command(ntapBinary, "remote", "-r", file, "--pace", "real", "-c", addr, "--key-file", master, "--tap", "1")
+	r := testnet.Command(t, ntapBinary, "remote", "-r", file, "--pace", "real", "-c", addr, "--key-file", master, "--tap", "1")
 	if err := r.Start(); err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan error)
-	go func() { done <- shell.Wait() }()
-	select {
-	case err := <-done:
-		if lines := strings.Count(stdout.String(), "\n"); err != nil || lines != 100 || !strings.Contains(stderr.String(), "status 0") {
-			t.Errorf("%v: tshark printed %d lines; stderr:\n%s", err, lines, &stderr)
-		}
-	case <-time.After(2 * time.Minute):
-		shell.Process.Kill()
-		t.Error("the collector does not end when its reader is gone")
+	err := shell.Wait()
+	if lines := strings.Count(stdout.String(), "\n"); err != nil || lines != 100 || !strings.Contains(stderr.String(), "status 0") {
+		t.Errorf("%v: tshark printed %d lines; stderr:\n%s", err, lines, &stderr)
 	}
 	r.Process.Kill()
 	r.Wait()

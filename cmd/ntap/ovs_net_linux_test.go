@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -39,7 +38,7 @@ func newOpenVSwitch(t *testing.T) *openVSwitch {
 	o.must("ovsdb-tool", "create", file, "/usr/share/openvswitch/vswitch.ovsschema")
 	server := o.daemon("ovsdb-server", file, "--remote=p"+o.db, "--unixctl="+o.dir+"/ovsdb.ctl", "--pidfile="+o.dir+"/ovsdb.pid")
 	server.until("it listens", func() bool {
-		return exec.Command("ovsdb-client", "list-dbs", o.db).Run() == nil
+		return testnet.Command(t, "ovsdb-client", "list-dbs", o.db).Run() == nil
 	})
 	o.startVswitchd()
 	t.Cleanup(func() {
@@ -56,7 +55,7 @@ func (o *openVSwitch) where() string {
 	text := o.vtepWorld.where()
 	for _, bridge := range []string{"br-phy", "ntap"} {
 		for _, what := range []string{"dump-flows", "dump-ports"} {
-			out, _ := exec.Command("env", append(o.env(), "ovs-ofctl", what, bridge)...).CombinedOutput()
+			out, _ := testnet.Command(o.t, "env", append(o.env(), "ovs-ofctl", what, bridge)...).CombinedOutput()
 			text += bridge + ": " + string(out)
 		}
 	}
@@ -92,7 +91,7 @@ func (o *openVSwitch) vsctl(args ...string) string {
 // ntap runs ntap ovs, and returns what it prints and whether it went well.
 func (o *openVSwitch) ntap(args ...string) (string, bool) {
 	o.t.Helper()
-	out, err := exec.Command("ip", append([]string{"netns", "exec", o.vtep, ntapBinary, "ovs"}, append(args, "--db", o.db)...)...).CombinedOutput()
+	out, err := testnet.Command(o.t, "ip", append([]string{"netns", "exec", o.vtep, ntapBinary, "ovs"}, append(args, "--db", o.db)...)...).CombinedOutput()
 	return string(out), err == nil
 }
 
@@ -291,10 +290,10 @@ func TestOVSSetupAndRemove(t *testing.T) {
 
 	// Without its daemons.
 	o.vswitchd.cmd.Process.Kill()
-	<-o.vswitchd.done
+	testnet.Receive(t, "the end of ovs-vswitchd", o.vswitchd.done)
 	want(false, "is ovs-vswitchd running?", "setup", "--datapath", "netdev", "--wait", "1s")
 	unchanged("setup without ovs-vswitchd")
-	cmd := exec.Command(ntapBinary, "ovs", "setup", "--db", "unix:"+filepath.Join(o.dir, "nosuch.sock"))
+	cmd := testnet.Command(t, ntapBinary, "ovs", "setup", "--db", "unix:"+filepath.Join(o.dir, "nosuch.sock"))
 	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "ovsdb-server does not answer: start Open vSwitch") {
 		t.Errorf("%v\n%s", err, out)
 	}
@@ -305,12 +304,12 @@ func TestOVSSetupAndRemove(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(tools, "ovs-vsctl"), []byte(said), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cmd = exec.Command(ntapBinary, "ovs", "setup")
+	cmd = testnet.Command(t, ntapBinary, "ovs", "setup")
 	cmd.Env = []string{"PATH=" + tools}
 	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "run this as root") || strings.Contains(string(out), "start Open vSwitch") {
 		t.Errorf("%v\n%s", err, out)
 	}
-	cmd = exec.Command(ntapBinary, "ovs", "setup")
+	cmd = testnet.Command(t, ntapBinary, "ovs", "setup")
 	cmd.Env = []string{"PATH=" + t.TempDir()}
 	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "apt install openvswitch-switch") {
 		t.Errorf("%v\n%s", err, out)

@@ -50,6 +50,7 @@ func sizes(t *testing.T, file string, more ...string) map[proto.Kind]map[int]int
 // With --pad all datagrams of a kind have one size, whatever was captured, and
 // when; without it they have not.
 func TestPadHidesSizes(t *testing.T) {
+	t.Parallel()
 	file := numbered(t, 300, 60, 3*time.Millisecond) // each frame a flight of its own
 	padded, plain := sizes(t, file, "--pad"), sizes(t, file)
 	t.Logf("300 frames of 60 to 660 bytes, each alone: %d bytes on the wire, padded %d", onWire(plain), onWire(padded))
@@ -76,6 +77,7 @@ func onWire(all map[proto.Kind]map[int]int) (n int) {
 
 // What is padded comes out as it went in.
 func TestPaddedCaptures(t *testing.T) {
+	t.Parallel()
 	keys := masterKey(t)
 	for i, file := range testnet.Captures(t) {
 		if i%20 != 0 {

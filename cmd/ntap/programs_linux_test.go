@@ -5,7 +5,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -31,6 +30,7 @@ var notRun = map[string]string{
 // a collector is started for, reads live frames of a remote and ends, by itself or
 // by Ctrl-C, and the collector ends in order; programs in Go compile.
 func TestPrograms(t *testing.T) {
+	t.Parallel()
 	testnet.RequireRoot(t)
 	testnet.RequireTool(t, "tcpdump", "tshark", "dumpcap", "bash", "nc", "openssl", "make", "ip", "unshare", "nsenter", "mount", "ovs-vsctl", "ovsdb-server", "ovs-vswitchd")
 	host := newDocHost(t)
@@ -289,7 +289,7 @@ func (w *docWorld) end(s *shell, who string) {
 // received returns how many frames an interface has received.
 func (w *docWorld) received(iface string) (n int) {
 	w.t.Helper()
-	text, err := exec.Command("cat", "/proc/net/dev").Output() // of this thread's namespace
+	text, err := testnet.Command(w.t, "cat", "/proc/net/dev").Output() // of this thread's namespace
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ntap-project/ntap/collector"
+	"github.com/ntap-project/ntap/internal/testnet"
 	"github.com/ntap-project/ntap/proto"
 )
 
@@ -37,7 +38,7 @@ func newRelay(t *testing.T, to netip.AddrPort, loss, duplicate, reorder, corrupt
 	}
 	r := &relay{conn: conn, out: out, loss: loss, duplicate: duplicate, reorder: reorder, corrupt: corrupt, done: make(chan struct{})}
 	go r.run()
-	t.Cleanup(func() { conn.Close(); <-r.done; out.Close() })
+	t.Cleanup(func() { conn.Close(); testnet.Receive(t, "the relay's end", r.done); out.Close() })
 	return r
 }
 

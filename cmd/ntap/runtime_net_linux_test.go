@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -40,7 +39,7 @@ func (w *world) newBox(id string) *box {
 			w.t.Fatal(err)
 		}
 	}
-	spec := exec.Command("crun", "spec")
+	spec := testnet.Command(w.t, "crun", "spec")
 	spec.Dir = b.bundle
 	if out, err := spec.CombinedOutput(); err != nil {
 		w.t.Fatalf("crun spec: %v\n%s", err, out)
@@ -63,7 +62,7 @@ func (w *world) newBox(id string) *box {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.t.Cleanup(func() { exec.Command("crun", "delete", "-f", b.id).Run() })
+	w.t.Cleanup(func() { testnet.Command(w.t, "crun", "delete", "-f", b.id).Run() })
 	return b
 }
 
@@ -92,7 +91,7 @@ func (b *box) run() string {
 	// crun does not take a host with both versions of cgroups, and does with the
 	// first alone.
 	script := `umount /sys/fs/cgroup/unified 2>/dev/null; exec timeout 60 crun run -d --pid-file "$1" "$2"`
-	cmd := exec.Command("unshare", "-m", "sh", "-c", script, "sh", pidFile, b.id)
+	cmd := testnet.Command(b.w.t, "unshare", "-m", "--propagation", "slave", "sh", "-c", script, "sh", pidFile, b.id)
 	cmd.Dir = b.bundle
 	said := filepath.Join(b.bundle, "said")
 	out, err := os.Create(said) // not a pipe: the container keeps it
@@ -109,7 +108,7 @@ func (b *box) run() string {
 	if err != nil {
 		b.w.t.Fatal(err)
 	}
-	b.w.poll("the program in the container runs", func() bool {
+	testnet.Eventually(b.w.t, "the program in the container runs", func() bool {
 		text, _ := os.ReadFile(said)
 		return bytes.Contains(text, []byte("collector started"))
 	})
@@ -121,8 +120,8 @@ func (b *box) run() string {
 func (b *box) remove() {
 	b.w.t.Helper()
 	b.w.must("timeout", "60", "crun", "delete", "-f", b.id)
-	b.w.poll("the namespace of the container is gone", func() bool {
-		return exec.Command("ip", "netns", "exec", b.w.peer, "ip", "link", "show", "x0").Run() != nil
+	testnet.Eventually(b.w.t, "the namespace of the container is gone", func() bool {
+		return testnet.Command(b.w.t, "ip", "netns", "exec", b.w.peer, "ip", "link", "show", "x0").Run() != nil
 	})
 }
 
@@ -131,6 +130,7 @@ func (b *box) remove() {
 // a name, which the runtime's state does; and it is followed when it is run
 // again.
 func TestContainerOfARuntime(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "crun", "unshare", "nsenter", "mount", "timeout")
 	var random [32]byte
 	rand.Read(random[:])
@@ -155,7 +155,7 @@ func TestContainerOfARuntime(t *testing.T) {
 			if v.name != "" { // what crun keeps is not to be seen: the cgroup has to do
 				script = "mount -t tmpfs none /run/crun && " + script
 			}
-			r := w.start(w.sender, "unshare", "-m", "sh", "-c", script, "sh", ntapBinary, "remote", "--container", name, "-c", "10.99.0.2:5678", "--key-file", w.key, "--tap", "1")
+			r := w.start(w.sender, "unshare", "-m", "--propagation", "slave", "sh", "-c", script, "sh", ntapBinary, "remote", "--container", name, "-c", "10.99.0.2:5678", "--key-file", w.key, "--tap", "1")
 			r.wait("remote started")
 			for n := range 3 {
 				if n > 0 {

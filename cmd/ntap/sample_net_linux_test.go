@@ -50,6 +50,7 @@ func likely(kept, n, of int) bool {
 // Sampling keeps whole flows of the captures, as gopacket knows them, about as
 // many as it was told, and what is left out is in the accounts of both sides.
 func TestSampleWholeFlows(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	flows, kept := map[string]bool{}, map[string]bool{}
 	count := func(t *testing.T, file string, seen map[string]bool) map[string]int {
@@ -109,6 +110,7 @@ func (w *world) conversations(file string, kinds ...string) map[string]int {
 // goes out by the other. tshark says which conversations there are, in what
 // tcpdump recorded at the peer and in what came out.
 func TestSampleLive(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "tshark")
 	w := newWorld(t)
 	w.link(w.sender, "t1", w.peer, "p1", "97")

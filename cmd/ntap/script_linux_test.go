@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -33,7 +34,8 @@ func TestRootScripts(t *testing.T) {
 // test in their PATH.
 func scripts(dir string) testscript.Params {
 	return testscript.Params{
-		Dir: filepath.Join("testdata", dir),
+		Dir:      filepath.Join("testdata", dir),
+		Deadline: time.Now().Add(testnet.Patience),
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("PATH", filepath.Dir(ntapBinary)+":"+os.Getenv("PATH"))
 			e.Setenv("NTAP", ntapBinary)

@@ -24,6 +24,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -104,7 +105,7 @@ func TestPrivateKeysAreGoneFromMemory(t *testing.T) {
 // scanKeys runs scanMain in another process, and tells it what to look for.
 func scanKeys(t *testing.T, keys string, patterns func(session uint64) []pattern) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0])
+	cmd := testnet.Command(t, os.Args[0])
 	cmd.Env = append(os.Environ(), scanFile+"="+numbered(t, 500, 300, 0), keys)
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -264,7 +265,7 @@ func (s *syncBuffer) String() string {
 // begin starts a program and waits until it has printed text.
 func begin(t *testing.T, text string, args ...string) *background {
 	t.Helper()
-	b := &background{cmd: exec.Command(args[0], args[1:]...)}
+	b := &background{cmd: testnet.Daemon(t, args[0], args[1:]...)}
 	b.cmd.Env = append(os.Environ(), "NTAP_KEY_FILE=", "CREDENTIALS_DIRECTORY=")
 	b.cmd.Stdout, b.cmd.Stderr = &b.out, &b.out
 	if err := b.cmd.Start(); err != nil {
@@ -352,6 +353,7 @@ func TestKeyMemoryIsProtected(t *testing.T) {
 // Whatever ntap does, and says at its most talkative, in order or not, no key
 // shows; only ntap key prints one, which is what it is for.
 func TestKeysNeverShow(t *testing.T) {
+	t.Parallel()
 	dir, master, tap7 := keyFiles(t)
 	const passphrase = "a passphrase that nobody guesses"
 	fromPass, err := crypto.FromPassphrase(passphrase)
@@ -425,13 +427,20 @@ func TestKeysNeverShow(t *testing.T) {
 	}
 }
 
-// freePort returns a loopback address with a port that nobody has.
+// freePort returns a loopback address with a UDP port that nobody has, nor gets
+// without asking for it: it is below those that the kernel gives to port 0
+// (net.ipv4.ip_local_port_range), which tests beside this one are given.
 func freePort(t *testing.T) string {
 	t.Helper()
-	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		at := &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: int(20000 + ports.Add(1)%10000)}
+		if conn, err := net.ListenUDP("udp4", at); err == nil {
+			conn.Close()
+			return at.String()
+		}
 	}
-	defer conn.Close()
-	return conn.LocalAddr().String()
+	t.Fatal("of 1000 UDP ports from 20000 on none is free")
+	return ""
 }
+
+var ports atomic.Uint32

@@ -30,7 +30,7 @@ type local struct {
 
 func startLocal(t *testing.T, args ...string) *local {
 	t.Helper()
-	l := &local{t: t, cmd: exec.Command(ntapBinary, args...), log: filepath.Join(t.TempDir(), "log"), done: make(chan error, 1)}
+	l := &local{t: t, cmd: testnet.Daemon(t, ntapBinary, args...), log: filepath.Join(t.TempDir(), "log"), done: make(chan error, 1)}
 	f, err := os.Create(l.log)
 	if err != nil {
 		t.Fatal(err)
@@ -79,7 +79,7 @@ func (l *local) stop() string {
 		if err != nil {
 			l.t.Errorf("%v\n%s", err, l.text())
 		}
-	case <-time.After(2 * time.Minute):
+	case <-time.After(testnet.Patience):
 		l.t.Fatalf("does not end:\n%s", l.text())
 	}
 	return l.text()
@@ -94,7 +94,7 @@ func collect(t *testing.T, master string, args ...string) (l *local, addr string
 
 func sendFile(t *testing.T, master, addr, file, tap string) *exec.Cmd {
 	t.Helper()
-	r := exec.Command(ntapBinary, "remote", "-r", file, "--pace", "real", "-c", addr, "--key-file", master, "--tap", tap, "--name", "tap-"+tap)
+	r := testnet.Command(t, ntapBinary, "remote", "-r", file, "--pace", "real", "-c", addr, "--key-file", master, "--tap", tap, "--name", "tap-"+tap)
 	if err := r.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -105,6 +105,7 @@ func sendFile(t *testing.T, master, addr, file, tap string) *exec.Cmd {
 // Wireshark's way to read PCAP over IP: tshark and dumpcap with TCP@HOST:PORT,
 // live, two at once, each with as many frames as it wants.
 func TestServeTshark(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "tshark", "dumpcap")
 	_, master, _ := keyFiles(t)
 	file := protocols(t, 20000)
@@ -115,7 +116,7 @@ func TestServeTshark(t *testing.T) {
 	dir := t.TempDir()
 	var all []*exec.Cmd
 	for i, at := range []string{ng, pcap} {
-		cmd := exec.Command("tshark", "-n", "-i", "TCP@"+at, "-c", "100", "-w", filepath.Join(dir, fmt.Sprint(i)))
+		cmd := testnet.Command(t, "tshark", "-n", "-i", "TCP@"+at, "-c", "100", "-w", filepath.Join(dir, fmt.Sprint(i)))
 		cmd.Stderr = os.Stderr
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -128,7 +129,7 @@ func TestServeTshark(t *testing.T) {
 		if err := cmd.Wait(); err != nil {
 			t.Fatalf("tshark %d: %v", i, err)
 		}
-		out, err := exec.Command("tshark", "-r", filepath.Join(dir, fmt.Sprint(i)), "-T", "fields", "-e", "frame.time_epoch", "-e", "frame.len", "-e", "frame.cap_len").Output()
+		out, err := testnet.Command(t, "tshark", "-r", filepath.Join(dir, fmt.Sprint(i)), "-T", "fields", "-e", "frame.time_epoch", "-e", "frame.len", "-e", "frame.cap_len").Output()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -149,12 +150,13 @@ func TestServeTshark(t *testing.T) {
 // tcpdump reads what comes over a TCP connection; a client may ask for taps and
 // a filter, as text or compiled by tcpdump.
 func TestServeTcpdump(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "tcpdump")
 	_, master, _ := keyFiles(t)
 	file := protocols(t, 600)
 	c, addr := collect(t, master, "--pcap-over-ip", "0,pcap")
 	at := c.find(`pcap over IP address=(\S+)`)
-	bytecode, err := exec.Command("tcpdump", "-y", "EN10MB", "-ddd", "udp").Output()
+	bytecode, err := testnet.Command(t, "tcpdump", "-y", "EN10MB", "-ddd", "udp").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +183,7 @@ func TestServeTcpdump(t *testing.T) {
 			t.Fatal(err)
 		}
 		k := clients[i]
-		k.cmd = exec.Command("tcpdump", "-nn", "-r", "-")
+		k.cmd = testnet.Command(t, "tcpdump", "-nn", "-r", "-")
 		k.cmd.Stdin, k.cmd.Stdout = f, &k.stdout
 		if err := k.cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -211,11 +213,12 @@ func TestServeTcpdump(t *testing.T) {
 // With TLS and certificates made by openssl, as the README has it, read through
 // openssl s_client.
 func TestServeOpenSSL(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "openssl", "tshark")
 	dir, master, _ := keyFiles(t)
 	sh := func(line string) {
 		t.Helper()
-		cmd := exec.Command("sh", "-ec", line)
+		cmd := testnet.Command(t, "sh", "-ec", line)
 		cmd.Dir = dir
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%s: %v\n%s", line, err, out)
@@ -228,9 +231,9 @@ func TestServeOpenSSL(t *testing.T) {
 		"--tls-cert", filepath.Join(dir, "collector.pem"), "--tls-key", filepath.Join(dir, "collector.key"), "--tls-client-ca", filepath.Join(dir, "ca.pem"))
 	_, port, _ := net.SplitHostPort(c.find(`pcap over IP address=(\S+) tls=true`))
 	file := protocols(t, 20000)
-	shell := exec.Command("sh", "-c", fmt.Sprintf(
+	shell := testnet.Command(t, "sh", "-c", fmt.Sprintf(
 		`openssl s_client -quiet -no_ign_eof -verify_return_error -connect 127.0.0.1:%s -CAfile ca.pem -cert analyst.pem -key analyst.key 2>s_client.log | tshark -n -c 50 -r - -T fields -e frame.len`, port))
-	shell.Dir = dir
+	shell.Dir, shell.SysProcAttr = dir, &syscall.SysProcAttr{Setpgid: true}
 	var stdout bytes.Buffer
 	shell.Stdout = &stdout
 	stdin, err := shell.StdinPipe() // s_client ends with its input
@@ -245,14 +248,7 @@ func TestServeOpenSSL(t *testing.T) {
 		t.Errorf("the client is %q", who)
 	}
 	sendFile(t, master, addr, file, "7")
-	done := make(chan error, 1)
-	go func() { done <- shell.Wait() }()
-	select {
-	case <-done:
-	case <-time.After(2 * time.Minute):
-		shell.Process.Kill()
-		t.Error("tshark does not get 50 frames")
-	}
+	shell.Wait() // it is killed if tshark does not get 50 frames
 	if n := strings.Count(stdout.String(), "\n"); n != 50 {
 		log, _ := os.ReadFile(filepath.Join(dir, "s_client.log"))
 		t.Errorf("%d frames; openssl said %s", n, log)

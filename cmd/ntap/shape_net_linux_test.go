@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -38,6 +37,7 @@ func shaped(t *testing.T, s remote.Shape, f func(t *testing.T, file, out string,
 // Of every frame of the captures the headers come out, with its time and its
 // length on the wire, and nothing else.
 func TestSliceHeaders(t *testing.T) {
+	t.Parallel()
 	shaped(t, remote.Shape{Headers: true}, func(t *testing.T, file, out string, a *remote.Account, _ *running) {
 		want, got := testnet.ReadCapture(t, file), testnet.ReadCapture(t, out)
 		if len(want) != len(got) {
@@ -63,6 +63,7 @@ func TestSliceHeaders(t *testing.T) {
 // Masked, frames have their length, their headers and, as tshark sees it, no bad
 // checksum that they had not before; and none of their payload.
 func TestMaskPayload(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "tshark")
 	shaped(t, remote.Shape{Mask: true}, func(t *testing.T, file, out string, a *remote.Account, _ *running) {
 		want, got := testnet.ReadCapture(t, file), testnet.ReadCapture(t, out)
@@ -117,7 +118,7 @@ func TestMaskPayload(t *testing.T) {
 // and bad.
 func verifiedChecksums(t *testing.T, file string) (good, bad int) {
 	t.Helper()
-	text, err := exec.Command("tshark", "-r", file, "-o", "tcp.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE",
+	text, err := testnet.Command(t, "tshark", "-r", file, "-o", "tcp.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE",
 		"-T", "fields", "-e", "tcp.checksum.status", "-e", "udp.checksum.status").Output()
 	if err != nil {
 		t.Fatalf("tshark -r %s: %v", file, err)
@@ -128,6 +129,7 @@ func verifiedChecksums(t *testing.T, file string) (good, bad int) {
 // A capture file sent as fast as it goes stays below the rate limit, and what is
 // beyond is counted.
 func TestRateLimit(t *testing.T) {
+	t.Parallel()
 	keys := masterKey(t)
 	file := numbered(t, 30000, 100, time.Microsecond)
 	c := listen(t, collector.Config{Keys: keys, Write: filepath.Join(t.TempDir(), "out.pcapng"), Once: true})
@@ -144,6 +146,7 @@ func TestRateLimit(t *testing.T) {
 // Frames that two interfaces see come out once with --dedup, twice without; the
 // same frame sent twice comes out twice.
 func TestDedup(t *testing.T) {
+	t.Parallel()
 	for _, dedup := range []bool{false, true} {
 		t.Run(fmt.Sprint(dedup), func(t *testing.T) {
 			w := newWorld(t)

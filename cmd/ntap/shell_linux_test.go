@@ -12,10 +12,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
-)
 
-// shellTime is the longest that anything is waited for.
-const shellTime = time.Minute
+	"github.com/ntap-project/ntap/internal/testnet"
+)
 
 // A shell is a line of bash, as a user gives it, in a process group of its own.
 // It prints into files: what a pipe is read by waits for the last process that
@@ -35,7 +34,7 @@ type shell struct {
 func startShell(t *testing.T, dir string, env []string, line string, before ...string) *shell {
 	t.Helper()
 	args := append(before, "bash", "-c", "cd "+dir+" && set -o pipefail && "+line)
-	s := &shell{t: t, line: line, cmd: exec.Command(args[0], args[1:]...), done: make(chan struct{})}
+	s := &shell{t: t, line: line, cmd: testnet.Daemon(t, args[0], args[1:]...), done: make(chan struct{})}
 	s.cmd.Env = env
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	create := func(pattern string) *os.File {
@@ -106,9 +105,9 @@ func (s *shell) story() string {
 // until waits for a condition.
 func (s *shell) until(what string, ok func() bool) {
 	s.t.Helper()
-	for deadline := time.Now().Add(shellTime); !ok(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(testnet.Patience); !ok(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			s.t.Fatalf("a minute, and not yet: %s; of\n%s", what, s.line)
+			s.t.Fatalf("%v, and not yet: %s; of\n%s", testnet.Patience, what, s.line)
 		}
 	}
 }
@@ -118,8 +117,8 @@ func (s *shell) ran() error {
 	s.t.Helper()
 	select {
 	case <-s.done:
-	case <-time.After(shellTime):
-		s.t.Fatalf("a minute, and it does not end: %s", s.line)
+	case <-time.After(testnet.Patience):
+		s.t.Fatalf("%v, and it does not end: %s", testnet.Patience, s.line)
 	}
 	return s.err
 }

@@ -29,12 +29,13 @@ func (w *world) fields(file, filter string, names ...string) []string {
 // length that the wire had, as tcpdump and tshark have it. Of a GSO frame the
 // frames come out that the wire saw, each with its length and no more bytes than -s.
 func TestSnapLenLive(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "tshark")
 	w := newWorld(t)
 	out, wire := filepath.Join(w.dir, "out.pcapng"), filepath.Join(w.dir, "wire.pcap")
 	const snap = 96
 	c := w.startCollector("--no-tap", "-w", out)
-	dump := w.startTcpdump(w.peer, "p0", wire)
+	dump := w.startTcpdump(w.peer, "p0", wire, "-s", "66000")
 	r := w.startRemote("-i", "t0", "-s", fmt.Sprint(snap), "--ring", "268435456")
 	sent := append(taggedFrames(1), mixedFrames()[:36]...)
 	w.inject(w.peer, "p0", sent...)

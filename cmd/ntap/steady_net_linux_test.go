@@ -74,6 +74,8 @@ func startPair(t *testing.T, changeRemote func(*remote.Config), changeCollector 
 	case to = <-at:
 	case err := <-collected:
 		t.Fatal(err)
+	case <-time.After(testnet.Patience):
+		t.Fatal("the collector does not start")
 	}
 	started := make(chan struct{})
 	rc := remote.Config{
@@ -88,6 +90,8 @@ func startPair(t *testing.T, changeRemote func(*remote.Config), changeCollector 
 	case <-started:
 	case err := <-sent:
 		t.Fatal(err)
+	case <-time.After(testnet.Patience):
+		t.Fatal("the remote does not start")
 	}
 	p.ended = []chan error{sent, collected}
 	iface, err := net.InterfaceByName(source)
@@ -114,9 +118,9 @@ func (p *livePair) end() {
 			if err != nil {
 				p.t.Error(err)
 			}
-		case <-time.After(2 * time.Minute):
+		case <-time.After(testnet.Patience):
 			p.stopAll()
-			p.t.Fatalf("no end: %v", <-c)
+			p.t.Fatalf("no end: %v", testnet.Receive(p.t, "the end when all are told to", c))
 		}
 	}
 }
@@ -178,11 +182,7 @@ func TestLowLatency(t *testing.T) {
 			}
 		}
 	}
-	for deadline := time.Now().Add(time.Minute); p.account.Workers[0].Unpacked.Load() < sent; time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d frames of %d after a minute", p.account.Workers[0].Unpacked.Load(), sent)
-		}
-	}
+	testnet.Eventually(t, "all frames are there", func() bool { return p.account.Workers[0].Unpacked.Load() >= sent })
 	p.end()
 	if n := p.remote.Total(); n.Captured != sent || n.KernelDrops != 0 || n.Sealed != sent {
 		t.Errorf("%+v", n)

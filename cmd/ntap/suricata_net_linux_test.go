@@ -84,6 +84,7 @@ func (s suricata) stats() (last eveStats) {
 // with segmentation offload, as if it were there: the request, the response, the
 // whole file, no gap in the stream and no bad checksum.
 func TestSuricata(t *testing.T) {
+	t.Parallel()
 	testnet.WantTool(t, "suricata", "sudo make suricata")
 	w := newWorld(t)
 	c := w.startCollector("-i", "ntap0")

@@ -17,6 +17,7 @@ import (
 // frame; and forwarded by a bridge, which leaves the outer tag beside the frame,
 // as VLAN devices do, for the sending card to put in.
 func TestTagsComeOutAsThePeerSawThem(t *testing.T) {
+	t.Parallel()
 	testnet.RequireTool(t, "ethtool")
 	w := newWorld(t)
 	for _, line := range [][]string{

@@ -28,7 +28,7 @@ func (w *world) injectUntil(text, file string) {
 func (w *world) injectFrameUntil(text, file string, frame []byte) {
 	w.t.Helper()
 	last := time.Time{}
-	w.poll("the marker "+text+" in "+filepath.Base(file), func() bool {
+	testnet.Eventually(w.t, "the marker "+text+" in "+filepath.Base(file), func() bool {
 		if time.Since(last) > 200*time.Millisecond {
 			w.inject(w.peer, "p0", frame)
 			last = time.Now()
@@ -40,6 +40,7 @@ func (w *world) injectFrameUntil(text, file string, frame []byte) {
 // A program that reads a TAP in another namespace, as a container's, sees frames
 // before and after a restart of the collector: the TAP is the same one.
 func TestTapOutlivesTheCollector(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	far := w.namespace("ntx")
 	file := filepath.Join(w.dir, "keep0.pcap")
@@ -75,6 +76,7 @@ func syn(mac []byte) []byte {
 // gets no answer, while tcpdump on the TAP sees it. With --isolate=false it is
 // answered.
 func TestIsolatedTapAnswersNothing(t *testing.T) {
+	t.Parallel()
 	for _, isolate := range []bool{true, false} {
 		t.Run(strconv.FormatBool(isolate), func(t *testing.T) {
 			w := newWorld(t)
@@ -94,10 +96,10 @@ func TestIsolatedTapAnswersNothing(t *testing.T) {
 			w.startTcpdump(w.sender, "up0", answers, "host 10.98.0.77 or icmp")
 			r := w.startRemote("-i", "t0")
 			w.inject(w.peer, "p0", syn(mac))
-			w.poll("tcpdump on the TAP saw the SYN", func() bool { return fileHas(file, syn(mac)) })
+			testnet.Eventually(w.t, "tcpdump on the TAP saw the SYN", func() bool { return fileHas(file, syn(mac)) })
 			// What the stack had to say, it has said before this.
 			w.in(w.collector, "ping", "-q", "-c", "1", "-w", "5", "-p", "6e746170", "10.99.0.1")
-			w.poll("the ping was recorded", func() bool { return fileHas(answers, []byte("ntapntap")) })
+			testnet.Eventually(w.t, "the ping was recorded", func() bool { return fileHas(answers, []byte("ntapntap")) })
 			answer := false
 			for _, p := range testnet.ReadCapture(t, answers) {
 				answer = answer || bytes.Equal(p.Data[26:34], []byte{10, 99, 0, 2, 10, 98, 0, 77})
@@ -114,6 +116,7 @@ func TestIsolatedTapAnswersNothing(t *testing.T) {
 // Packets of a TUN interface, which have no Ethernet header, come out of a TAP
 // and of a VXLAN device of the kernel's with one, and in pcapng as they were.
 func TestPacketsOfATun(t *testing.T) {
+	t.Parallel()
 	w := newVTEPWorld(t)
 	w.jumbo()
 	w.in(w.collector, "ping", "-q", "-c", "1", "-w", "5", "10.97.0.2")

@@ -19,6 +19,7 @@ import (
 // A remote sends what it captures to the kernel's VXLAN device, without a
 // collector and without a key: byte for byte, each flow in order.
 func TestRemoteToVXLAN(t *testing.T) {
+	t.Parallel()
 	for _, v := range []struct {
 		at, tap, vni, workers string
 		want                  int
@@ -89,6 +90,7 @@ func TestRemoteToVXLANCutsGSO(t *testing.T) {
 
 // A capture file goes the same way.
 func TestRemoteToVXLANFromFile(t *testing.T) {
+	t.Parallel()
 	in, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
@@ -125,11 +127,13 @@ func TestRemoteToVXLANFromFile(t *testing.T) {
 // else that goes to the VTEP: without the rule each datagram would make
 // another, without end.
 func TestRemoteNeverTapsItsOwnVXLAN(t *testing.T) {
+	t.Parallel()
 	for _, v := range []struct{ at, mark, oversize string }{
 		{"10.99.0.2", "0x3074", "drop"}, {"10.99.0.2", "0", "drop"}, {"10.99.0.2", "0", "fragment"}, {"10.99.0.2", "0x3074", "fragment"},
 		{"fd99::2", "0", "slice"}, {"fd99::2", "0", "fragment"},
 	} {
 		t.Run(v.at+"/"+v.mark+"/"+v.oversize, func(t *testing.T) {
+			t.Parallel()
 			w := newVTEPWorld(t)
 			w.vtep = w.collector
 			w.in(w.sender, "ping", "-q", "-c", "1", "-w", "5", v.at)
@@ -188,6 +192,7 @@ func TestRemoteNeverTapsItsOwnVXLAN(t *testing.T) {
 
 // What users do wrong with --to-vxlan.
 func TestRemoteToVXLANWrong(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		status int
 		want   string

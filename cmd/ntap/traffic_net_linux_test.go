@@ -22,30 +22,30 @@ func (w *world) flood(ns, iface string, size int) (sent *atomic.Int64, stop func
 // pour sends frames out of an interface, some thousand a second, until it is
 // stopped, which returns how many there were.
 func (w *world) pour(ns, iface string, frame func(n int) []byte) (sent *atomic.Int64, stop func() int) {
+	var wire *testnet.Wire
+	w.inside(ns, func() (err error) {
+		wire, err = testnet.OpenWire(iface)
+		return err
+	})
 	end, done := make(chan struct{}), make(chan struct{})
 	sent = new(atomic.Int64)
 	go func() {
 		defer close(done)
-		w.inside(ns, func() error {
-			wire, err := testnet.OpenWire(iface)
-			if err != nil {
-				return err
+		defer wire.Close()
+		for {
+			select {
+			case <-end:
+				return
+			case <-time.After(2 * time.Millisecond):
 			}
-			defer wire.Close()
-			for {
-				select {
-				case <-end:
-					return nil
-				case <-time.After(2 * time.Millisecond):
+			for range 10 {
+				if err := wire.Send(frame(int(sent.Load()))); err != nil {
+					w.t.Errorf("out of %s: %v", iface, err)
+					return
 				}
-				for range 10 {
-					if err := wire.Send(frame(int(sent.Load()))); err != nil {
-						return err
-					}
-					sent.Add(1)
-				}
+				sent.Add(1)
 			}
-		})
+		}
 	}()
 	ended := false
 	stop = func() int {
@@ -53,7 +53,7 @@ func (w *world) pour(ns, iface string, frame func(n int) []byte) (sent *atomic.I
 			close(end)
 			ended = true
 		}
-		<-done
+		testnet.Receive(w.t, "the end of the traffic on "+iface, done)
 		return int(sent.Load())
 	}
 	w.t.Cleanup(func() { stop() })
@@ -70,7 +70,7 @@ func (w *world) exchange(from, to, address string, size int) {
 		return err
 	})
 	defer l.Close()
-	l.(*net.TCPListener).SetDeadline(time.Now().Add(time.Minute))
+	testnet.Bound(w.t, l.(*net.TCPListener))
 	data := make([]byte, size)
 	for i := range data {
 		data[i] = byte(i*7 + i>>11)
@@ -80,7 +80,7 @@ func (w *world) exchange(from, to, address string, size int) {
 		c, err := l.Accept()
 		if err == nil {
 			defer c.Close()
-			c.SetDeadline(time.Now().Add(time.Minute))
+			c.SetDeadline(time.Now().Add(testnet.Patience))
 			h := sha256.New()
 			if _, err = io.Copy(h, c); err == nil && [32]byte(h.Sum(nil)) != sha256.Sum256(data) {
 				err = errors.New("what came is not what was sent")
@@ -96,10 +96,10 @@ func (w *world) exchange(from, to, address string, size int) {
 		return err
 	})
 	c.(*net.TCPConn).CloseWrite()
-	c.SetDeadline(time.Now().Add(time.Minute))
+	testnet.Bound(w.t, c)
 	_, end := io.Copy(io.Discard, c) // until the other side closed, too
 	c.Close()
-	if err := errors.Join(<-got, end); err != nil {
+	if err := errors.Join(testnet.Receive(w.t, "the other side's end", got), end); err != nil {
 		w.t.Fatal(fmt.Errorf("a transfer to %s: %w", address, err))
 	}
 }

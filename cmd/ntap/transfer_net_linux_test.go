@@ -10,11 +10,11 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
@@ -52,11 +52,13 @@ func (w *world) bulk(from, to, host string, size int) stream {
 		return err
 	})
 	defer l.Close()
+	testnet.Bound(w.t, l.(*net.TCPListener))
 	sum := make(chan [sha256.Size]byte, 1)
 	go func() {
 		h := sha256.New()
 		if err := onOneCPU(); err == nil {
 			if c, err := l.Accept(); err == nil {
+				c.SetDeadline(time.Now().Add(testnet.Patience))
 				io.Copy(h, c)
 				c.Close()
 			}
@@ -74,13 +76,14 @@ func (w *world) bulk(from, to, host string, size int) stream {
 		if err != nil {
 			return err
 		}
+		c.SetDeadline(time.Now().Add(testnet.Patience))
 		s.from = c.LocalAddr().(*net.TCPAddr).AddrPort()
 		if _, err := c.Write(data); err != nil {
 			return err
 		}
 		return c.Close()
 	})
-	if got := <-sum; got != s.sum {
+	if got := testnet.Receive(w.t, "the receiver's end", sum); got != s.sum {
 		w.t.Errorf("the transfer itself went wrong")
 	}
 	return s
@@ -246,7 +249,7 @@ func (y *way) end(what int, sum [sha256.Size]byte) string {
 func (w *world) tshark(file string, what, n int) {
 	w.t.Helper()
 	var errs bytes.Buffer
-	cmd := exec.Command("tshark", "-r", file, "-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE", "-o", "tcp.desegment_tcp_streams:FALSE",
+	cmd := testnet.Command(w.t, "tshark", "-r", file, "-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE", "-o", "tcp.desegment_tcp_streams:FALSE",
 		"-Y", "tcp", "-T", "fields", "-E", "separator=,", "-e", "frame.number", "-e", "ip.version", "-e", "ip.checksum.status", "-e", "tcp.checksum.status",
 		"-e", "frame.len", "-e", "frame.cap_len", "-e", "tcp.analysis.lost_segment", "-e", "tcp.analysis.ack_lost_segment")
 	cmd.Stderr = &errs

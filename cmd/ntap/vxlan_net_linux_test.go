@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -183,7 +182,7 @@ func packetsFrom(file string, begin []byte) (n int) {
 func (w *vtepWorld) where() string {
 	text := ""
 	for _, ns := range []string{w.collector, w.vtep} {
-		out, _ := exec.Command("ip", "-n", ns, "-s", "link", "show").CombinedOutput()
+		out, _ := testnet.Command(w.t, "ip", "-n", ns, "-s", "link", "show").CombinedOutput()
 		text += ns + ":\n" + string(out)
 	}
 	return text
@@ -248,6 +247,7 @@ func checksum(a, b []byte) uint16 {
 // tap under its VNI, byte for byte and in order, at every one of several VTEPs;
 // outside, the UDP checksum is there, and each flow has one source port.
 func TestVXLANToTheKernel(t *testing.T) {
+	t.Parallel()
 	for _, v := range []struct {
 		name, at, vni string
 		vnis          [2]int
@@ -256,6 +256,7 @@ func TestVXLANToTheKernel(t *testing.T) {
 		{"IPv6", "fd97::2", "7=1001,8=16777215", [2]int{1001, 16777215}},
 	} {
 		t.Run(v.name, func(t *testing.T) {
+			t.Parallel()
 			w := newVTEPWorld(t)
 			w.jumbo()
 			w.in(w.collector, "ping", "-q", "-c", "1", "-w", "5", v.at)
@@ -336,6 +337,7 @@ func mixed(all []testnet.Packet) (out []testnet.Packet) {
 // Frames that do not fit the underlay's MTU are told and counted, and dropped,
 // cut, or sent as IP fragments, which arrive whole.
 func TestVXLANOversize(t *testing.T) {
+	t.Parallel()
 	for _, v := range []struct{ how, at string }{{"drop", "10.97.0.2"}, {"slice", "fd97::2"}, {"fragment", "10.97.0.2"}, {"fragment", "fd97::2"}} {
 		t.Run(v.how+"/"+v.at, func(t *testing.T) {
 			w := newVTEPWorld(t)

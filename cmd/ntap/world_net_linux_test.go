@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -60,7 +61,7 @@ func (w *world) namespace(name string) string {
 	w.t.Helper()
 	ns := fmt.Sprintf("%s%d-%d", name, os.Getpid(), worlds.Add(1))
 	w.must("ip", "netns", "add", ns)
-	w.t.Cleanup(func() { exec.Command("ip", "netns", "del", ns).Run() })
+	w.t.Cleanup(func() { testnet.Command(w.t, "ip", "netns", "del", ns).Run() })
 	w.in(ns, "ip", "link", "set", "lo", "up")
 	// No router solicitations and neighbour discovery at odd moments: tests
 	// count frames.
@@ -85,22 +86,12 @@ func (w *world) link(a, ifA, b, ifB, net string) {
 // waitUp waits until an interface carries, see testnet.WaitUp.
 func (w *world) waitUp(ns, iface string) {
 	w.t.Helper()
-	for range 6000 {
-		if strings.Contains(w.in(ns, "ip", "-o", "link", "show", iface), "state UP") {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	w.t.Fatalf("%s does not come up in a minute", iface)
+	testnet.Eventually(w.t, iface+" is up", func() bool { return strings.Contains(w.in(ns, "ip", "-o", "link", "show", iface), "state UP") })
 }
 
 func (w *world) must(name string, args ...string) string {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.WaitDelay = 10 * time.Second
-	out, err := cmd.CombinedOutput()
+	out, err := testnet.Command(w.t, name, args...).CombinedOutput()
 	if err != nil {
 		w.t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 	}
@@ -139,16 +130,15 @@ func (p *proc) text() string {
 func (w *world) start(ns, name string, args ...string) *proc {
 	w.t.Helper()
 	p := &proc{w: w, name: filepath.Base(name) + " " + args[0], done: make(chan struct{})}
-	p.cmd = exec.Command("ip", append([]string{"netns", "exec", ns, name}, args...)...)
+	p.cmd = testnet.Daemon(w.t, "ip", append([]string{"netns", "exec", ns, name}, args...)...)
 	p.cmd.Stdout, p.cmd.Stderr = p, p
-	p.cmd.WaitDelay = 10 * time.Second // for what its children hold of these
 	if err := p.cmd.Start(); err != nil {
 		w.t.Fatal(err)
 	}
 	go func() { p.err = p.cmd.Wait(); close(p.done) }()
 	w.t.Cleanup(func() {
 		p.cmd.Process.Kill()
-		<-p.done
+		testnet.Receive(w.t, "the end of "+p.name+", which was killed", p.done)
 		if w.t.Failed() {
 			w.t.Logf("%s said:\n%s", p.name, p.text())
 		}
@@ -165,7 +155,7 @@ func (p *proc) wait(text string) {
 // until waits for a condition, while the program runs.
 func (p *proc) until(what string, ok func() bool) {
 	p.w.t.Helper()
-	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(testnet.Patience); !ok(); time.Sleep(10 * time.Millisecond) {
 		select {
 		case <-p.done:
 			if ok() {
@@ -175,7 +165,7 @@ func (p *proc) until(what string, ok func() bool) {
 		default:
 		}
 		if time.Now().After(deadline) {
-			p.w.t.Fatalf("%s: a minute, and not yet: %s\n%s", p.name, what, p.text())
+			p.w.t.Fatalf("%s: %v, and not yet: %s\n%s", p.name, testnet.Patience, what, p.text())
 		}
 	}
 }
@@ -192,7 +182,7 @@ func (p *proc) end() string {
 	p.w.t.Helper()
 	select {
 	case <-p.done:
-	case <-time.After(2 * time.Minute):
+	case <-time.After(testnet.Patience):
 		p.w.t.Fatalf("%s does not end:\n%s", p.name, p.text())
 	}
 	if p.err != nil {
@@ -219,13 +209,12 @@ func (w *world) startRemote(args ...string) *proc {
 	return p
 }
 
-// startTcpdump records an interface into a file until stopped, by a filter, which
-// options may precede. It has a ring of 64 MiB, and where the interface has
-// offloads libpcap takes a slot as long as the snap length for each frame: 256 of
-// them. Where more come at once, -s 1600 makes it some 30,000.
+// startTcpdump records an interface into a file until stopped: frames of up to
+// 10,000 bytes, or what -s says. Its buffer has room for so many of those as it
+// would for the longest, 6,700, however short they are: a burst has to fit it.
 func (w *world) startTcpdump(ns, iface, file string, filter ...string) *proc {
 	w.t.Helper()
-	p := w.start(ns, "tcpdump", append([]string{"-i", iface, "-n", "-s", "0", "-B", "65536", "--immediate-mode", "-U",
+	p := w.start(ns, "tcpdump", append([]string{"-i", iface, "-n", "-s", "10000", "-B", "65536", "--immediate-mode", "-U",
 		"--time-stamp-precision=nano", "-w", file, "-Z", "root"}, filter...)...)
 	p.wait("listening on")
 	return p
@@ -252,20 +241,10 @@ func (w *world) counter(ns, iface, name string) int {
 	return n
 }
 
-// poll waits for a condition.
-func (w *world) poll(what string, ok func() bool) {
-	w.t.Helper()
-	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			w.t.Fatalf("a minute, and not yet: %s", what)
-		}
-	}
-}
-
 // inside runs do on a thread in a namespace: sockets that it opens stay there.
 func (w *world) inside(ns string, do func() error) {
 	w.t.Helper()
-	errs := make(chan error)
+	errs := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 		f, err := os.Open("/run/netns/" + ns)
@@ -278,7 +257,7 @@ func (w *world) inside(ns string, do func() error) {
 		}
 		errs <- err
 	}()
-	if err := <-errs; err != nil {
+	if err := testnet.Receive(w.t, "what is done in "+ns, errs); err != nil {
 		w.t.Fatalf("in %s: %v", ns, err)
 	}
 }
@@ -307,6 +286,23 @@ func fileHas(path string, b []byte) bool {
 	return err == nil && bytes.Contains(all, b)
 }
 
+// sideBySide sets how many tests run at once, unless -parallel says so: most of
+// them mostly wait, in namespaces and with ports of their own. Those that look at
+// what the machine does, or change what is the process's, have no t.Parallel and
+// run alone, before.
+func sideBySide() {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		flag.Set("test.parallel", strconv.Itoa(testsPerCPU*runtime.NumCPU()))
+	}
+}
+
+// Chosen: with 2 CPUs all tests take 454 s one by one and 206 s six at once; with
+// ten at once they take 173 s, and what a wire should see comes late.
+const testsPerCPU = 3
+
 // ntapBinary is the program under test, built once by TestMain.
 var ntapBinary string
 
@@ -325,7 +321,9 @@ func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "ntap-test")
 	if err == nil {
 		ntapBinary = filepath.Join(dir, "ntap")
-		cmd := exec.Command("go", "build", "-o", ntapBinary, ".")
+		ctx, stop := context.WithTimeout(context.Background(), 5*time.Minute) // it may have to compile all
+		defer stop()
+		cmd := exec.CommandContext(ctx, "go", "build", "-o", ntapBinary, ".")
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		cmd.Stderr = os.Stderr
 		err = cmd.Run()
@@ -334,6 +332,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "building ntap:", err)
 		os.Exit(1)
 	}
+	sideBySide()
 	status := m.Run()
 	os.RemoveAll(dir)
 	os.Exit(status)

@@ -18,6 +18,7 @@ import (
 // and the account adds up. They are on the same machine, so the kernel copies
 // all the same: that is seen, said, and ends it.
 func TestZeroCopyEndToEnd(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	if ok, why := ring.UringSendsZeroCopy(batch.ZeroCopyMemory); !ok {
 		t.Fatal(why)

@@ -171,9 +171,9 @@ func ReadTshark(path string) ([]Packet, error) {
 	if header[0] == 0xA1 {
 		link = binary.BigEndian.Uint16(header[22:])
 	}
-	out, err := exec.Command("tshark", "-r", path, "-T", "fields", "-e", "frame.len", "-e", "frame.cap_len", "-e", "frame.time_epoch").Output()
+	out, err := output("tshark", "-r", path, "-T", "fields", "-e", "frame.len", "-e", "frame.cap_len", "-e", "frame.time_epoch")
 	if err != nil {
-		return nil, fmt.Errorf("tshark: %w", err)
+		return nil, err
 	}
 	data, err := tsharkBytes(path)
 	if err != nil {
@@ -209,9 +209,9 @@ func ReadTshark(path string) ([]Packet, error) {
 
 // tsharkBytes returns the bytes of every packet of a capture file.
 func tsharkBytes(path string) ([][]byte, error) {
-	out, err := exec.Command("tshark", "-r", path, "-T", "jsonraw", "-J", "frame").Output()
+	out, err := output("tshark", "-r", path, "-T", "jsonraw", "-J", "frame")
 	if err != nil {
-		return nil, fmt.Errorf("tshark: %w", err)
+		return nil, err
 	}
 	var packets []struct {
 		Source struct {

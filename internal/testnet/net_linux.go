@@ -3,11 +3,9 @@
 package testnet
 
 import (
-	"os/exec"
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,13 +35,7 @@ func init() { runtime.LockOSThread() }
 // time after it was set up, and drops what is sent before (net/core/link_watch.c).
 func WaitUp(t testing.TB, iface string) {
 	t.Helper()
-	for range 6000 {
-		if strings.Contains(Run(t, "ip -o link show "+iface), "state UP") {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Fatalf("%s does not come up in a minute", iface)
+	Eventually(t, iface+" is up", func() bool { return strings.Contains(Run(t, "ip -o link show "+iface), "state UP") })
 }
 
 // Namespace moves the calling test into a new network namespace, which ends
@@ -63,7 +55,7 @@ func Namespace(t testing.TB) {
 func Run(t testing.TB, line string) string {
 	t.Helper()
 	words := strings.Fields(line)
-	out, err := exec.Command(words[0], words[1:]...).CombinedOutput()
+	out, err := Command(t, words[0], words[1:]...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s: %v\n%s", line, err, out)
 	}

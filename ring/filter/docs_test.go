@@ -6,9 +6,10 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/ntap-project/ntap/internal/testnet"
 )
 
 var update = flag.Bool("update", false, "write docs/FILTER-PROGRAMS.md anew")
@@ -43,7 +44,7 @@ func beside(ours, theirs string) string {
 
 // The programs in the docs are those that ntap and tcpdump print.
 func TestDocumentedPrograms(t *testing.T) {
-	version, err := exec.Command("tcpdump", "--version").CombinedOutput()
+	version, err := testnet.Command(t, "tcpdump", "--version").CombinedOutput()
 	asDocumented := err == nil && strings.Contains(string(version), "libpcap version 1.10.3")
 	old, err := os.ReadFile(programsFile)
 	if err != nil && !*update {
@@ -65,7 +66,7 @@ What ` + "`ntap filter -d EXPRESSION`" + ` prints, and beside it what ` + "`tcpd
 		}
 		text := "## `" + e + "`\n\n"
 		if asDocumented {
-			out, err := exec.Command("tcpdump", "-y", "EN10MB", "-d", "--", e).Output()
+			out, err := testnet.Command(t, "tcpdump", "-y", "EN10MB", "-d", "--", e).Output()
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -4,12 +4,15 @@ package filter
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os/exec"
 	"strings"
 	"testing"
 
 	"golang.org/x/net/bpf"
+
+	"github.com/ntap-project/ntap/internal/testnet"
 )
 
 // A frame is what a program is run on, with what the kernel knows beside it.
@@ -185,7 +188,9 @@ func byTcpdump(expression string, optimised bool, where ...string) ([]bpf.RawIns
 		args = append(args, "-O")
 	}
 	var out, errs bytes.Buffer
-	cmd := exec.Command("tcpdump", append(args, "--", expression)...)
+	ctx, stop := context.WithTimeout(context.Background(), testnet.Patience)
+	defer stop()
+	cmd := exec.CommandContext(ctx, "tcpdump", append(args, "--", expression)...)
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
 		text := strings.TrimSpace(errs.String())

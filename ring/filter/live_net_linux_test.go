@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -91,7 +90,7 @@ func TestLiveBesideTcpdump(t *testing.T) {
 			// The mark comes first: behind vlan, offsets are those behind a tag.
 			// With -O, since for this libpcap's optimiser moves the tests of
 			// what is behind the tag before the test for the tag.
-			dump := exec.Command("tcpdump", "-i", a, "-O", "-w", file, "-U", "-s", "2000", "-B", "16384", "--immediate-mode", "--", "ether proto 0x88b6 or ("+e+")")
+			dump := testnet.Daemon(t, "tcpdump", "-i", a, "-O", "-w", file, "-U", "-s", "2000", "-B", "16384", "--immediate-mode", "--", "ether proto 0x88b6 or ("+e+")")
 			var said bytes.Buffer
 			dump.Stderr = &said
 			if err := dump.Start(); err != nil {

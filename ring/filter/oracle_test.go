@@ -282,7 +282,7 @@ func (r *trial) all(t *testing.T, expressions []string) {
 		work <- e
 	}
 	close(work)
-	wg.Wait()
+	testnet.Await(t, "all expressions are compared", wg.Wait)
 	if r.taken == 0 || r.matches == 0 || r.ratios == 0 {
 		t.Fatalf("%d of %d expressions compiled, %d matches: nothing was compared", r.taken, len(expressions), r.matches)
 	}

@@ -3,7 +3,6 @@
 package filter
 
 import (
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -28,7 +27,7 @@ func TestPrintAsTcpdump(t *testing.T) {
 			if n%2 != 0 {
 				args = append([]string{"-O"}, args...)
 			}
-			want, err := exec.Command("tcpdump", args...).Output()
+			want, err := testnet.Command(t, "tcpdump", args...).Output()
 			if err != nil {
 				t.Fatalf("%q: %v", e, err)
 			}
