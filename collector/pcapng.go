@@ -216,8 +216,8 @@ func (f *pcapngFile) sink(buf []byte) *pcapngSink {
 // then is accounted for.
 func (f *pcapngFile) Close() (err error) {
 	calm := time.Duration(0)
-	if f.own && !f.out.drain(0) { // so that there is room
-		calm = time.Millisecond
+	if f.own && !f.out.drain(0) && f.out.why() == f.out.slow { // so that there is room
+		calm = time.Millisecond // enough was waited; what fails, ends by itself once it is closed
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
