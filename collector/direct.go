@@ -18,7 +18,6 @@ import (
 const (
 	directBuffer = 2 << 20                // bytes in one write
 	directSmall  = 512 << 10              // the same where there is a recording for each tap
-	directAhead  = 64 << 20               // bytes of the file that are allocated at once
 	directFlush  = 100 * time.Millisecond // the longest that what was given is not in the file
 )
 
@@ -42,7 +41,7 @@ const directPad = 0x8000_4E54
 type directFile struct {
 	file  directOut
 	pad   []byte // an aligned buffer for the last part of the file
-	ahead int64  // bytes of the file that are allocated
+	ahead ahead
 	last  time.Time
 
 	mu    sync.Mutex // not held while writing; guards against lost
@@ -70,10 +69,11 @@ type directOut interface {
 	Truncate(size int64) error
 }
 
-// newDirectFile writes to an empty file through memory: an arena, whose first
+// newDirectFile writes to an empty file through memory: an arena, whose last
 // bytes are for what fills the file up.
 func newDirectFile(file directOut, memory []byte) *directFile {
-	return &directFile{file: file, pad: memory[:2*directAlign], mem: memory[2*directAlign:]}
+	size := len(memory) - 2*directAlign
+	return &directFile{file: file, pad: memory[size:], mem: memory[:size]}
 }
 
 // A directMemory is the memory of one file after the other.
@@ -82,8 +82,9 @@ type directMemory struct {
 	arena *batch.Arena
 }
 
-// open has an empty file written past the page cache.
-func (m *directMemory) open(file *os.File) (*directFile, error) {
+// open has an empty file written past the page cache, of no more than most bytes
+// (0: nobody knows).
+func (m *directMemory) open(file *os.File, most int64) (*directFile, error) {
 	if err := setDirect(file); err != nil {
 		return nil, fmt.Errorf("%s: writing past the page cache: %w; its file system cannot do that: leave out --direct", file.Name(), err)
 	}
@@ -93,7 +94,9 @@ func (m *directMemory) open(file *os.File) (*directFile, error) {
 			return nil, err
 		}
 	}
-	return newDirectFile(file, m.arena.Bytes()), nil
+	d := newDirectFile(file, m.arena.Bytes())
+	d.ahead = ahead{file: file, most: most}
+	return d, nil
 }
 
 // close gives the memory back.
@@ -176,14 +179,9 @@ func (d *directFile) put(n int) error {
 	if n == d.done {
 		return nil
 	}
-	if end := d.at + int64(n); end > d.ahead {
-		if f, ok := d.file.(*os.File); ok {
-			allocate(f, d.ahead, directAhead) // it goes faster with it, and works without
-		}
-		d.ahead += directAhead
-	}
 	at := d.done
 	d.mu.Unlock()
+	d.ahead.reach(d.at + int64(n))
 	k, err := d.file.WriteAt(d.mem[at:n], d.at+int64(at))
 	d.mu.Lock()
 	d.done += k - k%directAlign

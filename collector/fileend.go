@@ -5,7 +5,6 @@ package collector
 import (
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -24,6 +23,8 @@ type fileEnd struct {
 	file   *os.File    // nil: there is none
 	direct *directFile // writes the file; nil: the file itself does
 	memory directMemory
+	ahead  ahead  // of file, if direct is nil
+	at     int64  // bytes of file, if direct is nil
 	head   []byte // of the file, not written yet
 	failed bool   // to make a file, which was told
 	err    error  // of the end
@@ -93,13 +94,19 @@ func (e *fileEnd) next(at time.Time) error {
 func (e *fileEnd) take(file *os.File, comment string) (err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.cfg.Direct {
+	var most int64
+	if e.cfg.Files != nil {
+		most = e.cfg.Files.roll.Size
+	}
+	if e.ahead, e.at = (ahead{}), 0; e.cfg.Direct {
 		if e.memory.size = directBuffer; e.cfg.Files != nil && e.cfg.Files.names.has("t") {
 			e.memory.size = directSmall
 		}
-		if e.direct, err = e.memory.open(file); err != nil {
+		if e.direct, err = e.memory.open(file, most); err != nil {
 			return errors.Join(err, file.Close())
 		}
+	} else if gainsByAllocation(file) {
+		e.ahead = ahead{file: file, most: most}
 	}
 	e.file = file
 	e.head = sectionHead(comment)
@@ -114,12 +121,8 @@ func sectionHead(comment string) []byte {
 
 // Write writes blocks, behind what the file begins with.
 func (e *fileEnd) Write(b []byte) (n int, err error) {
-	out := io.Writer(e.file)
-	if e.direct != nil {
-		out = e.direct
-	}
 	if len(e.head) > 0 {
-		n, err := out.Write(e.head)
+		n, err := e.put(e.head)
 		if e.head = e.head[n:]; len(e.head) > 0 {
 			return 0, fileError(err)
 		}
@@ -127,8 +130,18 @@ func (e *fileEnd) Write(b []byte) (n int, err error) {
 	if len(b) == 0 {
 		return 0, nil
 	}
-	n, err = out.Write(b)
+	n, err = e.put(b)
 	return n, fileError(err)
+}
+
+func (e *fileEnd) put(b []byte) (n int, err error) {
+	if e.direct != nil {
+		return e.direct.Write(b)
+	}
+	e.ahead.reach(e.at + int64(len(b)))
+	n, err = e.file.Write(b)
+	e.at += int64(n)
+	return n, err
 }
 
 // turn ends the file under way, or makes the next one.
@@ -172,6 +185,9 @@ func (e *fileEnd) end(last bool) (err error) {
 			err = fmt.Errorf("collector: %s: %w", e.name, err2)
 		}
 	}
+	if e.ahead.end > e.at {
+		_ = e.file.Truncate(e.at) // gives back what was allocated and not used
+	}
 	if e.cfg.Files != nil {
 		if e := e.cfg.Files.whole(); e != nil {
 			err = errors.Join(err, fmt.Errorf("collector: %w", e))
@@ -190,9 +206,8 @@ func (e *fileEnd) end(last bool) (err error) {
 // finish ends the last file, see ender.
 func (e *fileEnd) finish(over int) {
 	if e.file != nil && over > 0 && e.direct == nil {
-		if at, err := e.file.Seek(0, io.SeekCurrent); err == nil {
-			_ = e.file.Truncate(at - int64(over)) // there is no room for the rest: take its begin back
-		}
+		e.at -= int64(over)
+		_ = e.file.Truncate(e.at) // there is no room for the rest: take its begin back
 	}
 	e.err = e.end(true)
 	e.mu.Lock()
