@@ -6,8 +6,6 @@ import (
 	"errors"
 	"os"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
 // setDirect has an open file written past the page cache (fcntl(2), F_SETFL).
@@ -25,8 +23,9 @@ func setDirect(f *os.File) error {
 // allocate allocates blocks of a file beyond its end. A full disk is no
 // hindrance, here: writing says so. False: it is not to be tried again.
 func allocate(f *os.File, at, length int64) bool {
-	err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, at, length)
-	return err == nil || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EINTR)
+	const keepSize = 1 // FALLOC_FL_KEEP_SIZE, linux/falloc.h
+	err := syscall.Fallocate(int(f.Fd()), keepSize, at, length)
+	return err == nil || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EINTR)
 }
 
 // gainsByAllocation says that writing a file through the page cache is faster
@@ -34,6 +33,7 @@ func allocate(f *os.File, at, length int64) bool {
 // mostly lies. XFS and tmpfs are as fast without, and Btrfs does not compress what
 // was allocated.
 func gainsByAllocation(f *os.File) bool {
-	var st unix.Statfs_t
-	return unix.Fstatfs(int(f.Fd()), &st) == nil && (st.Type == unix.EXT4_SUPER_MAGIC || st.Type == unix.OVERLAYFS_SUPER_MAGIC)
+	const ext4, overlay = 0xef53, 0x794c7630 // EXT4_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, linux/magic.h
+	var st syscall.Statfs_t
+	return syscall.Fstatfs(int(f.Fd()), &st) == nil && (st.Type == ext4 || st.Type == overlay)
 }
