@@ -56,7 +56,7 @@ func TestDedupTellsFramesApart(t *testing.T) {
 	if s.take(&again) {
 		t.Error("a frame without GSO is known by a GSO size")
 	}
-	if n := s.account.Duplicates.Load(); n != uint64(len(variants))+1 {
-		t.Errorf("%d duplicates counted", n)
+	if s.count(); s.account.Duplicates.Load() != uint64(len(variants))+1 {
+		t.Errorf("%d duplicates counted", s.account.Duplicates.Load())
 	}
 }
