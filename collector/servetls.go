@@ -68,6 +68,12 @@ func (f *TLSFiles) load() (*tls.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("TLS: certificate %s with key %s: %w", f.Cert, f.Key, err)
 	}
+	switch now := time.Now(); {
+	case now.After(pair.Leaf.NotAfter):
+		return nil, fmt.Errorf("TLS: certificate %s is not good any more: it ended on %v; renew it", f.Cert, pair.Leaf.NotAfter)
+	case now.Before(pair.Leaf.NotBefore):
+		return nil, fmt.Errorf("TLS: certificate %s is not good yet: it begins on %v; is this host's clock right?", f.Cert, pair.Leaf.NotBefore)
+	}
 	text, err := os.ReadFile(f.ClientCA)
 	if err != nil {
 		return nil, fmt.Errorf("TLS: CA of clients: %w", err)

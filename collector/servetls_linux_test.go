@@ -3,6 +3,7 @@
 package collector
 
 import (
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -15,6 +16,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -28,6 +30,8 @@ type authority struct {
 	key  *ecdsa.PrivateKey
 	pool *x509.CertPool
 	pem  []byte
+
+	from, until time.Duration // from now: when what it issues is good; zero: for an hour each
 }
 
 func newAuthority(t *testing.T) *authority {
@@ -53,7 +57,7 @@ func (a *authority) issue(name string, ca bool) (der []byte, key *ecdsa.PrivateK
 	}
 	serial, _ := rand.Int(rand.Reader, big.NewInt(1<<62))
 	c := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		SerialNumber: serial, Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(cmp.Or(a.from, -time.Hour)), NotAfter: time.Now().Add(cmp.Or(a.until, time.Hour)),
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, BasicConstraintsValid: true, IsCA: ca,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 	}
@@ -122,11 +126,15 @@ func TestServeTLS(t *testing.T) {
 		return n
 	}
 	good := &tls.Config{RootCAs: ca.pool, Certificates: []tls.Certificate{ca.client("analyst")}}
+	ca.until = -time.Minute
+	old := ca.client("analyst")
+	ca.until = 0
 	for name, cfg := range map[string]*tls.Config{
-		"no certificate":   {RootCAs: ca.pool},
-		"of another CA":    {RootCAs: ca.pool, Certificates: []tls.Certificate{other.client("stranger")}},
-		"an old version":   {RootCAs: ca.pool, Certificates: good.Certificates, MaxVersion: tls.VersionTLS12},
-		"the wrong server": {RootCAs: other.pool, Certificates: good.Certificates},
+		"an old certificate": {RootCAs: ca.pool, Certificates: []tls.Certificate{old}},
+		"no certificate":     {RootCAs: ca.pool},
+		"of another CA":      {RootCAs: ca.pool, Certificates: []tls.Certificate{other.client("stranger")}},
+		"an old version":     {RootCAs: ca.pool, Certificates: good.Certificates, MaxVersion: tls.VersionTLS12},
+		"the wrong server":   {RootCAs: other.pool, Certificates: good.Certificates},
 	} {
 		if n := gets(cfg); n != 0 {
 			t.Errorf("%s: %d bytes", name, n)
@@ -182,6 +190,21 @@ func TestServeTLS(t *testing.T) {
 	}
 	conn.Close()
 	s.close()
+}
+
+// A server's certificate that no client would take is an error at once: each
+// client used to be told by its own program, and the server by nobody.
+func TestServeTLSOutOfDate(t *testing.T) {
+	for want, times := range map[string][2]time.Duration{
+		"is not good any more": {-2 * time.Hour, -time.Minute}, "is not good yet": {time.Hour, 2 * time.Hour},
+	} {
+		ca := newAuthority(t)
+		ca.from, ca.until = times[0], times[1]
+		files := ca.files(t.TempDir())
+		if err := files.Check(); err == nil || !strings.Contains(err.Error(), files.Cert+" "+want) {
+			t.Errorf("want %q: %v", want, err)
+		}
+	}
 }
 
 // Strangers that connect and say nothing lock out no client, also from its own
