@@ -34,7 +34,7 @@ type ifCount struct {
 	dropped  uint64 // frames, then of all of them
 }
 
-// countOf returns what an announce says of an interface; nil: there is none.
+// countOf returns what an announce says of an interface. There may be none, nil.
 func countOf(a *proto.Announce, number uint32) ifCount {
 	if a == nil || uint64(number) >= uint64(len(a.Captured)) {
 		return ifCount{}

@@ -94,30 +94,14 @@ func TestWireExamples(t *testing.T) {
 		},
 		"announce": func(t *testing.T, b []byte) {
 			a := Announce{Tap: 7, Name: "web", Shards: 1, Now: 5}
-			got, err := a.Split(1, 1000)
-			if err != nil || len(got) != 1 || !bytes.Equal(got[0], b) {
-				t.Errorf("wrote %x, %v", got, err)
-			}
-			var j AnnounceJoiner
-			back, err := j.Add(b)
-			if d := cmp.Diff(&a, back); d != "" || err != nil {
-				t.Errorf("%v %s", err, d)
-			}
+			announceVector(t, &a, 1, b)
 		},
 		"announce-captured": func(t *testing.T, b []byte) {
 			a := Announce{
 				Tap: 7, Shards: 1, Bye: true, Now: 5, Interfaces: []Interface{{Name: "eth0", LinkType: 1}, {Name: "veth1", LinkType: 1}, {Name: "veth2", LinkType: 1}},
 				Captured: []InterfaceCount{{100, 2}, {5}, {0}}, Dropped: 3,
 			}
-			got, err := a.Split(2, 1000)
-			if err != nil || len(got) != 1 || !bytes.Equal(got[0], b) {
-				t.Errorf("wrote %x, %v", got, err)
-			}
-			var j AnnounceJoiner
-			back, err := j.Add(b)
-			if d := cmp.Diff(&a, back); d != "" || err != nil {
-				t.Errorf("%v %s", err, d)
-			}
+			announceVector(t, &a, 2, b)
 		},
 		"report": func(t *testing.T, b []byte) {
 			r := Report{Final: true, Time: 5, Captured: 100, KernelDrops: 2, Freezes: 1, Sealed: 98, SealedBytes: 9800, NextData: 7, Sent: 9}
@@ -405,5 +389,20 @@ func TestSentAt(t *testing.T) {
 	}
 	if _, ok := SentAt(Parity, blocks["report"]); ok {
 		t.Error("a time in a kind that is not known")
+	}
+}
+
+// announceVector says that an announce of that revision is written as the one part b,
+// and read back.
+func announceVector(t *testing.T, a *Announce, revision uint32, b []byte) {
+	t.Helper()
+	got, err := a.Split(revision, 1000)
+	if err != nil || len(got) != 1 || !bytes.Equal(got[0], b) {
+		t.Errorf("wrote %x, %v", got, err)
+	}
+	var j AnnounceJoiner
+	back, err := j.Add(b)
+	if d := cmp.Diff(a, back); d != "" || err != nil {
+		t.Errorf("%v %s", err, d)
 	}
 }

@@ -76,6 +76,9 @@ func (s *shard) turnTo(at uint32) {
 	if s.tunnel != nil {
 		return // nobody is told
 	}
+	if s.shaper != nil {
+		s.shaper.count()
+	}
 	taken := s.account.TooLong.Load() + s.account.shed() + s.sealed()
 	dropped := s.account.KernelDrops.Load()
 	s.tally.move(at, counted{taken + dropped, dropped})

@@ -41,6 +41,16 @@ func TestTallyIsByInterface(t *testing.T) {
 	shards[0].sum(few, make([]bool, 1))
 }
 
+// What a shard left out and has not put into its account yet is of the interface
+// before, too.
+func TestTallyHasWhatWasLeftOut(t *testing.T) {
+	_, s, _ := laneTap(t, 1, nil)
+	s.shaper = &shaper{account: s.account.CaptureAccount, since: shapeCounts{sampled: 3, duplicates: 2}}
+	if s.turnTo(1); s.tally.past[0] != (counted{captured: 5}) {
+		t.Errorf("of the interface before: %+v", s.tally.past[0])
+	}
+}
+
 // An announce whose numbers find no room is sent without them.
 func TestAnnounceWithoutRoomForNumbers(t *testing.T) {
 	tp, s, _ := laneTap(t, 1, nil)
