@@ -180,9 +180,11 @@ func TestThroughBadRelay(t *testing.T) {
 	} {
 		t.Run(v.name, func(t *testing.T) {
 			out := filepath.Join(t.TempDir(), "out.pcapng")
-			c := listen(t, collector.Config{Keys: keys, Write: out, Once: true})
+			c := listen(t, collector.Config{Keys: keys, Write: out})
 			relay := newRelay(t, c.addr, v.loss, v.duplicate, v.reorder, v.corrupt)
 			a := send(t, keys, file, relay.addr(), func(cfg *remote.Config) { cfg.Pace = remote.PaceReal })
+			relay.drain(t, a.Total().Sent, c.account)
+			c.stop()
 			c.end(t)
 			got := testnet.ReadCapture(t, out)
 			last := -1
