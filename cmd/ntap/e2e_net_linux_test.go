@@ -190,15 +190,16 @@ func etherKind(f []byte) string {
 // and sender.
 func (w *world) httpAndUDP() {
 	w.t.Helper()
-	w.http()
+	w.http(100_000)
 	w.udp(50)
 }
 
-func (w *world) http() {
+// http transfers size bytes from sender to peer.
+func (w *world) http(size int) {
 	w.t.Helper()
 	var l net.Listener
 	w.inside(w.sender, func() (err error) { l, err = net.Listen("tcp", "10.98.0.1:8080"); return })
-	body := bytes.Repeat([]byte("ntap "), 20000)
+	body := bytes.Repeat([]byte("ntap "), size/5)
 	srv := &http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { rw.Write(body) })}
 	go srv.Serve(l)
 	defer srv.Close()

@@ -171,7 +171,8 @@ func TestVXLANToOpenVSwitch(t *testing.T) {
 				wires[i] = o.tapped(iface, "p"+iface[1:], fmt.Sprint(7+i), "-c", "10.99.0.2:5678", "--key-file", o.key)
 			}
 			// Open vSwitch reads v1 through a socket with the system's small
-			// buffer: no burst may be more than that.
+			// buffer: no burst may be more than that. One of 100 kB was, where
+			// Open vSwitch did not run meanwhile.
 			for _, x := range wires {
 				o.traffic(x, func() {
 					n := packetsFrom(wires[0].file, marker("begin")) + packetsFrom(wires[1].file, marker("begin"))
