@@ -7,6 +7,7 @@ package batch
 import (
 	"errors"
 	"net/netip"
+	"os"
 	"time"
 
 	"golang.org/x/net/bpf"
@@ -17,6 +18,8 @@ type Arena struct{}
 func NewArena(int) (*Arena, error) { return nil, errors.ErrUnsupported }
 func (*Arena) Bytes() []byte       { return nil }
 func (*Arena) Close() error        { return nil }
+
+func Writev(f *os.File, b [][]byte) (int, error) { return f.Write(b[0]) }
 
 type Sender struct{ stats SenderStats }
 

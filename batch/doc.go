@@ -3,7 +3,7 @@
 // Package batch moves many datagrams in one system call: flights of equal
 // datagrams out with UDP_SEGMENT, trains of them in with UDP_GRO, and
 // sendmmsg and recvmmsg around both. It knows sockets and memory, and nothing
-// of what a datagram holds.
+// of what a datagram holds. What goes to files in one call is here too.
 package batch
 
 import (

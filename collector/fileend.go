@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ntap-project/ntap/batch"
 	"github.com/ntap-project/ntap/proto"
 )
 
@@ -140,6 +141,31 @@ func (e *fileEnd) put(b []byte) (n int, err error) {
 	}
 	e.ahead.reach(e.at + int64(len(b)))
 	n, err = e.file.Write(b)
+	e.at += int64(n)
+	return n, err
+}
+
+// gathers says that what waits is to be written with writev: where the kernel
+// copies it, and no reader may be slow.
+func (e *fileEnd) gathers() bool {
+	if e.cfg.Direct || e.cfg.Files != nil {
+		return !e.cfg.Direct
+	}
+	st, err := e.file.Stat()
+	return err == nil && st.Mode().IsRegular()
+}
+
+// writev writes the blocks of many buffers, see gatherer.
+func (e *fileEnd) writev(b [][]byte) (n int, err error) {
+	if _, err := e.Write(nil); err != nil { // what the file begins with
+		return 0, err
+	}
+	end := e.at
+	for i := range b {
+		end += int64(len(b[i]))
+	}
+	e.ahead.reach(end)
+	n, err = batch.Writev(e.file, b)
 	e.at += int64(n)
 	return n, err
 }

@@ -108,7 +108,9 @@ func newPcapngFile(cfg pcapngConfig) (*pcapngFile, error) {
 		f.begin(now)
 	}
 	f.own, f.out = true, newQueue(f.end, formatPcapng, cmp.Or(cfg.Buffer, queueSize), nil)
-	f.out.slow, f.out.slice = errSlowDisk, f.out.size
+	if f.out.slow, f.out.slice = errSlowDisk, f.out.size; f.end.gathers() {
+		f.out.many = queueMany
+	}
 	if cfg.Spare != nil {
 		f.out.spare = cfg.Spare
 	}

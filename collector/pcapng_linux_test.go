@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -170,5 +171,79 @@ func TestRecordingDiskFull(t *testing.T) {
 	}
 	if w := warned.all(); len(w) != 2 || !strings.Contains(w[0], "no space left") || !strings.Contains(w[1], "room again") {
 		t.Errorf("warned %q", w)
+	}
+}
+
+// A countingEnd counts what its file is given.
+type countingEnd struct {
+	*fileEnd
+	writes, gathered int
+}
+
+func (e *countingEnd) Write(b []byte) (int, error) {
+	e.writes++
+	return e.fileEnd.Write(b)
+}
+
+func (e *countingEnd) writev(b [][]byte) (int, error) {
+	e.gathered++
+	return e.fileEnd.writev(b)
+}
+
+// What waits for a file is written several buffers at once. Wherever among them a
+// disk is full, the file holds whole blocks, and exactly the frames that are not
+// counted as left; and so it does where there is room.
+func TestGathered(t *testing.T) {
+	disk, err := os.Open(tinyDisk(t, "size=1m"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer disk.Close()
+	const frames, bytes, limit = 400, 1000, 512 << 10 // seven buffers of the queue's eight
+	whole := 0
+	for room := 0; room < limit; room += 36 << 10 {
+		path := fmt.Sprintf("/proc/self/fd/%d/file", disk.Fd()) // which the writer finds, whose thread is in no namespace of the test's
+		other := fmt.Sprintf("/proc/self/fd/%d/other", disk.Fd())
+		if err := os.WriteFile(other, make([]byte, 1<<20-4096-room), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		end := &countingEnd{fileEnd: &fileEnd{cfg: &pcapngConfig{Path: path}, name: path}}
+		if err := end.open(time.Now()); err != nil || !end.gathers() {
+			t.Fatal(err)
+		}
+		q := newQueue(end, formatPcapng, limit, nil)
+		q.slice, q.many = q.size, queueMany
+		head, _ := (&pcapngTable{periods: new(periods), ids: make(map[pcapngKey]uint32)}).number(nil, pcapngSource{}, 0)
+		if _, err := q.Write(head); err != nil {
+			t.Fatal(err)
+		}
+		for range frames {
+			packet := proto.PcapngPacket{Data: make([]byte, bytes)}
+			if _, err := q.Write(packet.Append(nil)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		parts := len(q.parts)
+		q.start()
+		testnet.Eventually(t, "all is written, or the disk is full", func() bool { return q.idle() || q.why() != q.slow })
+		left, n := q.close(0, nil)
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if wholeBlocks(b) != len(b) || uint64(packetBlocks(b))+left != frames || n != left*bytes {
+			t.Errorf("room for %d bytes: %d bytes in the file, %d of them in whole blocks; %d frames, and %d left", room, len(b), wholeBlocks(b), packetBlocks(b), left)
+		}
+		if left == 0 {
+			if whole++; parts <= queueMany || end.writes+end.gathered != (parts+queueMany-1)/queueMany {
+				t.Errorf("%d buffers in %d writes", parts, end.writes+end.gathered)
+			}
+		}
+		if err := errors.Join(os.Remove(path), os.Remove(other)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if whole == 0 || whole > 5 {
+		t.Errorf("the disk had room for all %d times", whole)
 	}
 }

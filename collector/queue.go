@@ -31,6 +31,7 @@ const (
 	queuePart  = 192 << 10              // bytes of a buffer
 	queueTaps  = 8 << 20                // bytes for each of the files, where each tap has a recording
 	queueShort = 4                      // buffers that wait where writing keeps up
+	queueMany  = 4                      // buffers in one write to a file: benchmarks/README.md, "pcapng to disk"
 	queueAgain = 100 * time.Millisecond // between attempts to write where that fails
 )
 
@@ -38,7 +39,7 @@ const (
 // connection. Workers put blocks in and never wait; a goroutine of its own
 // writes them:
 //
-//	blocks ──Write, copied, or hand──▶ buffers ──write(2)──▶ file, reader
+//	blocks ──Write, copied, or hand──▶ buffers ──write(2), writev(2)──▶ file, reader
 //
 // A full buffer changes hands, and what is less is copied to the end of the last
 // one. Each begins with a whole block, and none is given up because writing it
@@ -49,6 +50,7 @@ type queue struct {
 	limit  int // bytes of all buffers that wait
 	size   int // bytes of one
 	slice  int // bytes in one write
+	many   int // buffers in one write, at the most; more than 1: to is a gatherer
 	slow   error
 	pause  time.Duration // between attempts to write where that fails
 	failed func(error)
@@ -56,13 +58,14 @@ type queue struct {
 
 	mu      sync.Mutex
 	parts   []*part // in order
-	busy    bool    // the first is being written
+	busy    int     // of the first, those that are being written
 	held    int     // bytes of the buffers
 	written uint64  // bytes: progress
 	trouble error   // why writing does not work now; nil: it does
 	err     error   // nothing more is put in, or written
 
-	lasting error // the goroutine's: why it ends
+	lasting error    // the goroutine's: why it ends
+	vector  [][]byte // likewise: what it is about to write
 
 	wake    chan struct{} // has a token if there is something to do
 	closing chan struct{} // closed when what there is is all
@@ -78,8 +81,11 @@ type part struct {
 
 // What a queue writes to may be asked for more than writing.
 type (
-	turner interface{ turn(t *turn) error } // goes on in another file
-	looker interface {                      // does something by the clock, at the latest whenever nothing is written for every
+	turner   interface{ turn(t *turn) error } // goes on in another file
+	gatherer interface {
+		writev(b [][]byte) (n int, err error)
+	} // writes many buffers at once; less than all also without an error
+	looker interface { // does something by the clock, at the latest whenever nothing is written for every
 		look(time.Time) error
 		every() time.Duration
 	}
@@ -128,7 +134,7 @@ func (s *spares) put(p *part) {
 func newQueue(to io.Writer, format captureFormat, limit int, failed func(error)) *queue {
 	size := min(queuePart, limit/8)
 	return &queue{
-		to: to, format: format, limit: limit, size: size, slice: queueSlice, slow: errSlow, pause: queueAgain, failed: failed, spare: newSpares(size, limit/size),
+		to: to, format: format, limit: limit, size: size, slice: queueSlice, many: 1, slow: errSlow, pause: queueAgain, failed: failed, spare: newSpares(size, limit/size),
 		wake: make(chan struct{}, 1), closing: make(chan struct{}), done: make(chan struct{}),
 	}
 }
@@ -166,7 +172,7 @@ func (q *queue) put(b []byte) (n int, err error) {
 		return 0, q.err
 	}
 	for n < len(b) {
-		if last := len(q.parts) - 1; last > 0 || last == 0 && !q.busy {
+		if last := len(q.parts) - 1; last >= q.busy {
 			p := q.parts[last]
 			k := q.fitting(b[n:], cap(p.mem)-len(p.mem))
 			p.mem = append(p.mem, b[n:n+k]...)
@@ -270,10 +276,9 @@ func (q *queue) writeAll() (over int) {
 	}
 	for {
 		last := q.closed()
-		p := q.first()
-		if p != nil {
-			if !q.write(p) {
-				return p.done - q.fitting(p.mem, p.done)
+		if parts := q.first(); len(parts) > 0 {
+			if over, ok := q.write(parts); !ok {
+				return over
 			}
 		} else if last {
 			return 0
@@ -310,63 +315,93 @@ func (q *queue) closed() bool {
 	}
 }
 
-// first returns the buffer to be written; nil: none waits.
-func (q *queue) first() *part {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.err != nil || len(q.parts) == 0 {
-		return nil
-	}
-	q.busy = true
-	return q.parts[0]
-}
-
-// write writes a buffer. False: that ended the queue.
-func (q *queue) write(p *part) bool {
-	for p.turn != nil {
-		err := q.to.(turner).turn(p.turn)
-		if err == nil {
-			break
-		}
-		if !q.again(waits{err}, retryOpen) {
-			return false
-		}
-	}
-	for at := 0; at < len(p.mem); { // workers do not add to it any more
-		n, err := q.to.Write(p.mem[at:min(at+q.slice, len(p.mem))])
-		if err == nil && n == 0 {
-			err = io.ErrShortWrite
-		}
-		at += n
-		if !q.note(p, at, err) || err != nil && !q.again(err, q.pause) {
-			return false
-		}
-	}
+// first returns the buffers to be written now, or a turn; none: nothing waits.
+func (q *queue) first() []*part {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.err != nil {
-		return false
+		return nil
 	}
-	q.parts, q.busy = slices.Delete(q.parts, 0, 1), false
-	q.held -= cap(p.mem)
-	q.written++
-	if p.mem != nil {
-		q.spare.put(p)
+	n := min(len(q.parts), q.many)
+	if i := slices.IndexFunc(q.parts[:n], func(p *part) bool { return p.turn != nil }); i >= 0 {
+		n = max(i, 1)
 	}
-	return true
+	q.busy = n
+	return q.parts[:n]
 }
 
-// note notes how much of a buffer is written, and whether that went well. False:
-// the queue was closed.
-func (q *queue) note(p *part, at int, err error) bool {
+// write writes buffers, or makes a turn. False: that ended the queue, with over
+// bytes written of a block that is not whole.
+func (q *queue) write(parts []*part) (over int, ok bool) {
+	if t := parts[0].turn; t != nil {
+		for err := q.to.(turner).turn(t); err != nil; err = q.to.(turner).turn(t) {
+			if !q.again(waits{err}, retryOpen) {
+				return 0, false
+			}
+		}
+		_, ok = q.note(parts, 0, nil)
+		return 0, ok
+	}
+	for len(parts) > 0 { // workers do not add to them any more
+		n, err := q.give(parts)
+		if err == nil && n == 0 {
+			err = io.ErrShortWrite
+		}
+		if parts, ok = q.note(parts, n, err); ok && (err == nil || q.again(err, q.pause)) {
+			continue
+		}
+		if len(parts) > 0 {
+			over = parts[0].done - q.fitting(parts[0].mem, parts[0].done)
+		}
+		return over, false
+	}
+	return 0, true
+}
+
+// give writes once.
+func (q *queue) give(parts []*part) (n int, err error) {
+	if p := parts[0]; len(parts) == 1 {
+		return q.to.Write(p.mem[p.done:min(p.done+q.slice, len(p.mem))])
+	}
+	for _, p := range parts {
+		q.vector = append(q.vector, p.mem[p.done:])
+	}
+	n, err = q.to.(gatherer).writev(q.vector)
+	clear(q.vector)
+	q.vector = q.vector[:0]
+	return n, err
+}
+
+// note notes that n bytes of buffers are written, and whether that went well.
+// Those that are whole are done with; the rest is returned. False: the queue was
+// closed.
+func (q *queue) note(parts []*part, n int, err error) (rest []*part, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.written += uint64(at - p.done)
-	p.done = at
+	q.written += uint64(n)
+	done := 0
+	for _, p := range parts {
+		k := min(n, len(p.mem)-p.done)
+		p.done += k
+		if n -= k; p.done < len(p.mem) {
+			break
+		}
+		done++
+	}
 	if err == nil {
 		q.trouble = nil
 	}
-	return q.err == nil
+	if q.err != nil {
+		return parts[done:], false
+	}
+	for _, p := range parts[:done] {
+		if q.held -= cap(p.mem); p.mem != nil {
+			q.spare.put(p)
+		}
+	}
+	q.written += uint64(done)
+	q.parts, q.busy = slices.Delete(q.parts, 0, done), q.busy-done
+	return q.parts[:q.busy], true
 }
 
 // again waits until what failed is to be tried again. False: it is not.
