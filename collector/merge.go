@@ -34,9 +34,6 @@ type merger struct {
 	spent []*mergeBatch // of which all is given; their memory is on loan still
 	bound int64         // frames of this time, and of earlier ones, go on at once
 	last  int64         // the latest time given
-
-	own      map[*Origin]*Origin // of frames that are given, by those that workers write to
-	from, to *Origin             // the last of them
 }
 
 // A mergeBatch is frames that one worker had at once, with their bytes.
@@ -50,9 +47,9 @@ type mergeBatch struct {
 
 // A mergeFrame is one frame that waits.
 type mergeFrame struct {
-	from *Origin
-	lost uint64 // of from, when the frame came
-	at   int    // of its bytes in mem
+	from *Origin // the merge's own, see mergeMark
+	lost uint64  // of the worker's, when the frame came
+	at   int     // of its bytes in mem
 	proto.Record
 }
 
@@ -61,7 +58,7 @@ const mergeOverhead = 128
 
 // A mergeEnd says how many datagrams an origin had lost at its end.
 type mergeEnd struct {
-	of   *Origin
+	of   *Origin // the merge's own
 	lost uint64
 }
 
@@ -72,17 +69,18 @@ type mergeWait struct {
 }
 
 func newMerger(window time.Duration, limit int, counts *SinkCounts, give func(*Origin, *proto.Record)) *merger {
-	return &merger{window: window, limit: limit, give: give, counts: counts, bound: math.MinInt64, last: math.MinInt64, own: make(map[*Origin]*Origin)}
+	return &merger{window: window, limit: limit, give: give, counts: counts, bound: math.MinInt64, last: math.MinInt64}
 }
 
-// put copies a record into the batch.
-func (b *mergeBatch) put(o *Origin, r *proto.Record) {
+// put copies a record into the batch, of an Origin of the merge's own, in whose
+// place so many datagrams were lost by now.
+func (b *mergeBatch) put(own *Origin, lost uint64, r *proto.Record) {
 	if n := len(b.frames); n == 0 {
 		b.sorted = true
 	} else if r.Time < b.frames[n-1].Time {
 		b.sorted = false
 	}
-	b.frames = append(b.frames, mergeFrame{from: o, lost: o.lost, at: len(b.mem), Record: *r})
+	b.frames = append(b.frames, mergeFrame{from: own, lost: lost, at: len(b.mem), Record: *r})
 	b.mem = append(b.mem, r.Data...)
 }
 
@@ -188,38 +186,14 @@ func (m *merger) pop() {
 	n := len(f.Data)
 	m.held -= n + mergeOverhead
 	f.Data = b.mem[f.at : f.at+n : f.at+n]
-	o := m.origin(f.from)
-	o.lost = f.lost
-	m.give(o, &f.Record)
-}
-
-// maxOwn bounds the origins that are known. Chosen.
-const maxOwn = 1 << 16
-
-// origin returns the merger's own Origin in the place of a worker's, which goes
-// on while frames wait.
-func (m *merger) origin(o *Origin) *Origin {
-	if o == m.from {
-		return m.to
-	}
-	own := m.own[o]
-	if own == nil {
-		if len(m.own) == maxOwn {
-			clear(m.own)
-		}
-		own = &Origin{Tap: o.Tap, Session: o.Session, Shard: o.Shard, announce: o.announce, tally: o.tally}
-		m.own[o] = own
-	}
-	m.from, m.to = o, own
-	return own
+	f.from.lost = f.lost
+	m.give(f.from, &f.Record)
 }
 
 // end notes what was lost by the end, behind the last frame.
 func (m *merger) end(ends []mergeEnd) {
 	for _, e := range ends {
-		if own := m.own[e.of]; own != nil {
-			own.lost = e.lost
-		}
+		e.of.lost = e.lost
 	}
 }
 

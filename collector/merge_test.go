@@ -79,11 +79,10 @@ func TestMergeIsSorting(t *testing.T) {
 			for range rapid.IntRange(0, 6).Draw(t, "frames") {
 				at := rapid.Int64Range(-60, 60).Draw(t, "time")
 				o := origins[number%2]
-				o.lost = uint64(number)
 				r := proto.Record{Time: at, Data: make([]byte, 4+number%9)}
 				binary.BigEndian.PutUint32(r.Data, number)
 				r.OrigLen = uint32(len(r.Data))
-				b.put(o, &r)
+				b.put(o, uint64(number), &r)
 				clear(r.Data) // which was on loan
 				twin.came = append(twin.came, mergeTwinFrame{number: number, time: at, came: now})
 				number++
@@ -132,7 +131,7 @@ func TestMergeIsBounded(t *testing.T) {
 	for i := range frames / 10 {
 		b := new(mergeBatch)
 		for k := range 10 {
-			b.put(o, &proto.Record{Time: int64(i*10 + 9 - k), Data: make([]byte, 1000)}) // backwards within a batch
+			b.put(o, 0, &proto.Record{Time: int64(i*10 + 9 - k), Data: make([]byte, 1000)}) // backwards within a batch
 		}
 		m.add(b, now)
 		if m.due(now); m.held > limit {
@@ -149,7 +148,7 @@ func TestMergeIsBounded(t *testing.T) {
 	}
 	// What comes now is late, and goes on at once.
 	b := new(mergeBatch)
-	b.put(o, &proto.Record{Time: 5})
+	b.put(o, 0, &proto.Record{Time: 5})
 	m.add(b, now)
 	if m.due(now.Add(2 * time.Hour)); counts.Late.Load() != 1 || len(times) != frames+1 {
 		t.Errorf("%d late, %d given", counts.Late.Load(), len(times))
@@ -176,7 +175,7 @@ func BenchmarkMerge(b *testing.B) {
 					next = new(mergeBatch)
 				}
 				for range 64 {
-					next.put(origins[i/64%3], &proto.Record{Time: int64(i%64)*100 + int64(i), Data: data})
+					next.put(origins[i/64%3], 0, &proto.Record{Time: int64(i%64)*100 + int64(i), Data: data})
 					i++
 				}
 				now = now.Add(1)

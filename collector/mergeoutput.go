@@ -21,6 +21,7 @@ const (
 	mergeSpare   = 64                    // batches that are kept for use again
 	mergeLook    = 20 * time.Millisecond // the longest that the output is not flushed, as it would be by a worker
 	maxMerge     = time.Minute           // the longest Config.Merge
+	maxOwn       = 1 << 16               // origins that a worker's end knows
 )
 
 // checkMerge says what is wrong with the configuration's window.
@@ -194,12 +195,22 @@ type mergeSink struct {
 	w    *mergeOutput
 	b    *mergeBatch
 	err  error
-	from *Origin              // of the frame before
-	all  map[*Origin]struct{} // of all frames
+	from *Origin   // of the frame before
+	own  *Origin   // in its place
+	met  []*Origin // of all frames, each with a mark of this
 
 	_      perf.Pad
 	counts SinkCounts // of what is not selected, and does not come here
 	_      perf.Pad
+}
+
+// A mergeMark says which Origin stands in the place of a worker's behind a merge:
+// the worker's goes on while frames wait. It lies in the worker's, where it is found
+// without a map also if each frame is of another shard than the one before.
+type mergeMark struct {
+	of   *mergeSink
+	own  *Origin    // once frames are handed over, the merge's goroutine has it
+	next *mergeMark // of another output
 }
 
 // Write copies the record, see sink.
@@ -210,17 +221,39 @@ func (s *mergeSink) Write(o *Origin, r *proto.Record) {
 		s.hand()
 	}
 	if o != s.from {
-		s.meet(o)
+		s.from, s.own = o, s.meet(o)
 	}
-	s.b.put(o, r)
+	s.b.put(s.own, o.lost, r)
 }
 
-// meet notes an origin: once for a run of its datagrams.
-func (s *mergeSink) meet(o *Origin) {
-	if s.from = o; s.all == nil || len(s.all) == maxOwn {
-		s.all = make(map[*Origin]struct{})
+// meet returns what stands in an origin's place: once for a run of its datagrams.
+func (s *mergeSink) meet(o *Origin) *Origin {
+	for m := o.merges; m != nil; m = m.next {
+		if m.of == s {
+			return m.own
+		}
 	}
-	s.all[o] = struct{}{}
+	if len(s.met) == maxOwn {
+		s.forget()
+	}
+	own := &Origin{Tap: o.Tap, Session: o.Session, Shard: o.Shard, announce: o.announce, tally: o.tally}
+	o.merges, s.met = &mergeMark{s, own, o.merges}, append(s.met, o)
+	return own
+}
+
+// forget takes the marks back, and returns how many datagrams each origin had lost
+// by now.
+func (s *mergeSink) forget() (ends []mergeEnd) {
+	for _, o := range s.met {
+		at := &o.merges
+		for (*at).of != s {
+			at = &(*at).next
+		}
+		ends = append(ends, mergeEnd{(*at).own, o.lost})
+		*at = (*at).next
+	}
+	s.from, s.own, s.met = nil, nil, nil
+	return ends
 }
 
 func (s *mergeSink) hand() {
@@ -257,11 +290,9 @@ func (s *mergeSink) Counts() *SinkCounts { return &s.counts }
 // Close hands over what the worker gathered, and how many datagrams were lost by
 // now: no frame may come to tell. The output stays open for the others.
 func (s *mergeSink) Close() error {
-	err := s.Flush()
+	err, ends := s.Flush(), s.forget()
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
-	for o := range s.all {
-		s.w.ends = append(s.w.ends, mergeEnd{o, o.lost})
-	}
+	s.w.ends = append(s.w.ends, ends...)
 	return err
 }

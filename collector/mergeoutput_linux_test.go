@@ -9,10 +9,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ntap-project/ntap/internal/testnet"
 	"github.com/ntap-project/ntap/proto"
@@ -262,5 +265,132 @@ func TestMergeOutputFails(t *testing.T) {
 		if checkMerge(&cfg) == nil {
 			t.Errorf("%v, %d is taken", cfg.Merge, cfg.MergeBuffer)
 		}
+	}
+}
+
+// An originSink notes whose frames come.
+type originSink struct {
+	nullSink
+	all map[uint32]*Origin // by tap
+}
+
+func (s *originSink) Write(o *Origin, r *proto.Record) {
+	if s.all[o.Tap] == nil {
+		s.all[o.Tap] = o
+	}
+	if s.all[o.Tap] == o {
+		s.nullSink.Write(o, r)
+	}
+}
+
+// marks returns how many outputs have left their mark in an origin.
+func marks(o *Origin) (n int) {
+	for m := o.merges; m != nil; m = m.next {
+		n++
+	}
+	return n
+}
+
+// Each output that merges has one Origin of its own in the place of a worker's, and
+// tells it of what was lost by the end. A frame costs no allocation, also if each is
+// of another shard than the one before, which used to be noted in a map each time. At
+// the end, and if there are too many, nothing of that is left in the worker's.
+func TestMergeMarks(t *testing.T) {
+	const shards, frames = 100, 2000
+	var outs [2]output
+	var sinks [2]*originSink
+	var ends [2]*mergeSink
+	for i := range outs {
+		sinks[i] = &originSink{all: make(map[uint32]*Origin)}
+		outs[i] = merged(output{sink: func(int, *OutputAccount) (sink, error) { return sinks[i], nil }}, &Config{Merge: time.Millisecond})
+		s, err := outs[i].sink(0, new(OutputAccount))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ends[i] = s.(*mergeSink)
+	}
+	all, n, r := make([]*Origin, shards), 0, &proto.Record{Data: make([]byte, 60)}
+	for i := range all {
+		all[i] = &Origin{Tap: uint32(i)}
+	}
+	one := func() {
+		r.Time = int64(n)
+		for _, s := range ends {
+			s.Write(all[n%shards], r)
+		}
+		n++
+	}
+	for n < frames {
+		one()
+	}
+	for _, s := range ends {
+		if err := s.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		s.b = &mergeBatch{frames: make([]mergeFrame, 0, 2*frames), mem: make([]byte, 0, mergeChunk)} // else it may grow still
+	}
+	if a := testing.AllocsPerRun(frames, one); a != 0 {
+		t.Errorf("%v allocations a frame", a)
+	}
+	for i, o := range all {
+		if o.lost = uint64(1000 + i); marks(o) != len(outs) {
+			t.Errorf("%d marks in an origin, of %d outputs", marks(o), len(outs))
+		}
+	}
+	for i := range outs {
+		if err := errors.Join(ends[i].Close(), outs[i].close()); err != nil {
+			t.Fatal(err)
+		}
+		if got := sinks[i].counts.Delivered.Load(); got != uint64(n) || len(sinks[i].all) != shards {
+			t.Errorf("%d frames of %d came with the Origin of their tap's first one; %d Origins", got, n, len(sinks[i].all))
+		}
+	}
+	for i, o := range all {
+		x, y := sinks[0].all[uint32(i)], sinks[1].all[uint32(i)]
+		if x == y || x == o || x.lost != o.lost || y.lost != o.lost || marks(o) != 0 {
+			t.Errorf("shard %d: %d lost, as the outputs were told %d and %d; %d marks are left", i, o.lost, x.lost, y.lost, marks(o))
+		}
+	}
+	many, last := make([]Origin, maxOwn+1), new(mergeSink)
+	for i := range many {
+		last.meet(&many[i])
+	}
+	if marks(&many[0])+marks(&many[maxOwn-1]) != 0 || marks(&many[maxOwn]) != 1 || len(last.met) != 1 {
+		t.Errorf("of %d origins %d are known at the end", len(many), len(last.met))
+	}
+}
+
+// What a frame costs, CPU of the worker and of the merge, where frames of a number
+// of shards come in turn.
+func BenchmarkMergeOutput(b *testing.B) {
+	for _, shards := range []int{1, 4, 64, 1024} {
+		b.Run(fmt.Sprintf("shards=%d", shards), func(b *testing.B) {
+			out := merged(output{sink: func(int, *OutputAccount) (sink, error) { return new(nullSink), nil }}, &Config{Merge: time.Millisecond})
+			s, err := out.sink(0, new(OutputAccount))
+			if err != nil {
+				b.Fatal(err)
+			}
+			all := make([]*Origin, shards)
+			for i := range all {
+				all[i] = &Origin{Tap: uint32(i)}
+			}
+			r := &proto.Record{Data: make([]byte, 60)}
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			n, worker, process := 0, cpuTime(b, unix.RUSAGE_THREAD), cpuTime(b, unix.RUSAGE_SELF)
+			for b.Loop() {
+				r.Time = int64(n)
+				s.Write(all[n%shards], r)
+				if n++; n%256 == 0 {
+					s.Flush()
+				}
+			}
+			if err := errors.Join(s.Close(), out.close()); err != nil {
+				b.Fatal(err)
+			}
+			worker, process = cpuTime(b, unix.RUSAGE_THREAD)-worker, cpuTime(b, unix.RUSAGE_SELF)-process
+			b.ReportMetric(float64(worker.Nanoseconds())/float64(n), "worker-ns/op")
+			b.ReportMetric(float64((process-worker).Nanoseconds())/float64(n), "merge-ns/op")
+		})
 	}
 }

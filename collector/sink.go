@@ -20,6 +20,8 @@ type Origin struct {
 
 	announce *atomic.Pointer[proto.Announce] // shared by the shards of a session
 	tally    *tally                          // likewise; nil: nothing is known of what its interfaces captured
+
+	merges *mergeMark // one for each output that merges its frames; nil: none does
 }
 
 // Announce returns what the tap last said of itself, or nil if nothing was
