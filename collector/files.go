@@ -360,6 +360,7 @@ type recordingSink struct {
 	last    *pcapngSink // of tap; nil: refused
 	known   bool
 	buf     []byte
+	refused uint64 // frames since Flush
 	counts  SinkCounts
 	err     error
 }
@@ -370,7 +371,7 @@ func (s *recordingSink) Write(o *Origin, r *proto.Record) {
 		s.turn(o.Tap)
 	}
 	if s.last == nil {
-		s.counts.Refused.Add(1)
+		s.refused++
 		return
 	}
 	s.last.Write(o, r)
@@ -405,6 +406,8 @@ func (s *recordingSink) put() {
 
 // Flush writes what is encoded, see sink.
 func (s *recordingSink) Flush() error {
+	s.counts.Refused.Add(s.refused)
+	s.refused = 0
 	if s.last != nil {
 		if err := s.last.Flush(); err != nil {
 			s.err = err

@@ -34,6 +34,8 @@ type merger struct {
 	spent []*mergeBatch // of which all is given; their memory is on loan still
 	bound int64         // frames of this time, and of earlier ones, go on at once
 	last  int64         // the latest time given
+
+	late, hurried uint64 // frames: counts is brought up to date with each look
 }
 
 // A mergeBatch is frames that one worker had at once, with their bytes.
@@ -145,9 +147,10 @@ func (m *merger) due(now time.Time) {
 	}
 	for m.held > m.limit && len(m.heap) > 0 {
 		m.bound = max(m.bound, m.heap[0].time())
-		m.counts.Hurried.Add(1)
+		m.hurried++
 		m.pop()
 	}
+	m.account()
 }
 
 // all gives all there is.
@@ -156,6 +159,12 @@ func (m *merger) all() {
 		m.pop()
 	}
 	m.waits, m.first = m.waits[:0], 0
+	m.account()
+}
+
+func (m *merger) account() {
+	m.counts.Late.Set(m.late)
+	m.counts.Hurried.Set(m.hurried)
 }
 
 // wait returns how long it is until more is due; ok is false if nothing waits.
@@ -179,7 +188,7 @@ func (m *merger) pop() {
 	}
 	m.sink()
 	if f.Time < m.last {
-		m.counts.Late.Add(1)
+		m.late++
 	} else {
 		m.last = f.Time
 	}

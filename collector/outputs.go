@@ -109,6 +109,7 @@ func (l *outlet) close() (err error) {
 // A refusal stands in for an output that is not there.
 type refusal struct {
 	each   bool
+	frames uint64 // since Flush
 	counts SinkCounts
 }
 
@@ -118,15 +119,17 @@ func newRefusal(l *outlet) sink {
 	return s
 }
 
-func (s *refusal) Write(*Origin, *proto.Record) {
-	s.counts.Refused.Add(1)
+func (s *refusal) Write(*Origin, *proto.Record) { s.frames++ }
+func (s *refusal) Flush() error {
+	s.counts.Refused.Add(s.frames)
 	if s.each {
-		s.counts.Given.Add(1)
+		s.counts.Given.Add(s.frames)
 	}
+	s.frames = 0
+	return nil
 }
-func (s *refusal) Flush() error        { return nil }
 func (s *refusal) Counts() *SinkCounts { return &s.counts }
-func (s *refusal) Close() error        { return nil }
+func (s *refusal) Close() error        { return s.Flush() }
 
 // specs returns what the configuration says, or all that is wrong with it.
 func (c *Outputs) specs(cfg *Config) ([]*spec, error) {

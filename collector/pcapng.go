@@ -372,13 +372,12 @@ func (f *pcapngFile) room() {
 // account accounts for what s has encoded, of which n bytes are in the queue,
 // in whole blocks, and returns the number of frames that are not.
 func (f *pcapngFile) account(s *pcapngSink, n int) (lost uint64) {
+	var frames, bytes uint64 // in the queue
 	for b := s.buf; len(b) > 0; {
 		length := f.cfg.Format.blockLen(b)
 		if n > 0 {
-			bytes, _ := f.cfg.Format.frame(b)
-			s.counts.Delivered.Add(1)
-			s.counts.DeliveredBytes.Add(bytes)
-			n -= length
+			more, _ := f.cfg.Format.frame(b)
+			frames, bytes, n = frames+1, bytes+more, n-length
 		} else {
 			if f.cfg.Format == formatPcapng {
 				s.drop(len(s.buf) - len(b))
@@ -390,5 +389,7 @@ func (f *pcapngFile) account(s *pcapngSink, n int) (lost uint64) {
 		}
 		b = b[length:]
 	}
+	s.counts.Delivered.Add(frames)
+	s.counts.DeliveredBytes.Add(bytes)
 	return lost
 }

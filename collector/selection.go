@@ -182,6 +182,7 @@ type selectSink struct {
 	sink
 	counts *SinkCounts
 	*selector
+	left uint64 // frames left out since Flush
 }
 
 // selected returns the sink behind the selection.
@@ -189,7 +190,7 @@ func selected(s sink, by choice) sink {
 	if by.all() {
 		return s
 	}
-	return &selectSink{s, s.Counts(), newSelector(by)}
+	return &selectSink{sink: s, counts: s.Counts(), selector: newSelector(by)}
 }
 
 // Write gives the record on if it is selected, see sink.
@@ -198,5 +199,12 @@ func (s *selectSink) Write(o *Origin, r *proto.Record) {
 		s.sink.Write(o, p)
 		return
 	}
-	s.counts.LeftOut.Add(1)
+	s.left++
+}
+
+// Flush accounts for what was left out, and ends the batch, see sink.
+func (s *selectSink) Flush() error {
+	s.counts.LeftOut.Add(s.left)
+	s.left = 0
+	return s.sink.Flush()
 }

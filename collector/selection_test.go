@@ -146,6 +146,9 @@ func testSelectSink(t *testing.T, taps TapSet, filter string) {
 		}
 	}
 	c := s.Counts()
+	if n := c.LeftOut.Load(); n != 0 || s.Flush() != nil {
+		t.Errorf("%d frames left out are counted before Flush: frame by frame", n)
+	}
 	if want < 100 || cut < 50 || len(list.frames) != want || c.Delivered.Load() != uint64(want) || c.Delivered.Load()+c.LeftOut.Load() != given {
 		t.Errorf("%d frames of %d selected, %d came, %d cut; %d left out", want, given, len(list.frames), cut, c.LeftOut.Load())
 	}
@@ -184,5 +187,19 @@ func TestSelectAllocations(t *testing.T) {
 	}
 	if s.Counts().Delivered.Load() < 1000 {
 		t.Error("no frame was selected")
+	}
+}
+
+// What a frame costs a selection that leaves it out, because of its tap.
+func BenchmarkSelectNone(b *testing.B) {
+	c, err := (Selection{Taps: TapSet{{2, 2}}}).choose(false)
+	if err != nil {
+		b.Fatal(err)
+	}
+	s, o, r := selected(&nullSink{}, c), origin(1, nil), &proto.Record{Data: make([]byte, 60), LinkType: 1}
+	for n := 0; b.Loop(); n++ {
+		if s.Write(o, r); n%256 == 0 {
+			s.Flush()
+		}
 	}
 }

@@ -29,6 +29,9 @@ type vxlanSink struct {
 
 	refused uint64 // frames too short to be Ethernet
 	tooLong uint64 // frames, but for those that Fan found out
+	noVNI   uint64 // frames
+	aliens  uint64 // frames that are not Ethernet
+	sliced  uint64 // frames
 
 	troubled bool      // the last warning is not yet over
 	said     time.Time // when that was
@@ -52,14 +55,14 @@ func (s *vxlanSink) Write(o *Origin, r *proto.Record) {
 		s.turn(o.Tap)
 	}
 	if s.heads == nil {
-		s.counts.NoVNI.Add(1)
+		s.noVNI++
 		return
 	}
 	head, flow := s.heads.Of(r)
 	frame := r.Data
 	switch over := len(head) + len(frame) - s.fan.Room(); {
 	case head == nil:
-		s.counts.NotEthernet.Add(1)
+		s.aliens++
 		if !s.set.aliens.Load() && !s.set.aliens.Swap(true) {
 			s.set.warn(notEthernet(s.set.name(), r.LinkType))
 		}
@@ -74,7 +77,7 @@ func (s *vxlanSink) Write(o *Origin, r *proto.Record) {
 			return
 		}
 		frame = frame[:len(frame)-over]
-		s.counts.Sliced.Add(1)
+		s.sliced++
 	}
 	s.fan.Queue(flow, head, frame)
 }
@@ -103,6 +106,9 @@ func (s *vxlanSink) Flush() error {
 	s.counts.Refused.Set(s.refused + n.Unsent.Load())
 	s.counts.TooLong.Set(s.tooLong + n.TooLong.Load())
 	s.counts.Full.Set(n.NoRoom.Load())
+	s.counts.NoVNI.Set(s.noVNI)
+	s.counts.NotEthernet.Set(s.aliens)
+	s.counts.Sliced.Set(s.sliced)
 	s.counts.Nobody.Set(n.Refused.Load())
 	if s.fan.Troubled() {
 		s.tell()
