@@ -87,7 +87,7 @@ type (
 	} // writes many buffers at once; less than all also without an error
 	looker interface { // does something by the clock, at the latest whenever nothing is written for every
 		look(time.Time) error
-		every() time.Duration
+		every() time.Duration // 0: it has nothing to do
 	}
 	ender interface{ finish(over int) } // ends, with over bytes of a block that is not whole. It is the last that the goroutine does
 )
@@ -269,7 +269,9 @@ func (q *queue) run() {
 func (q *queue) writeAll() (over int) {
 	look, _ := q.to.(looker)
 	var tick <-chan time.Time
-	if look != nil {
+	if look != nil && look.every() == 0 {
+		look = nil
+	} else if look != nil {
 		t := time.NewTicker(look.every())
 		defer t.Stop()
 		tick = t.C

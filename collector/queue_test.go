@@ -243,3 +243,41 @@ func TestPipe(t *testing.T) {
 		t.Errorf("%d given; %+v", given, sum)
 	}
 }
+
+// A lookedAt counts how often a queue has it look at the clock.
+type lookedAt struct {
+	io.Writer
+	often time.Duration
+	looks int
+}
+
+func (l *lookedAt) every() time.Duration { return l.often }
+
+func (l *lookedAt) look(time.Time) error {
+	l.looks++
+	return nil
+}
+
+// What has nothing to do by the clock is left alone: each file used to be looked at
+// ten times a second, also those that are written through the page cache.
+func TestQueueLooks(t *testing.T) {
+	for _, often := range []time.Duration{0, time.Hour} {
+		to := &lookedAt{Writer: io.Discard, often: often}
+		_, f, _ := behind(t, to, 1<<20)
+		s := f.sink(nil)
+		s.Write(origin(1, nil), &proto.Record{Data: make([]byte, 500), LinkType: 1})
+		s.Flush()
+		allWritten(t, f)
+		if err := errors.Join(s.Close(), f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if n, _ := f.out.close(0, nil); n != 0 || (to.looks > 0) != (often > 0) {
+			t.Errorf("every %v: looked %d times, with %d frames left", often, to.looks, n)
+		}
+	}
+	for _, direct := range []bool{false, true} {
+		if e := (&fileEnd{cfg: &pcapngConfig{Direct: direct}}); (e.every() > 0) != direct {
+			t.Errorf("direct %v: looks every %v", direct, e.every())
+		}
+	}
+}
