@@ -387,7 +387,7 @@ func (s *recordingSink) turn(tap uint32) {
 			s.buf = p.buf
 			s.account.add(p.Counts())
 		}
-		if len(s.taps) < 2*maxRecordings {
+		if p != nil || len(s.taps) < 2*maxRecordings { // of those there are no more than recordings
 			s.taps[tap] = p
 		}
 	}
