@@ -190,12 +190,14 @@ func etherKind(f []byte) string {
 // and sender.
 func (w *world) httpAndUDP() {
 	w.t.Helper()
-	w.http(100_000)
+	w.http(100_000, 1, func() {})
 	w.udp(50)
 }
 
-// http transfers size bytes from sender to peer.
-func (w *world) http(size int) {
+// http transfers size bytes from sender to peer, several times, and calls
+// between after each. There is one listener: that of a port which was closed just
+// now can still be open in a program that is being started meanwhile.
+func (w *world) http(size, times int, between func()) {
 	w.t.Helper()
 	var l net.Listener
 	w.inside(w.sender, func() (err error) { l, err = net.Listen("tcp", "10.98.0.1:8080"); return })
@@ -203,6 +205,15 @@ func (w *world) http(size int) {
 	srv := &http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { rw.Write(body) })}
 	go srv.Serve(l)
 	defer srv.Close()
+	for range times {
+		w.get(body)
+		between()
+	}
+}
+
+// get has peer ask sender for body.
+func (w *world) get(body []byte) {
+	w.t.Helper()
 	var tcp net.Conn
 	w.inside(w.peer, func() (err error) { tcp, err = net.Dial("tcp", "10.98.0.1:8080"); return })
 	defer tcp.Close()

@@ -97,10 +97,7 @@ func (w *vtepWorld) traffic(x *wire, between func()) {
 	w.in(w.peer, "ping", "-q", "-c", "5", "-i", "0.02", "fd"+there+"::1")
 	between()
 	if x.iface == "t0" {
-		for range 4 {
-			w.http(25_000)
-			between()
-		}
+		w.http(25_000, 4, between)
 		w.udp(20)
 		between()
 	}
