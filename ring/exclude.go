@@ -44,12 +44,13 @@ const (
 )
 
 // Exclude returns the filter user with a part before it that drops the
-// remote's own datagrams, and nothing else: by their mark and, where marks do
-// not get to (another network namespace, a bridge port, behind a NAT of the
-// source), as UDP datagrams to the collector's address and port that carry
-// this tap ID and session in their clear header; or, if they are VXLAN, that
-// come from one of these source ports and carry this VNI. Nil for user stands
-// for the filter that takes everything.
+// remote's own datagrams, what ICMP says of datagrams to the collector, and
+// nothing else: by their mark and, where marks do not get to (another network
+// namespace, a bridge port, behind a NAT of the source), as UDP datagrams to
+// the collector's address and port that carry this tap ID and session in their
+// clear header; or, if they are VXLAN, that come from one of these source ports
+// and carry this VNI. Of ICMP, icmpError says more. Nil for user stands for the
+// filter that takes everything.
 //
 // Seen are frames without a VLAN tag, those whose tag the kernel has taken
 // out, and those with one tag in the payload; IPv4 with any options, and IPv6
@@ -71,6 +72,7 @@ func Exclude(user []bpf.RawInstruction, own Own) ([]bpf.RawInstruction, error) {
 		b.ethernet(own)
 	case own.LinkType == linkRaw:
 		b.ip(0, own)
+		b.icmpError(own)
 	}
 	raw, err := b.assemble()
 	if err != nil {
@@ -83,8 +85,12 @@ func Exclude(user []bpf.RawInstruction, own Own) ([]bpf.RawInstruction, error) {
 const bpfReturn = 0x06
 
 // Where a jump of a builder leads when what it tests does not hold: to the end
-// of the part, which is the user's program.
-const toUser = 255
+// of the part, which is the user's program, or to where a packet is looked at
+// that is not UDP.
+const (
+	toUser  = 255
+	toOther = 254
+)
 
 // A builder collects instructions whose failing tests all lead to the user's
 // program, behind its last instruction.
@@ -109,7 +115,7 @@ func (b *builder) drop(v uint32) {
 }
 
 // ethernet tests a frame with an Ethernet header. A tag in the payload moves
-// all by four bytes: that is a second copy of the tests.
+// all by four bytes: that is a second copy of the tests, but of those of ICMP.
 func (b *builder) ethernet(own Own) {
 	etherType := uint32(0x0800)
 	if own.Collector.Addr().Is6() {
@@ -124,6 +130,7 @@ func (b *builder) ethernet(own Own) {
 	tagged.load(bpf.LoadAbsolute{Off: 16, Size: 2})
 	tagged.want(etherType)
 	tagged.ip(18, own)
+	tagged.load(bpf.Jump{Skip: uint32(len(plain.ins))})
 
 	b.load(bpf.LoadExtension{Num: bpf.ExtLen})
 	b.atLeast(14)
@@ -133,17 +140,17 @@ func (b *builder) ethernet(own Own) {
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0x88A8, SkipTrue: uint8(len(tagged.ins))})
 	b.ins = append(b.ins, tagged.ins...)
 	b.ins = append(b.ins, plain.ins...)
+	b.icmpError(own)
 }
 
 // ip tests an IP packet at offset at: UDP, not a fragment, to the collector,
-// with what makes it the remote's own; such a one is dropped. A load beyond the
+// with what makes it the remote's own; such a one is dropped. With one that is
+// ICMP it goes on behind its last instruction, with X where that begins. The
+// protocol is looked at first: it is all that TCP costs. A load beyond the
 // frame's end would end the program and drop the frame whatever it is, so there
 // are tests for the length.
 func (b *builder) ip(at uint32, own Own) {
-	udp := uint32(8 + ownSession + 8) // bytes of UDP that are looked at, header included
-	if own.VXLAN != nil {
-		udp = 8 + vxlanVNI + 4
-	}
+	udp := own.looked()
 	fragments := own.VXLAN != nil && own.VXLAN.Fragments
 	v4, header := own.Collector.Addr().Is4(), uint32(40)
 	if v4 {
@@ -161,15 +168,15 @@ func (b *builder) ip(at uint32, own Own) {
 			b.want(binary.BigEndian.Uint32(bytes[i:]))
 		}
 	}
+	from := len(b.ins)
 	// X is the length of the IP header.
 	if v4 {
-		b.load(bpf.LoadAbsolute{Off: at, Size: 1}) // version 4, 5 to 15 words
-		b.atLeast(0x45)
-		b.ins = append(b.ins, bpf.JumpIf{Cond: bpf.JumpLessThan, Val: 0x50, SkipFalse: toUser})
 		b.load(bpf.LoadAbsolute{Off: at + 9, Size: 1})
-		b.want(17)
+		b.ins = append(b.ins, bpf.JumpIf{Cond: bpf.JumpEqual, Val: 17, SkipFalse: toOther})
 		a := own.Collector.Addr().As4()
 		words(at+16, a[:])
+		b.load(bpf.LoadAbsolute{Off: at, Size: 1})
+		b.within(0x45, 0x50) // version 4, 5 to 15 words
 		b.load(bpf.LoadAbsolute{Off: at + 6, Size: 2})
 		b.load(bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 0x3FFF}) // more fragments, and offset
 		if fragments {
@@ -187,39 +194,78 @@ func (b *builder) ip(at uint32, own Own) {
 		b.load(bpf.ALUOpConstant{Op: bpf.ALUOpSub, Val: at + udp})
 		b.ins = append(b.ins, bpf.JumpIfX{Cond: bpf.JumpGreaterOrEqual, SkipFalse: toUser})
 	} else {
-		b.load(bpf.LoadAbsolute{Off: at, Size: 1})
-		b.load(bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 0xF0})
-		b.want(0x60)
-		a := own.Collector.Addr().As16()
-		words(at+24, a[:])
 		b.load(bpf.LoadAbsolute{Off: at + 6, Size: 1})
 		if fragments {
+			b.ins = append(b.ins, bpf.JumpIf{Cond: bpf.JumpEqual, Val: 44, SkipTrue: 1})
+		}
+		b.ins = append(b.ins, bpf.JumpIf{Cond: bpf.JumpEqual, Val: 17, SkipFalse: toOther})
+		a := own.Collector.Addr().As16()
+		words(at+24, a[:])
+		b.load(bpf.LoadAbsolute{Off: at, Size: 1})
+		b.within(0x60, 0x70)
+		if fragments {
+			b.load(bpf.LoadAbsolute{Off: at + 6, Size: 1})
 			b.ins = append(b.ins, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 44, SkipTrue: 3}) // RFC 8200, section 4.5
 			b.load(bpf.LoadAbsolute{Off: at + 40, Size: 1})
 			b.drop(17)
+			b.want(17)
+			b.load(bpf.LoadExtension{Num: bpf.ExtLen})
+			b.atLeast(at + header + udp)
 		}
-		b.want(17)
-		b.load(bpf.LoadExtension{Num: bpf.ExtLen})
-		b.atLeast(at + header + udp)
 		b.load(bpf.LoadConstant{Dst: bpf.RegX, Val: header})
 	}
-	field := func(off, size int, v uint32) {
-		b.load(bpf.LoadIndirect{Off: at + uint32(off), Size: size})
-		b.want(v)
+	b.ports(at, own)
+	b.payload(at, own)
+	b.load(bpf.RetConstant{Val: 0})
+	for i, in := range b.ins[from:] {
+		if j, ok := in.(bpf.JumpIf); ok && j.SkipFalse == toOther {
+			j.SkipFalse = uint8(len(b.ins) - from - i - 1)
+			b.ins[from+i] = j
+		}
 	}
-	field(2, 2, uint32(own.Collector.Port()))
+	b.other(at, v4)
+}
+
+// looked returns the bytes of UDP that are looked at, header included.
+func (own *Own) looked() uint32 {
+	if own.VXLAN != nil {
+		return 8 + vxlanVNI + 4
+	}
+	return 8 + ownSession + 8
+}
+
+// ports tests the header of UDP at X + at.
+func (b *builder) ports(at uint32, own Own) {
+	b.field(at+2, 2, uint32(own.Collector.Port()))
 	if x := own.VXLAN; x != nil {
 		b.load(bpf.LoadIndirect{Off: at, Size: 2})
-		b.atLeast(uint32(x.FirstPort))
-		b.ins = append(b.ins, bpf.JumpIf{Cond: bpf.JumpLessThan, Val: uint32(x.FirstPort) + uint32(x.Ports), SkipFalse: toUser})
-		field(8, 4, vxlanFlags)
-		field(8+vxlanVNI, 4, x.VNI<<8)
-	} else {
-		field(8+ownTap, 4, own.Tap)
-		field(8+ownSession, 4, uint32(own.Session>>32))
-		field(8+ownSession+4, 4, uint32(own.Session))
+		b.within(uint32(x.FirstPort), uint32(x.FirstPort)+uint32(x.Ports))
 	}
-	b.load(bpf.RetConstant{Val: 0})
+}
+
+// payload tests the payload of UDP at X + at.
+func (b *builder) payload(at uint32, own Own) {
+	if x := own.VXLAN; x != nil {
+		b.field(at+8, 4, vxlanFlags)
+		b.field(at+8+vxlanVNI, 4, x.VNI<<8)
+		return
+	}
+	b.field(at+8+ownTap, 4, own.Tap)
+	b.field(at+8+ownSession, 4, uint32(own.Session>>32))
+	b.field(at+8+ownSession+4, 4, uint32(own.Session))
+}
+
+// field goes on if size bytes at X + off are v, and to the user's program if not.
+func (b *builder) field(off uint32, size int, v uint32) {
+	b.load(bpf.LoadIndirect{Off: off, Size: size})
+	b.want(v)
+}
+
+// within goes on if the accumulator is from first to before end, and to the
+// user's program if not.
+func (b *builder) within(first, end uint32) {
+	b.atLeast(first)
+	b.ins = append(b.ins, bpf.JumpIf{Cond: bpf.JumpLessThan, Val: end, SkipFalse: toUser})
 }
 
 // assemble resolves the jumps to the user's program.
@@ -236,8 +282,10 @@ func (b *builder) assemble() ([]bpf.RawInstruction, error) {
 				b.ins[i] = j
 			}
 		case bpf.JumpIfX:
-			j.SkipFalse = end
-			b.ins[i] = j
+			if j.SkipFalse == toUser {
+				j.SkipFalse = end
+				b.ins[i] = j
+			}
 		}
 	}
 	return bpf.Assemble(b.ins)

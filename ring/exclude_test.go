@@ -49,6 +49,9 @@ func isOwn(f []byte, own Own) bool {
 		}
 		f = f[at+2:]
 	}
+	if isOwnError(f, own) {
+		return true
+	}
 	n, fragments := 40, own.VXLAN != nil && own.VXLAN.Fragments
 	if v4 {
 		if len(f) < 28 || f[0]>>4 != 4 || f[0]&0xF < 5 || f[9] != 17 || [4]byte(f[16:]) != to.Addr().As4() {
@@ -65,20 +68,23 @@ func isOwn(f []byte, own Own) bool {
 	} else if f[6] != 17 {
 		return false
 	}
+	return len(f) >= n+int(own.looked()) && hasOwnPorts(f[n:], own) && hasOwnPayload(f[n:], own)
+}
+
+func hasOwnPorts(udp []byte, own Own) bool {
 	if x := own.VXLAN; x != nil {
-		if len(f) < n+16 {
+		if from := binary.BigEndian.Uint16(udp); from < x.FirstPort || from-x.FirstPort >= x.Ports {
 			return false
 		}
-		from := binary.BigEndian.Uint16(f[n:])
-		return from >= x.FirstPort && from-x.FirstPort < x.Ports && binary.BigEndian.Uint16(f[n+2:]) == to.Port() &&
-			bytes.Equal(f[n+8:n+16], []byte{8, 0, 0, 0, byte(x.VNI >> 16), byte(x.VNI >> 8), byte(x.VNI), 0})
 	}
-	if len(f) < n+24 {
-		return false
+	return binary.BigEndian.Uint16(udp[2:]) == own.Collector.Port()
+}
+
+func hasOwnPayload(udp []byte, own Own) bool {
+	if x := own.VXLAN; x != nil {
+		return bytes.Equal(udp[8:16], []byte{8, 0, 0, 0, byte(x.VNI >> 16), byte(x.VNI >> 8), byte(x.VNI), 0})
 	}
-	udp := f[n:]
-	return binary.BigEndian.Uint16(udp[2:]) == to.Port() &&
-		binary.BigEndian.Uint32(udp[12:]) == own.Tap && binary.BigEndian.Uint64(udp[16:]) == own.Session
+	return binary.BigEndian.Uint32(udp[12:]) == own.Tap && binary.BigEndian.Uint64(udp[16:]) == own.Session
 }
 
 // The program drops exactly what its twin calls the tap's own: of frames that
@@ -199,6 +205,7 @@ func ownForms(own Own) (forms [][]byte) {
 			forms = append(forms, o)
 		}
 	}
+	forms = append(forms, ownErrors(forms[0], own)...)
 	if own.LinkType == linkEthernet {
 		for _, g := range forms {
 			forms = append(forms, slices.Concat(g[:12], []byte{0x81, 0, 0, 5}, g[12:]), slices.Concat(g[:12], []byte{0x88, 0xA8, 0, 5}, g[12:]))
