@@ -53,7 +53,7 @@ type Config struct {
 	Fanout      ring.Fanout   // which of the shards of an interface gets a frame
 	Promiscuous bool          // the interface takes frames for other stations too
 	Mark        uint32        // SO_MARK of the sending socket; 0: none
-	RingBytes   int           // ring of each shard, bytes; 0: 64 MiB
+	RingBytes   int           // ring of each shard, bytes, rounded down to blocks, 2 at the least; 0: 64 MiB
 	BlockSize   int           // of the ring, bytes; 0: 256 KiB
 	Retire      time.Duration // the longest a frame waits in a block; 0: 1 ms
 	SendBuffer  int           // SO_SNDBUF, bytes; 0: 4 MiB

@@ -67,6 +67,10 @@ func (t *tap) footing() {
 		t.log.Warn().Str("mend", "give CAP_NET_RAW or CAP_NET_ADMIN, or --mark 0").
 			Msg("what is sent has no mark: the tap knows its own datagrams by their content alone")
 	}
+	if each := t.ringBlocks() * t.cfg.BlockSize; t.cfg.File == "" && each != t.cfg.RingBytes {
+		t.log.Warn().Int("bytes", each).Int("asked", t.cfg.RingBytes).Int("block", t.cfg.BlockSize).
+			Msg("the ring of each shard has another size than was asked for: it has whole blocks, and 2 at the least")
+	}
 	if blind != "" {
 		t.log.Warn().Str("interface", blind).Msg("the kernel does not say which checksums are unfinished and which frames were several on the wire (PACKET_VNET_HDR): they come out as they were captured")
 	}

@@ -234,7 +234,7 @@ func (t *tap) ringsOf(name string, own []*shard) *capture {
 		count: t.cfg.Workers,
 		cfg: ring.Config{
 			Interface:   name,
-			Blocks:      max(t.cfg.RingBytes/t.cfg.BlockSize, 2),
+			Blocks:      t.ringBlocks(),
 			BlockSize:   t.cfg.BlockSize,
 			Retire:      t.cfg.Retire,
 			SnapLen:     t.cfg.SnapLen,
@@ -247,6 +247,9 @@ func (t *tap) ringsOf(name string, own []*shard) *capture {
 		},
 	}
 }
+
+// ringBlocks returns how many blocks each ring has.
+func (t *tap) ringBlocks() int { return max(t.cfg.RingBytes/t.cfg.BlockSize, 2) }
 
 // sources says which interfaces are captured by name, and by which patterns
 // others are.

@@ -174,7 +174,7 @@ The words after the flags are a filter in the language of tcpdump: docs/FILTER.m
 	f.IntVar(&cfg.MTU, "mtu", 0, "IP MTU of the path to the collector; default: what the route says")
 	f.Uint32Var(&cfg.Mark, "mark", defaultMark, "SO_MARK of what is sent, by which it is not captured; 0: none")
 	f.BoolVarP(&noPromisc, "no-promiscuous", "p", false, "leave the interface out of promiscuous mode")
-	f.IntVar(&cfg.RingBytes, "ring", ring.DefaultBlocks*ring.DefaultBlockSize, "bytes of ring memory for each shard")
+	f.IntVar(&cfg.RingBytes, "ring", ring.DefaultBlocks*ring.DefaultBlockSize, "bytes of ring memory for each shard, in whole blocks (--block): rounded down, and 2 at the least")
 	f.IntVar(&cfg.BlockSize, "block", ring.DefaultBlockSize, "bytes of a ring block: frames longer than that are cut")
 	f.DurationVar(&cfg.Retire, "retire", ring.DefaultRetire, "the longest that a frame waits in a block")
 	f.DurationVar(&cfg.Resolve, "resolve", batch.DefaultResolve, "how often a collector's name is looked up again; 0: only when sending fails")
