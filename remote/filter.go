@@ -38,6 +38,11 @@ func (e *FilterError) Unwrap() error { return e.Err }
 
 // compile returns the program for frames of a link type; nil takes everything.
 func (f *Filter) compile(o filter.Options) (filter.Program, error) {
+	if f.Program != nil && o.Live {
+		if err := f.Program.CheckLive(); err != nil {
+			return nil, &FilterError{fmt.Errorf("%s: %w", f.Text, err)}
+		}
+	}
 	if f.Program != nil || f.Text == "" {
 		return f.Program, nil
 	}

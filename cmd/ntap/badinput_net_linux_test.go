@@ -69,6 +69,7 @@ func TestWrongStart(t *testing.T) {
 	whole, _ := os.ReadFile(pcap)
 	cut := write("cut.pcap", string(whole[:len(whole)-10]), 0o600)
 	bytecode := write("bytecode", "2\n40 0 0 12\n", 0o600)
+	noCode := write("no code", "3\n40 0 0 12\n999 0 1 2048\n6 0 0 65535\n", 0o600) // was refused as: invalid argument
 	taken, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
@@ -101,6 +102,9 @@ func TestWrongStart(t *testing.T) {
 		{1, "not a capture file", remote("-r", notCapture, "--key-file", master)},
 		{1, "middle of packet", remote("-r", cut, "--pace", "max", "--mtu", "1500", "--key-file", master)},
 		{1, "bytecode", remote("-i", "lo", "--filter-bytecode", bytecode, "--key-file", master)},
+		{2, "no code: filter: instruction 1 of the program (code 999, jt 0, jf 1, k 2048): there is no such instruction", remote("-i", "lo", "--filter-bytecode", noCode, "--key-file", master)},
+		{2, "instruction 1 of the program (code 999,", remote("-i", "l*", "--filter-bytecode", noCode, "--key-file", master)},
+		{2, "instruction 1 of the program (code 999,", remote("-r", pcap, "--filter-bytecode", noCode, "--key-file", master)},
 		{2, "--mtu 65536: 576 to 65535", remote("-r", pcap, "--mtu", "65536", "--key-file", master)},
 		{2, "HOST:PORT", []string{"remote", "-r", pcap, "-c", "nohost", "--key-file", master}},
 		// Beside another it used to be taken, and what was for it was lost.

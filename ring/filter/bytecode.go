@@ -19,7 +19,7 @@ func IsBytecode(text string) bool {
 
 // ParseBytecode reads what Program.Bytecode and tcpdump -ddd print: the number
 // of instructions, and code, jt, jf and k of each, in decimal; there may be
-// commas for newlines. It does not check that they make a program: the kernel
+// commas for newlines. It does not check that they make a program: CheckLive
 // does, and NewMachine.
 func ParseBytecode(text string) (Program, error) {
 	lines := strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' || r == ',' })

@@ -64,6 +64,7 @@ const (
 	adIfIndex        = adBase + 8
 	adVLANTag        = adBase + 44
 	adVLANTagPresent = adBase + 48
+	adLast           = adBase + 60 // SKF_AD_VLAN_TPID, Linux 3.20; all before it are in steps of 4
 
 	// packetOutgoing is PACKET_OUTGOING, linux/if_packet.h: of adPktType, and
 	// in headers of Linux cooked frames.

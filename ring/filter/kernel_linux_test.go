@@ -5,6 +5,8 @@ package filter
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"unsafe"
@@ -132,4 +134,57 @@ func TestMachineBesideKernelAtTheEdges(t *testing.T) {
 		}
 	}
 	t.Logf("%d programs", count)
+}
+
+// CheckLive refuses what the kernel refuses, and nothing else: programs of
+// expressions with any one instruction changed. Of those the kernel says EINVAL
+// and nothing more, which is all that was said of bytecode with a code that is
+// none.
+func TestCheckLiveBesideKernel(t *testing.T) {
+	k := newKernelMachine(t)
+	rnd := rand.New(rand.NewPCG(1, 2))
+	codes := []uint16{999, 0x38, 0xF4, 0x55, 0x0E, 0xFFFF, 0x17, classLD | modeMEM, classLDX | modeMEM, classST, classSTX, classLD | modeABS, classALU | aluDIV, classALU | aluLSH, classJMP, classMISC}
+	taken, refused := 0, map[string]int{}
+	for _, e := range append(written(), newWriter(3).expressions(300)...) {
+		whole, err := Compile(e, Options{LinkType: Ethernet, Live: true, LookUp: noHosts})
+		if err != nil || len(whole) > 200 {
+			continue
+		}
+		for range 20 {
+			p := slices.Clone(whole)
+			switch in := &p[rnd.IntN(len(p))]; rnd.IntN(6) {
+			case 0:
+				in.Op = codes[rnd.IntN(len(codes))]
+			case 1:
+				in.Op = uint16(rnd.IntN(256))
+			case 2:
+				in.Op, in.K = classLD|uint16(rnd.IntN(3)*8)|modeABS, adBase+uint32(rnd.IntN(80))
+			case 3:
+				in.Op, in.K = codes[7+rnd.IntN(4)], uint32(rnd.IntN(20))
+			case 4:
+				in.Jt, in.Jf = uint8(rnd.IntN(256)), uint8(rnd.IntN(len(p)))
+			case 5:
+				in.K = uint32(rnd.IntN(300))
+			}
+			mine, its := p.CheckLive(), k.load(p)
+			if errors.Is(its, unix.ENOMEM) {
+				continue
+			}
+			if (mine == nil) != (its == nil) {
+				t.Fatalf("the kernel says %v, CheckLive %v:\n%v", its, mine, p)
+			}
+			if mine == nil {
+				taken++
+			} else {
+				_, why, _ := strings.Cut(mine.Error(), "): ")
+				refused[why]++
+			}
+		}
+	}
+	for _, err := range []error{errJump, errEnd, errCode, errWord, errUnknown, errUnset, errZero, errLong} {
+		if refused[err.Error()] == 0 {
+			t.Errorf("nothing was refused since %v", err)
+		}
+	}
+	t.Logf("%d taken, refused: %v", taken, refused)
 }

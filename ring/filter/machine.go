@@ -2,13 +2,7 @@
 
 package filter
 
-import (
-	"encoding/binary"
-	"errors"
-	"fmt"
-
-	"golang.org/x/net/bpf"
-)
+import "encoding/binary"
 
 // A Machine runs a program on frames that are in memory, as the kernel runs it
 // on those that come. It belongs to one goroutine.
@@ -21,111 +15,10 @@ type Machine struct {
 // forward, into the program, all ways end with a return, and only what is in
 // the frame is looked at, not what the kernel knows beside it.
 func NewMachine(p Program) (*Machine, error) {
-	if len(p) == 0 || len(p) > MaxInstructions {
-		return nil, fmt.Errorf("filter: a program of %d instructions: 1 to %d", len(p), MaxInstructions)
-	}
-	for i, in := range p {
-		if err := verify(in, len(p)-i-1); err != nil {
-			return nil, fmt.Errorf("filter: instruction %d of the program: %w", i, err)
-		}
+	if err := p.check(false); err != nil {
+		return nil, err
 	}
 	return &Machine{program: p}, nil
-}
-
-var (
-	errJump = errors.New("it jumps beyond the program's end")
-	errEnd  = errors.New("it is the last one, and no return")
-	errCode = errors.New("there is no such instruction")
-	errWord = errors.New("memory has 16 words")
-	errLive = errors.New("it looks at what only the kernel knows of a frame (a VLAN tag beside it, its direction, its interface): that is not in files; compile it for files, as tcpdump -ddd without -i does")
-	errZero = errors.New("it divides by zero")
-	errLong = errors.New("it shifts by more than 31 bits")
-)
-
-// verify checks an instruction that n others follow.
-func verify(in bpf.RawInstruction, n int) error {
-	class := in.Op & 7
-	if class != classRET && n == 0 {
-		return errEnd
-	}
-	switch class {
-	case classRET:
-		if in.Op != classRET|srcK && in.Op != classRET|srcA {
-			return errCode
-		}
-	case classLD:
-		switch in.Op &^ 0x18 {
-		case classLD | modeABS:
-			if in.Op&0x18 == 0x18 {
-				return errCode
-			}
-			if in.K >= adBase {
-				return errLive
-			}
-			return nil
-		case classLD | modeIND:
-			if in.Op&0x18 == 0x18 {
-				return errCode
-			}
-			return nil
-		}
-		return verifyWord(in, classLD|modeIMM, classLD|modeLEN, classLD|modeMEM)
-	case classLDX:
-		if in.Op == classLDX|sizeB|modeMSH {
-			return nil
-		}
-		return verifyWord(in, classLDX|modeIMM, classLDX|modeLEN, classLDX|modeMEM)
-	case classST:
-		return verifyWord(in, 0xFFFF, 0xFFFF, classST)
-	case classSTX:
-		return verifyWord(in, 0xFFFF, 0xFFFF, classSTX)
-	case classALU:
-		op := in.Op & 0xF0
-		if op > aluXOR || in.Op > 0xFF || op == aluNEG && in.Op&srcX != 0 {
-			return errCode
-		}
-		if in.Op&srcX == 0 {
-			switch {
-			case (op == aluDIV || op == aluMOD) && in.K == 0:
-				return errZero
-			case (op == aluLSH || op == aluRSH) && in.K > 31:
-				return errLong
-			}
-		}
-	case classJMP:
-		if in.Op == classJMP|jmpJA {
-			if uint64(in.K) >= uint64(n) {
-				return errJump
-			}
-			return nil
-		}
-		if in.Op > 0xFF || in.Op&0xF0 > jmpJSET || in.Op&0xF0 == jmpJA {
-			return errCode
-		}
-		if int(in.Jt) >= n || int(in.Jf) >= n {
-			return errJump
-		}
-	case classMISC:
-		if in.Op != classMISC|miscTAX && in.Op != classMISC|miscTXA {
-			return errCode
-		}
-	}
-	return nil
-}
-
-// verifyWord checks an instruction of one of three codes, the last of which
-// goes to memory.
-func verifyWord(in bpf.RawInstruction, imm, length, mem uint16) error {
-	switch in.Op {
-	case imm, length:
-		return nil
-	case mem:
-		if in.K >= words {
-			return errWord
-		}
-		return nil
-	}
-	return errCode
 }
 
 // Run returns how many bytes of a frame the program takes, 0 if the frame does

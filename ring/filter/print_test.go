@@ -131,7 +131,7 @@ func TestMachineRefuses(t *testing.T) {
 	}{
 		"empty":                {nil, "0 instructions: 1 to 4096"},
 		"too long":             {slices.Repeat(Program{ret}, 4097), "4097 instructions"},
-		"no return":            {Program{{Op: 0x28, K: 12}}, "instruction 0 of the program: it is the last one"},
+		"no return":            {Program{{Op: 0x28, K: 12}}, "instruction 0 of the program (code 40, jt 0, jf 0, k 12): it is the last one"},
 		"jump beyond":          {Program{{Op: 0x15, Jt: 1}, ret}, "jumps beyond"},
 		"long jump beyond":     {Program{{Op: 5, K: 1}, ret}, "jumps beyond"},
 		"jump backward":        {Program{{Op: 5, K: 0xFFFFFFFF}, ret}, "jumps beyond"},
