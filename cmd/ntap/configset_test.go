@@ -171,6 +171,18 @@ func TestConfigFlagTwins(t *testing.T) {
 	same("outputs:\n- write: a b\n  snaplen: 50\n- write: a b c\n  taps: [berlin]\n  buffer: 1048577\n- write: a", // names were cut at the first blank
 		"--no-tap", "-w", "a b", "-w", "a b c", "-w", "a", "--select", "a b snaplen=50", "--set", "a b c taps=berlin buffer=1048577")
 
+	// Of groups: names were cut at blanks there, too, and --select's short ones were
+	// not known.
+	same("outputs:\n- balance: g\n  over: [{write: /data/a b}, {write: c}, {write: /data/a}]", "--no-tap", "-w", "/data/a", "-w", "/data/a b", "-w", "c",
+		"--balance", " g  /data/a b  c /data/a ")
+	same("outputs:\n- balance: g\n  over: [{pcap-over-ip: 57012}, {pcap-over-ip: 57013}]\n- balance: h\n  over: [{vxlan: 192.0.2.1}, {vxlan: 192.0.2.2}]", "--no-tap",
+		"--pcap-over-ip", "57012", "--pcap-over-ip", "57013", "--vxlan", "192.0.2.1", "--vxlan", "192.0.2.2", "--balance", "g 57012 127.0.0.1:57013", "--balance", "h 192.0.2.1:4789 192.0.2.2")
+	for balance, want := range map[string]string{"g": "want NAME and the outputs", "g x y": `no output "x"`, "g a b a b": `no output "a b"`, "g a b": "2 to 64"} {
+		if _, _, err := wantedOf(t, "", "--no-tap", "-w", "a b", "-w", "c", "--balance", balance); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("--balance %q: %v, want %q", balance, err, want)
+		}
+	}
+
 	// Of taps, and of settings.
 	_, a, err := wantedOf(t, "taps: [{id: 1, name: a, key-file: f}, {id: 2, public-key: "+goodPublicKey+"}]")
 	_, b, err2 := wantedOf(t, "", "--tap", "1 name=a key-file=f", "--tap", "2 public-key="+goodPublicKey)

@@ -42,7 +42,7 @@ func (o *routeFlags) add(c *cobra.Command) {
 	f.BoolVar(&o.isolate, "isolate", true, "keep frames on virtual interfaces from this host's own network stack")
 	f.BoolVar(&o.persist, "persist", false, "virtual interfaces outlive the collector, and the next one goes on with them: programs hold them open meanwhile. ip link del NAME removes one")
 	f.StringVar(&o.netns, "netns", "", "network namespace that virtual interfaces are in: a name of ip netns, the PID of a process (as of a container) or a file")
-	f.StringArrayVar(&o.balance, "balance", nil, `have outputs of one kind share the frames, both directions of a flow at the same one: "NAME OUTPUT OUTPUT", where OUTPUT is as in --select; may be given again`)
+	f.StringArrayVar(&o.balance, "balance", nil, `have outputs of one kind share the frames, both directions of a flow at the same one: "NAME OUTPUT OUTPUT", where OUTPUT is as in --select, with blanks as they are; may be given again`)
 	f.StringArrayVar(&o.taps, "tap", nil, `a tap that is known: "ID name=NAME key-file=FILE", or public-key=KEY, of which only ID has to be there; may be given again`)
 	o.files.add(c)
 	o.vxlan.add(c)
@@ -159,21 +159,27 @@ func join[T any](a, b []T, name func(T) string) []T {
 	return append(out, b...)
 }
 
-// sameKind makes the groups of --balance of outputs.
+// sameKind makes the groups of --balance of outputs. A name may have blanks in
+// it, as in --select.
 func sameKind(outs *collector.Outputs, groups []string) error {
+	all := targets(outs)
 	for _, text := range groups {
-		words := strings.Fields(text)
-		if len(words) < 2 {
+		name, rest, _ := strings.Cut(strings.TrimSpace(text), " ")
+		if rest = strings.TrimSpace(rest); rest == "" {
 			return usagef("--balance %q: want NAME and the outputs that share the frames, as in \"sensors s0 s1\"", text)
 		}
-		b := collector.Balance{Name: words[0]}
-		for _, word := range words[1:] {
-			n := len(b.Over.TAPs) + len(b.Over.Files) + len(b.Over.VXLAN) + len(b.Over.Serve)
+		b := collector.Balance{Name: name}
+		for rest != "" {
+			var word string
+			word, rest = about(all, rest)
+			n := len(targets(&b.Over))
 			move(&outs.TAPs, &b.Over.TAPs, func(t *collector.TAP) bool { return word == "interface" || word == t.Name })
 			move(&outs.Files, &b.Over.Files, func(f *collector.File) bool { return word == "write" || word == f.Path })
-			move(&outs.VXLAN, &b.Over.VXLAN, func(v *collector.VXLAN) bool { return word == "vxlan" || word == v.To })
-			move(&outs.Serve, &b.Over.Serve, func(s *collector.Serve) bool { return word == "pcap-over-ip" || word == s.Addr })
-			if n == len(b.Over.TAPs)+len(b.Over.Files)+len(b.Over.VXLAN)+len(b.Over.Serve) {
+			move(&outs.VXLAN, &b.Over.VXLAN, func(v *collector.VXLAN) bool { return word == "vxlan" || word == v.To || word == addressOf(v.To) })
+			move(&outs.Serve, &b.Over.Serve, func(s *collector.Serve) bool {
+				return word == "pcap-over-ip" || word == s.Addr || "127.0.0.1:"+word == s.Addr
+			})
+			if n == len(targets(&b.Over)) {
 				return usagef("--balance %q: there is no output %q that is in no group yet; want interface, write, vxlan, pcap-over-ip, or the name, file or address of one", text, word)
 			}
 		}
