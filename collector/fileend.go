@@ -78,7 +78,7 @@ func (e *fileEnd) next(at time.Time) error {
 	r := e.cfg.Files
 	file, err := r.next(at)
 	if err != nil {
-		return err
+		return withRemedy(err)
 	}
 	comment := fmt.Sprintf("file %d of the recording %s", r.number, r.names.text)
 	if r.last != "" {

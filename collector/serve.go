@@ -55,6 +55,9 @@ const (
 	requestLen   = 128 << 10              // bytes: 4,096 instructions in decimal
 	tlsTime      = 10 * time.Second       // for a handshake
 
+	acceptWait  = 50 * time.Millisecond // between two attempts to take a connection that failed
+	acceptAgain = 10 * time.Second      // that it fails is told this often
+
 	maxStrangers     = 64 // connections at once that have not proved who they are
 	maxStrangersFrom = 16 // of those from one address
 )
@@ -142,16 +145,26 @@ func (s *server) alter(how any) (apply func()) {
 	return func() { s.set(next) }
 }
 
-// accept takes connections until the server is closed.
+// accept takes connections until the server is closed. While none can be taken,
+// since there are no descriptors for instance, they wait in the kernel.
 func (s *server) accept() {
+	var told bool
+	var said time.Time
 	for {
 		conn, err := s.listen.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return
-		} else if err != nil { // no descriptors, for instance
-			s.say(zerolog.WarnLevel, "", err, "pcap over IP: a connection could not be taken")
-			time.Sleep(10 * time.Millisecond)
+		} else if err != nil {
+			if time.Since(said) >= acceptAgain {
+				told, said = true, time.Now()
+				s.log.Warn().Str("address", s.addr).Err(withRemedy(err)).Msg("pcap over IP: connections cannot be taken, and wait")
+			}
+			time.Sleep(acceptWait)
 			continue
+		}
+		if told {
+			told = false
+			s.log.Info().Str("address", s.addr).Msg("pcap over IP: connections are taken again")
 		}
 		p, err := s.enter(conn)
 		if err != nil {

@@ -30,7 +30,13 @@ type local struct {
 
 func startLocal(t *testing.T, args ...string) *local {
 	t.Helper()
-	l := &local{t: t, cmd: testnet.Daemon(t, ntapBinary, args...), log: filepath.Join(t.TempDir(), "log"), done: make(chan error, 1)}
+	return startProgram(t, ntapBinary, args...)
+}
+
+// startProgram is startLocal for a program that becomes ntap.
+func startProgram(t *testing.T, name string, args ...string) *local {
+	t.Helper()
+	l := &local{t: t, cmd: testnet.Daemon(t, name, args...), log: filepath.Join(t.TempDir(), "log"), done: make(chan error, 1)}
 	f, err := os.Create(l.log)
 	if err != nil {
 		t.Fatal(err)
