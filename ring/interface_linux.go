@@ -44,6 +44,15 @@ func lookUp(fd int, name string) (Interface, error) {
 	if name == "" || len(name) >= unix.IFNAMSIZ || strings.ContainsRune(name, 0) {
 		return out, missing(name)
 	}
+	// The kernel takes NAME:LABEL for NAME (dev_ioctl, net/core/dev_ioctl.c); no
+	// interface has a colon in its name.
+	if device, label, has := strings.Cut(name, ":"); has {
+		if _, err := lookUp(fd, device); err != nil {
+			return out, missing(name)
+		}
+		return out, fmt.Errorf("ring: %s is no interface: %q can only be a label of addresses of %s, whose frames are those of %s; capture on %s, and for one address with a filter, as host 192.0.2.1",
+			name, label, device, device, device)
+	}
 	if err := ask("SIOCGIFINDEX", unix.SIOCGIFINDEX); errors.Is(err, unix.ENODEV) {
 		return out, missing(name)
 	} else if err != nil {

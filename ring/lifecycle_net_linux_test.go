@@ -283,6 +283,8 @@ func TestOpenErrors(t *testing.T) {
 		{1, func(c *Config) { c.Interface = "nosuch0" }, `no interface "nosuch0" here; there are: lo, va, vb: no such device`},
 		{1, func(c *Config) { c.Interface = "vaa" }, `no interface "vaa" here; did you mean: va: no such device`},
 		{1, func(c *Config) { c.Interface = "" }, `no interface "" here`},
+		{1, func(c *Config) { c.Interface = "va:1" }, `va:1 is no interface: "1" can only be a label of addresses of va, whose frames are those of va; capture on va`}, // was taken for va
+		{1, func(c *Config) { c.Interface = "vaa:1" }, `no interface "vaa:1" here`},
 		{1, func(c *Config) { c.Interface = strings.Repeat("v", 300) }, `here; there are: lo, va, vb`},
 		{1, func(c *Config) { c.Interface = "v\x00a" }, `no interface "v\x00a" here`},
 		{1, func(c *Config) { c.BlockSize = 1000 }, "4 blocks of 1000 bytes: the block size has to be a multiple of the page size"},
