@@ -279,6 +279,7 @@ func (sh *shared) monitor(ctx context.Context, stop func(), a *Account, outs *ou
 	defer tick.Stop()
 	nextSave, nextStats := time.Now().Add(saveEvery), time.Now().Add(second)
 	var doneSince time.Time
+	var wrong mistakeLog
 	for {
 		var now time.Time
 		select {
@@ -287,6 +288,7 @@ func (sh *shared) monitor(ctx context.Context, stop func(), a *Account, outs *ou
 		case now = <-tick.C:
 		}
 		outs.tick(now)
+		wrong.look(now, a.Drops, sh.log)
 		all := sh.taps.all()
 		done := len(all) > 0
 		for _, t := range all {

@@ -181,8 +181,8 @@ func TestWrongStartLive(t *testing.T) {
 	}
 }
 
-// A remote with the wrong key is counted as forged, one in clear as refused,
-// and the good one beside them is not touched. A file that is cut is sent up
+// A remote with the wrong key is counted as forged, one in clear as refused, the
+// log tells both as they come, and the good one beside them is not touched. A file that is cut is sent up
 // to the cut.
 func TestBadRemotesBesideAGoodOne(t *testing.T) {
 	t.Parallel()
@@ -210,6 +210,8 @@ func TestBadRemotesBesideAGoodOne(t *testing.T) {
 	if send(cut, w.key, "--tap", "4") == nil {
 		t.Error("a file that is cut ended with status 0")
 	}
+	c.wait(`reason=forged`)
+	c.wait(`reason="of a refused suite"`)
 	text := c.stop()
 	if n := account(text, "frames delivered"); n != 50+49 {
 		t.Errorf("%d frames delivered, want 99", n)
