@@ -343,6 +343,7 @@ func TestSizes(t *testing.T) {
 		{SenderConfig{To: "[fd90::2]:1", MTU: 1000}, 0, "1280 to 65535"},
 		{SenderConfig{To: "10.90.0.2:1", Datagram: 70000}, 0, "508 to 65507"},
 		{SenderConfig{To: "10.90.0.2"}, 0, "want HOST:PORT"},
+		{SenderConfig{To: "nosuch.invalid:5678"}, 0, "getent hosts nosuch.invalid"}, // was told to write HOST:PORT
 		{SenderConfig{To: ":5678"}, 0, "host and port are both needed"},
 		{SenderConfig{To: "10.90.0.2:99999"}, 0, "invalid port"},
 		{SenderConfig{To: "192.0.2.1:5678"}, 0, "network is unreachable"},

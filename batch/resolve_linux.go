@@ -5,6 +5,7 @@ package batch
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -21,7 +22,10 @@ const (
 // resolve looks a HOST:PORT up; what says what is there.
 func resolve(what, to string) (netip.AddrPort, error) {
 	a, err := net.ResolveUDPAddr("udp", to)
-	if err != nil {
+	var unknown *net.DNSError
+	if errors.As(err, &unknown) {
+		return netip.AddrPort{}, fmt.Errorf("batch: %s %q: %w; is the name right, and does this host's resolver answer (getent hosts %s)? An address needs neither", what, to, err, unknown.Name)
+	} else if err != nil {
 		return netip.AddrPort{}, fmt.Errorf("batch: %s %q: %w; want HOST:PORT, as in 192.0.2.1:5678, [2001:db8::1]:5678 or tap.example.org:5678", what, to, err)
 	}
 	ap := a.AddrPort()
