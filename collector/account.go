@@ -143,7 +143,7 @@ type TapTotal struct {
 	KernelDrops uint64 // frames
 	TooLong     uint64 // frames
 	Shed        uint64 // frames left out by a rate limit, sampling, as seen twice, or by a breaker
-	Unsent      uint64 // datagrams that left no trace on the wire
+	Unsent      uint64 // datagrams of all kinds that left no trace on the wire, also before this collector listened
 	Sealed      uint64 // frames
 
 	// As this side counted.
@@ -370,7 +370,7 @@ func (a *Account) Print(w io.Writer) {
 			fmt.Fprintf(w, "%10d of those left out by the remote's rate limit, sampling, dedup or breaker\n", t.Shed)
 		}
 		fmt.Fprintf(w, "%10d frames sealed, %d of them before this collector listened\n", t.Sealed, t.Before)
-		fmt.Fprintf(w, "%10d frames lost in %d datagrams, %d of those never sent\n", t.Lost, t.LostDatagrams, t.Unsent)
+		fmt.Fprintf(w, "%10d frames lost in %d datagrams; of all kinds the remote's kernel did not take %d\n", t.Lost, t.LostDatagrams, t.Unsent)
 		fmt.Fprintf(w, "%10d frames delivered to the outputs\n", t.Unpacked)
 	}
 	if cut, uncut := a.cut(); cut+uncut > 0 {
