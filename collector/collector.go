@@ -329,6 +329,9 @@ func (sh *shared) attend(t *tap, now time.Time) {
 		return
 	}
 	t.silent = silent
+	if a := s.announce.Load(); a != nil {
+		t.name = a.Name
+	}
 	if silent {
 		sh.log.Warn().Uint32("tap", t.id).Str("name", t.name).Time("heard", time.Unix(0, s.heard.Load())).Msg("the tap is silent")
 	} else {
