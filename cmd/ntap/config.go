@@ -87,9 +87,15 @@ func checkSetting(command string, f *pflag.Flag, v string) error {
 		if _, err = strconv.ParseBool(v); err != nil {
 			return errors.New("want true or false")
 		}
-	case "int", "int64", "uint32":
+	case "int", "int64", "uint32", byteType:
 		var n int64
-		if n, err = strconv.ParseInt(v, 0, 64); err != nil {
+		if f.Value.Type() == byteType {
+			var bytes int
+			if bytes, err = parseBytes(v); err != nil {
+				return err
+			}
+			n = int64(bytes)
+		} else if n, err = strconv.ParseInt(v, 0, 64); err != nil {
 			return errors.New("want a number")
 		}
 		if r, ok := settingRange[f.Name]; ok && (n < r[0] || n > r[1]) {

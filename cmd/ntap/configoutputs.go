@@ -187,7 +187,7 @@ func (o *outputReader) ofFile(what string, f *collector.File) fieldsOf {
 		"rotate-seconds": func(v *yaml.Node) { flags.every = o.number(v, what+": rotate-seconds", 0, maxRotate) },
 		"rotate-keep":    func(v *yaml.Node) { flags.keep = o.number(v, what+": rotate-keep", 0, maxKeep) },
 		"direct":         func(v *yaml.Node) { f.Direct = o.boolean(v, what+": direct") },
-		"buffer":         func(v *yaml.Node) { f.Buffer = o.number(v, what+": buffer", 1<<20, maxMemory) },
+		"buffer":         func(v *yaml.Node) { f.Buffer = o.bytes(v, what+": buffer", 1<<20, maxMemory) },
 	}, func(n *yaml.Node) {
 		var err error
 		if f.Rotate, err = flags.rotation(was, [3]string{"rotate-size", "rotate-seconds", "rotate-keep"}); err != nil {
@@ -274,7 +274,7 @@ func (o *outputReader) ofServe(what string, s *collector.Serve) fieldsOf {
 			}
 		},
 		"clients": func(v *yaml.Node) { s.Clients = o.number(v, what+": clients", 1, maxClients) },
-		"buffer":  func(v *yaml.Node) { s.Queue = o.number(v, what+": buffer", 1<<20, maxMemory) },
+		"buffer":  func(v *yaml.Node) { s.Queue = o.bytes(v, what+": buffer", 1<<20, maxMemory) },
 		"tls": func(v *yaml.Node) {
 			var files collector.TLSFiles
 			if s.TLS != nil {

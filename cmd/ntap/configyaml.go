@@ -229,6 +229,16 @@ func (r *configReader) number(n *yaml.Node, what string, least, most int) int {
 	return v
 }
 
+// bytes is number, of bytes, where k, m and g may stand behind it.
+func (r *configReader) bytes(n *yaml.Node, what string, least, most int) int {
+	v, err := parseBytes(n.Value)
+	if n.Kind != yaml.ScalarNode || err != nil || v < least || v > most {
+		r.fail(n, "%s: want a number of bytes from %d to %d, or as in 64m, not %s", what, least, most, kindOf(n))
+		return least
+	}
+	return v
+}
+
 // boolean returns true or false.
 func (r *configReader) boolean(n *yaml.Node, what string) bool {
 	if n.Kind != yaml.ScalarNode || n.Tag != "!!bool" || n.Value != "true" && n.Value != "false" {
