@@ -61,7 +61,9 @@ func (c *capture) compile(f *Filter) (program []bpf.RawInstruction, nothing bool
 		c.tap.log.Warn().Str("interface", c.cfg.Interface).Str("filter", f.Text).Msg(noNetmask)
 	}
 	user, err := f.compile(filter.Options{LinkType: c.link, Live: true, SnapLen: proto.MaxFrame, Netmask: c.netmask})
-	if err != nil {
+	if err != nil && c.link != filter.Ethernet { // else it is wrong everywhere
+		return nil, false, &FilterError{fmt.Errorf("%s: %w", c.cfg.Interface, err)}
+	} else if err != nil {
 		return nil, false, err
 	}
 	program, err = exclude(user, c.tap.owns(), c.link)

@@ -288,6 +288,7 @@ func (s *set) tell(before map[int]ring.Interface) {
 		case known && old.Name != i.Name:
 			log.Info().Str("interface", i.Name).Str("before", old.Name).Msg("an interface has another name")
 		}
+		s.filter.say(log, &i)
 	}
 	for index, i := range before {
 		if _, still := s.live[index]; !still {

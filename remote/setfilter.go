@@ -4,10 +4,12 @@ package remote
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"net/netip"
 	"slices"
 
+	"github.com/rs/zerolog"
 	"golang.org/x/net/bpf"
 
 	"github.com/ntap-project/ntap/proto"
@@ -32,6 +34,17 @@ func (f Filter) masked() bool {
 	return err == nil && err2 == nil && !slices.Equal(without, with)
 }
 
+var errNoLinkType = errors.New("bytecode is for Ethernet, and expressions for that and raw IP")
+
+// say tells of an interface of which nothing is captured, since the filter means
+// nothing for its link type.
+func (c *setFilter) say(log *zerolog.Logger, i *ring.Interface) {
+	if err := c.nothing[i.LinkType]; err != nil && !c.told[i.Name] && len(c.told) < maxInterfaces {
+		c.told[i.Name] = true
+		log.Info().Str("interface", i.Name).Uint16("linktype", i.LinkType).Str("filter", c.Text).AnErr("why", err).Msg("nothing of it is captured: the filter means nothing there")
+	}
+}
+
 // A setFilter is a filter for the interfaces of a set. The set's mutex is held
 // where it is used.
 type setFilter struct {
@@ -40,11 +53,13 @@ type setFilter struct {
 	masked    bool                                           // a program for each netmask
 	made      map[netip.Addr]map[uint16][]bpf.RawInstruction // by netmask and link type; of no netmask from the start
 	shortened bool                                           // there are too many netmasks: that was said
+	nothing   map[uint16]error                               // why it means nothing, by link type
+	told      map[string]bool                                // of these interfaces that was said
 }
 
 // compile makes the filter, and its programs for interfaces without a netmask.
 func (s *set) compile(f *Filter, owns []ring.Own) (c *setFilter, nothing bool, err error) {
-	c = &setFilter{Filter: *f, owns: owns, masked: f.masked(), made: map[netip.Addr]map[uint16][]bpf.RawInstruction{}}
+	c = &setFilter{Filter: *f, owns: owns, masked: f.masked(), made: map[netip.Addr]map[uint16][]bpf.RawInstruction{}, nothing: map[uint16]error{}, told: map[string]bool{}}
 	nothing, err = s.programs(c, netip.Addr{})
 	return c, nothing, err
 }
@@ -60,13 +75,14 @@ func (s *set) programs(c *setFilter, mask netip.Addr) (nothing bool, err error) 
 	nothing = true
 	for _, link := range ring.LinkTypes() {
 		if f.Program != nil && link != filter.Ethernet || f.Text != "" && f.Program == nil && !filter.Supported(link) {
+			c.nothing[link] = errNoLinkType
 			continue
 		}
 		user, err := f.compile(filter.Options{LinkType: link, Live: true, SnapLen: proto.MaxFrame, Netmask: mask})
 		if err != nil && link == filter.Ethernet {
 			return false, err
 		} else if err != nil {
-			s.tap.log.Debug().Uint16("linktype", link).Err(err).Msg("the filter leaves out interfaces of that link type")
+			c.nothing[link] = err
 			continue
 		}
 		nothing = nothing && user != nil && user.MatchesNothing()

@@ -241,3 +241,36 @@ func TestAnyInterfaceFilter(t *testing.T) {
 		t.Errorf("frames by interface and link type: %v, want %v", got, want)
 	}
 }
+
+// Where a filter means nothing for the link type of an interface, it is said of
+// which: of one that a pattern takes in the log, which was silent, and of one that
+// is named in the error, which named none of several.
+func TestFilterMeansNothingThere(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.in(w.sender, "ip", "tuntap", "add", "dev", "tun7", "mode", "tun")
+	expression := filepath.Join(w.dir, "expression")
+	write := func(text string) {
+		if err := os.WriteFile(expression, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("ip")
+	r := w.startRemote("-i", "tun*", "-i", "t0", "-F", expression)
+	const says = "nothing of it is captured: the filter means nothing there"
+	if strings.Contains(r.text(), says) {
+		t.Errorf("of a filter that means something:\n%s", r.text())
+	}
+	write("ether host 02:00:5e:00:00:01")
+	r.cmd.Process.Signal(unix.SIGHUP)
+	r.wait(says + ` filter="ether host 02:00:5e:00:00:01" interface=tun7 linktype=101`)
+	w.in(w.sender, "ip", "tuntap", "add", "dev", "tun8", "mode", "tun")
+	r.wait("interface=tun8 linktype=101")
+	if text := r.stop(); strings.Count(text, says) != 2 {
+		t.Errorf("not once for each:\n%s", text)
+	}
+	out, err := testnet.Command(t, "ip", "netns", "exec", w.sender, ntapBinary, "remote", "-i", "t0", "-i", "tun7", "-c", "10.99.0.2:1", "--key-file", w.key, "ether", "host", "02:00:5e:00:00:01").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "tun7: filter: column 12: there are no Ethernet addresses in raw IP") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
