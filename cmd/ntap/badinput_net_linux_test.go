@@ -86,6 +86,9 @@ func TestWrongStart(t *testing.T) {
 	}{
 		{2, "unknown flag: --nosuch", []string{"remote", "--nosuch"}},
 		{2, `"nosuch" is not a command`, []string{"nosuch"}},
+		{2, `"remot" is not a command or not expected here; is it remote?`, []string{"remot"}},
+		{2, `"rotat" is not a command or not expected here; is it rotate?`, []string{"key", "rotat"}},
+		{2, "unknown flag: --snaplan; is it --snaplen?", []string{"remote", "--snaplan", "9"}},
 		{2, "nothing to capture", remote("--key-file", master)},
 		{2, "no collector", []string{"remote", "-i", "lo", "--key-file", master}},
 		{2, "exclude each other", remote("-i", "lo", "-r", pcap, "--key-file", master)},

@@ -157,16 +157,21 @@ func keysOf(m map[string]field) func(func(string) bool) {
 // suggest says which field was meant, or which there are.
 func suggest(word string, known map[string]field) string {
 	names := slices.Sorted(keysOf(known))
-	best, least := "", min(3, max(len(word), 1)) // of a word of which nothing is left, none was meant
+	if best := nearest(word, names); best != "" {
+		return "; is it " + best + "?"
+	}
+	return "; there are " + strings.Join(names, ", ")
+}
+
+// nearest returns the name that was meant by a word; "": none of these.
+func nearest(word string, names []string) (best string) {
+	least := min(3, max(len(word), 1)) // of a word of which nothing is left, none was meant
 	for _, name := range names {
 		if d := distance(strings.ToLower(word), name); d < least {
 			best, least = name, d
 		}
 	}
-	if best != "" {
-		return "; is it " + best + "?"
-	}
-	return "; there are " + strings.Join(names, ", ")
+	return best
 }
 
 // distance is the number of letters to change, add or leave out to make a word

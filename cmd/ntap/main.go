@@ -16,6 +16,7 @@ import (
 
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // Exit statuses.
@@ -103,7 +104,7 @@ func newRoot() *cobra.Command {
 		Args:          noArgs,
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return usagef("%w; see %s --help", err, c.CommandPath())
+		return usagef("%w%s; see %s --help", err, meantFlag(c, err), c.CommandPath())
 	})
 	root.AddCommand(newRemote(), newCollector(), newKey(), newExtcap(), newDoctor(), newDemo(), newFilter(), newOVS(), newBench(), newSize(), newMeasureChild(), newVersion())
 	root.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
@@ -112,10 +113,34 @@ func newRoot() *cobra.Command {
 
 // noArgs refuses arguments where there are none to give.
 func noArgs(c *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return usagef("%s: %q is not a command or not expected here; see %s --help", c.CommandPath(), args[0], c.CommandPath())
+	if len(args) == 0 {
+		return nil
 	}
-	return nil
+	var names []string
+	for _, sub := range c.Commands() {
+		if !sub.Hidden {
+			names = append(names, sub.Name())
+		}
+	}
+	meant := ""
+	if name := nearest(args[0], names); name != "" {
+		meant = "; is it " + name + "?"
+	}
+	return usagef("%s: %q is not a command or not expected here%s; see %s --help", c.CommandPath(), args[0], meant, c.CommandPath())
+}
+
+// meantFlag says which flag of a command was meant by one that it does not have.
+func meantFlag(c *cobra.Command, err error) string {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) || unknown.GetSpecifiedShortnames() != "" {
+		return ""
+	}
+	var names []string
+	c.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+	if name := nearest(unknown.GetSpecifiedName(), names); name != "" {
+		return "; is it --" + name + "?"
+	}
+	return ""
 }
 
 // A logFlags are the flags about logging.
