@@ -23,6 +23,17 @@ func room(io string) int {
 	return flightRoom
 }
 
+// reaching returns a sender that has a socket for its collector: what is said of
+// sockets is not true of others. Nil: none has one yet.
+func (t *tap) reaching() *batch.Sender {
+	for _, l := range t.all[0].all {
+		if l.out.Astray() == nil {
+			return l.out
+		}
+	}
+	return nil
+}
+
 // footing says what the remote takes of the host from here on, which traffic
 // does not change, and what it has to do without.
 func (t *tap) footing() {
@@ -42,14 +53,14 @@ func (t *tap) footing() {
 	if shaper := t.all[0].shaper; shaper != nil && shaper.seen != nil {
 		seen = len(shaper.seen.buckets) * seenBytes
 	}
-	var out interface {
-		Buffer() int
-		Marked() bool
-	} = t.all[0].out
+	buffer, marked := t.cfg.SendBuffer, true
+	if out := t.reaching(); out != nil {
+		buffer, marked = out.Buffer(), out.Marked()
+	}
 	what, frames, sockets := "flights", lanes*room(t.cfg.IO), lanes
 	if v := t.all[0].tunnel; v != nil {
 		_, ports := v.fan.Ports()
-		out, sockets = v.fan, len(t.all)*ports
+		buffer, marked, sockets = v.fan.Buffer(), v.fan.Marked(), len(t.all)*ports
 		what, frames = "cuts", len(t.all)*proto.CutMemory
 		if t.cfg.File != "" {
 			frames += tunnelArena
@@ -57,13 +68,13 @@ func (t *tap) footing() {
 	}
 	// Of a socket's buffer the kernel takes twice what was asked, for what it has
 	// beside the data: SO_SNDBUF, socket(7).
-	t.log.Info().Int("rings", rings).Int(what, frames).Int("dedup", seen).Int("socket_buffers", sockets*2*out.Buffer()).
+	t.log.Info().Int("rings", rings).Int(what, frames).Int("dedup", seen).Int("socket_buffers", sockets*2*buffer).
 		Msg("memory for frames, in bytes: it does not grow with traffic")
-	if got := out.Buffer(); got < t.cfg.SendBuffer {
-		t.log.Warn().Int("bytes", got).Int("asked", t.cfg.SendBuffer).Str("mend", fmt.Sprintf("sysctl -w net.core.wmem_max=%d, or give CAP_NET_ADMIN", t.cfg.SendBuffer)).
+	if buffer < t.cfg.SendBuffer {
+		t.log.Warn().Int("bytes", buffer).Int("asked", t.cfg.SendBuffer).Str("mend", fmt.Sprintf("sysctl -w net.core.wmem_max=%d, or give CAP_NET_ADMIN", t.cfg.SendBuffer)).
 			Msg("the kernel limits the socket's buffer: bursts wait in the ring sooner")
 	}
-	if t.cfg.File == "" && t.cfg.Mark != 0 && !out.Marked() {
+	if t.cfg.File == "" && t.cfg.Mark != 0 && !marked {
 		t.log.Warn().Str("mend", "give CAP_NET_RAW or CAP_NET_ADMIN, or --mark 0").
 			Msg("what is sent has no mark: the tap knows its own datagrams by their content alone")
 	}

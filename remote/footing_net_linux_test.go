@@ -35,3 +35,20 @@ func TestRingSizeIsSaid(t *testing.T) {
 		}
 	}
 }
+
+// Where the first of several collectors cannot be reached yet, what is said of
+// sockets is of one that has one: a small buffer and no mark were said of a socket
+// that was not there.
+func TestFootingOfCollectorThatIsNotReached(t *testing.T) {
+	iface, _ := testnet.Veth(t)
+	var said bytes.Buffer
+	tp := testTap(t, Config{Interfaces: []string{iface}, Collector: "192.0.2.1:5678", Others: []string{openSink(t).LocalAddr().String()}, Mark: 5, Log: zerolog.New(&said)})
+	shards := openTap(t, tp)
+	if shards[0].all[0].out.Astray() == nil {
+		t.Fatal("the first collector can be reached")
+	}
+	tp.footing()
+	if text := said.String(); strings.Contains(text, "limits the socket's buffer") || strings.Contains(text, "has no mark") || !strings.Contains(text, "socket_buffers") {
+		t.Errorf("%s", text)
+	}
+}
