@@ -34,6 +34,7 @@ func (*Sender) Segmented() bool               { return false }
 func (*Sender) Marked() bool                  { return false }
 func (*Sender) Buffer() int                   { return 0 }
 func (*Sender) Astray() error                 { return nil }
+func (*Sender) Trouble() error                { return errors.ErrUnsupported }
 func (*Sender) Close() error                  { return nil }
 
 type Fan struct{ stats SenderStats }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"time"
 	"unsafe"
 
@@ -432,15 +431,7 @@ func (f *Fan) Stats() *SenderStats { return &f.stats }
 
 // Trouble returns why datagrams are not taken by the kernel or, as far as the
 // network tells, do not arrive; nil: there is none.
-func (f *Fan) Trouble() error {
-	if !f.Troubled() {
-		return nil
-	}
-	return fmt.Errorf("batch: %s %v: %w", f.what, f.to, os.NewSyscallError("sendmmsg", f.last))
-}
-
-// Troubled says that Trouble has something to tell.
-func (f *Fan) Troubled() bool { return !f.failing.IsZero() || !f.refusing.IsZero() }
+func (f *Fan) Trouble() error { return f.why(f.to) }
 
 // To returns the address that datagrams go to.
 func (f *Fan) To() netip.AddrPort { return f.to }

@@ -405,6 +405,15 @@ func (s *Sender) Collector() netip.AddrPort { return s.to }
 // could.
 func (s *Sender) Astray() error { return s.astray }
 
+// Trouble returns why datagrams are not taken by the kernel or, as far as the
+// network tells, do not arrive; nil: there is none.
+func (s *Sender) Trouble() error {
+	if !s.to.IsValid() {
+		return s.astray
+	}
+	return s.why(s.to)
+}
+
 // Segmented says that flights go with UDP_SEGMENT.
 func (s *Sender) Segmented() bool { return s.segmented }
 

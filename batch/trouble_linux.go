@@ -85,6 +85,18 @@ func (t *trouble) told() {
 	}
 }
 
+// Troubled says that there is something to tell.
+func (t *trouble) Troubled() bool { return !t.failing.IsZero() || !t.refusing.IsZero() }
+
+// why returns why datagrams to this address are not taken by the kernel or, as
+// far as the network tells, do not arrive; nil: there is no trouble.
+func (t *trouble) why(to netip.AddrPort) error {
+	if !t.Troubled() {
+		return nil
+	}
+	return fmt.Errorf("batch: %s %v: %w", t.what, to, os.NewSyscallError("sendmmsg", t.last))
+}
+
 // consider does what a failure to send left datagrams needs. After a while
 // that is to resolve the name again: then it returns the address, once, which
 // may be the same one.

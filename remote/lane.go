@@ -3,9 +3,11 @@
 package remote
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/ntap-project/ntap/batch"
@@ -37,6 +39,8 @@ type lane struct {
 	account   *ShardAccount
 	address   atomic.Pointer[netip.AddrPort] // of the collector, for those who make filters
 	failed    bool                           // and that was said
+	troubled  bool                           // what is sent does not arrive, and that was said
+	said      time.Time                      // then
 	copying   bool                           // the kernel copies what is sent without a copy, and that was said
 	plaintext []byte                         // scratch for reports
 	key       crypto.Key                     // scratch for rekey, so that no copies lie on the stack
@@ -97,6 +101,24 @@ func (l *lane) message(with *sealer, plaintext []byte) error {
 	with.seal(slot[:n:n])
 	l.out.Queue(n)
 	return l.out.Flush()
+}
+
+// look says when what is sent does not get to the collector, as far as kernel and
+// network tell, and when it does again. Only shard 0's lanes do.
+func (l *lane) look(now time.Time) {
+	err := l.out.Trouble()
+	switch {
+	case err == nil && l.troubled:
+		l.troubled = false
+		l.tap.log.Info().Str("collector", l.to.name).Msg("the collector is reached again, as far as the network tells")
+	case err != nil && !l.troubled && now.Sub(l.said) >= sayAgain:
+		l.troubled, l.said = true, now
+		says := "the kernel does not take what is for the collector: that is counted, and sending goes on"
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			says = "nobody listens at the collector, its host says: sending goes on"
+		}
+		l.tap.log.Warn().Err(err).Str("collector", l.to.name).Msg(says)
+	}
 }
 
 // count brings the lane's own part of the account up to date.

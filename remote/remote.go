@@ -181,6 +181,7 @@ func (t *tap) hello(shards []*shard, account *Account) error {
 			text = "another collector"
 		}
 		if err := l.out.Astray(); err != nil {
+			l.troubled, l.said = true, time.Now()
 			t.log.Warn().Err(err).Str("collector", l.to.name).Msg("it cannot be reached now: what is for it is counted as not taken, and its name is looked up again")
 		}
 		where := append([]*Account{account}, account.Also...)[i].to()

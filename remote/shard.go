@@ -118,10 +118,13 @@ func (s *shard) tick(now time.Time) error {
 	if err := s.report(now, false); err != nil {
 		return err
 	}
-	if s.number == 0 {
-		return s.announce(false)
+	if s.number != 0 {
+		return nil
 	}
-	return nil
+	for _, l := range s.all {
+		l.look(now)
+	}
+	return s.announce(false)
 }
 
 // count brings the account up to date with the kernel's counts.

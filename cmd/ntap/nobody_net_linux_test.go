@@ -3,6 +3,7 @@
 package main
 
 import (
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -63,6 +64,27 @@ func TestNobodyListensToTwo(t *testing.T) {
 			t.Errorf("%d frames captured, of 20", n)
 		}
 	}
+}
+
+// A remote says when nobody listens at its collector, when its kernel does not take
+// what it sends, and when that is over. It said nothing before its account at the
+// end.
+func TestCollectorNotReached(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.startRemote("-i", "t0")
+	const again = "the collector is reached again"
+	r.wait("nobody listens at the collector, its host says: sending goes on")
+	c := w.startCollector("--no-tap", "-w", filepath.Join(w.dir, "out.pcapng"))
+	r.wait(again)
+	w.in(w.sender, "ip", "link", "set", "up0", "down")
+	r.wait("the kernel does not take what is for the collector: that is counted, and sending goes on")
+	w.in(w.sender, "ip", "link", "set", "up0", "up")
+	r.until("it is over", func() bool { return strings.Count(r.text(), again) == 2 })
+	if text := r.stop(); strings.Count(text, "sending goes on") != 2 {
+		t.Errorf("not once each:\n%s", text)
+	}
+	c.stop()
 }
 
 // unreachables returns how often a namespace was told by ICMP that a datagram
