@@ -346,7 +346,7 @@ func TestSizes(t *testing.T) {
 		{SenderConfig{To: "nosuch.invalid:5678"}, 0, "getent hosts nosuch.invalid"}, // was told to write HOST:PORT
 		{SenderConfig{To: ":5678"}, 0, "host and port are both needed"},
 		{SenderConfig{To: "10.90.0.2:99999"}, 0, "invalid port"},
-		{SenderConfig{To: "192.0.2.1:5678"}, 0, "network is unreachable"},
+		{SenderConfig{To: "192.0.2.1:5678"}, 0, "network is unreachable: there is no route to it: ip route get 192.0.2.1"},
 	} {
 		s, err := NewSender(c.cfg)
 		if err != nil {

@@ -125,7 +125,12 @@ func free(a *net.UDPAddr, shared bool) error {
 		a.Port = c.LocalAddr().(*net.UDPAddr).Port
 		return c.Close()
 	}
-	if errors.Is(err, syscall.EADDRINUSE) {
+	switch {
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("batch: listen on %v: %w: no interface here has that address; give one that ip address shows, or the port alone", a, err)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("batch: listen on %v: %w: such a low port takes CAP_NET_BIND_SERVICE (net.ipv4.ip_unprivileged_port_start says from which on none is needed); give that, or another port", a, err)
+	case errors.Is(err, syscall.EADDRINUSE):
 		return fmt.Errorf("batch: port %d is taken by another program (ss -ulpn sport = :%d shows which): %w; stop it, or listen on another port", a.Port, a.Port, err)
 	}
 	return fmt.Errorf("batch: listen on %v: %w", a, err)

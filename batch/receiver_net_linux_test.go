@@ -55,6 +55,22 @@ func TestPortTaken(t *testing.T) {
 	}
 }
 
+// An address that is nobody's here, and a port that takes a right, are errors that
+// say what to do: they were the kernel's words alone.
+func TestListenErrorsSayWhatToDo(t *testing.T) {
+	testnet.Namespace(t) // whose thread, without rights below, ends with the test
+	if _, err := Listen(ListenConfig{Addr: "192.0.2.77:5678"}); err == nil || !strings.Contains(err.Error(), "no interface here has that address") {
+		t.Errorf("%v", err)
+	}
+	const nobody = 65534
+	if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, nobody, nobody, nobody); e != 0 { // of this thread only
+		t.Fatal(e)
+	}
+	if _, err := Listen(ListenConfig{Addr: "127.0.0.1:78"}); err == nil || !strings.Contains(err.Error(), "takes CAP_NET_BIND_SERVICE") {
+		t.Errorf("%v", err)
+	}
+}
+
 // Nor is a port that the kernel picks one that somebody has: it used to be, one
 // time in 28,000 for each that was open, since both had SO_REUSEPORT.
 func TestPickedPortIsNobodys(t *testing.T) {

@@ -4,6 +4,7 @@ package batch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -203,7 +204,10 @@ func dial(to netip.AddrPort, cfg dialConfig) (fd int, marked bool, err error) {
 			return fail("bind", err)
 		}
 	}
-	if err := unix.Connect(fd, sa); err != nil {
+	if err := unix.Connect(fd, sa); errors.Is(err, unix.ENETUNREACH) {
+		fd, marked, err := fail("connect", err)
+		return fd, marked, fmt.Errorf("%w: there is no route to it: ip route get %v", err, to.Addr())
+	} else if err != nil {
 		return fail("connect", err)
 	}
 	return fd, marked, nil
