@@ -148,8 +148,11 @@ func (e *fileEnd) put(b []byte) (n int, err error) {
 // gathers says that what waits is to be written with writev: where the kernel
 // copies it, and no reader may be slow.
 func (e *fileEnd) gathers() bool {
-	if e.cfg.Direct || e.cfg.Files != nil {
-		return !e.cfg.Direct
+	if e.cfg.Direct {
+		return false
+	}
+	if e.cfg.Files != nil { // the first of them may not be open yet
+		return true
 	}
 	st, err := e.file.Stat()
 	return err == nil && st.Mode().IsRegular()

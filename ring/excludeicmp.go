@@ -20,11 +20,11 @@ const (
 // header is in the frame. The accumulator is the protocol.
 func (b *builder) other(at uint32, v4 bool) {
 	if !v4 {
-		b.want(58)
+		b.want(58) // ICMPv6
 		b.load(bpf.LoadConstant{Dst: bpf.RegX, Val: at + ip6Header})
 		return
 	}
-	b.want(1)
+	b.want(1) // ICMP
 	b.load(bpf.LoadAbsolute{Off: at + 6, Size: 2})
 	b.load(bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 0x3FFF}) // more fragments, and offset
 	b.want(0)

@@ -9,8 +9,8 @@ import (
 )
 
 // mistakes are the drops that a remote with a wrong key or setting makes, and
-// what to look at: nobody else would tell, since nothing goes back to it.
-var mistakes = map[Drop]string{
+// what to look at; "": it is none. Nobody else would tell: nothing goes back to it.
+var mistakes = [NumDrops]string{
 	DropVersion: "the version of ntap there and here",
 	DropSuite:   "a remote sends in clear: --allow-plaintext, if that is meant",
 	DropTap:     "neither the key file nor the allow-list here has that tap: give the master key, or the tap's key or line",
@@ -30,9 +30,10 @@ type mistakeLog struct {
 
 // look tells what came since it was told last.
 func (m *mistakeLog) look(now time.Time, count func(Drop) uint64, log zerolog.Logger) {
-	for d, mend := range mistakes {
+	for i, mend := range mistakes {
+		d := Drop(i)
 		n := count(d)
-		if n == m.told[d] || now.Sub(m.at[d]) < mistakeAgain {
+		if mend == "" || n == m.told[d] || now.Sub(m.at[d]) < mistakeAgain {
 			continue
 		}
 		log.Warn().Uint64("datagrams", n-m.told[d]).Str("reason", d.text()).Str("look_at", mend).Msg("datagrams are dropped")
