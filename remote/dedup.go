@@ -57,7 +57,9 @@ func (t *seenTable) twice(hash uint64, ns int64, place uint32) bool {
 	b := &t.buckets[hash>>t.shift]
 	hash = max(hash, 1)
 	below := uint64(min(place, seenPlaces-1)) << 1
-	entry, writing := uint64(ns/seenUnit)<<seenBelow|below, hash<<seenBelow|below|1
+	// Never what stands in an empty slot: one that was seen empty before another shard
+	// wrote a frame there would still pass for empty after.
+	entry, writing := uint64(max(ns/seenUnit, 1))<<seenBelow|below, hash<<seenBelow|below|1
 	for range seenLooks {
 		at, was, state := b.find(hash, entry)
 		other := (was^entry)%(1<<seenBelow)>>1 != 0
