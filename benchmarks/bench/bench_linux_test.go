@@ -171,19 +171,15 @@ func TestSoakRuns(t *testing.T) {
 	b.Quick, b.Rounds, b.Trial, b.Source = true, 1, 30*time.Millisecond, measure.SourceCPU()
 	path := filepath.Join(t.TempDir(), "soak.json")
 	b.results.Schema = outcome.Schema
-	var err error
-	for range 10 { // a machine that stands still now and then offers less
-		if err = b.soakRun(t.Context(), "imix", 0.5, time.Second, path); err == nil || !strings.Contains(err.Error(), "that is no soak") {
-			break
-		}
-		b.results.Errors = nil
+	err := b.soakRun(t.Context(), "imix", 0.5, time.Second, path)
+	r, loadErr := outcome.Load(path)
+	if loadErr != nil || r.Soak == nil || r.Soak.Frames == 0 || r.Soak.Lost != 0 || r.Soak.Asked != 2000 || len(r.Soak.RSS[measure.RoleRemote]) != 10 {
+		t.Fatalf("%+v, %v", r, loadErr)
 	}
-	if err != nil {
-		t.Error(err)
-	}
-	r, err := outcome.Load(path)
-	if err != nil || r.Soak == nil || r.Soak.Frames < 1900 || r.Soak.Lost != 0 || r.Soak.Asked != 2000 || len(r.Soak.RSS[measure.RoleRemote]) != 10 {
-		t.Errorf("%+v, %v", r, err)
+	// A machine that stands still now and then offers less, and that is said.
+	offered := r.Soak.Rate >= soakOffered*r.Soak.Asked
+	if offered != (err == nil) || offered != (len(r.Errors) == 0) || err != nil && !strings.Contains(err.Error(), "that is no soak at 50 %") {
+		t.Errorf("%.0f frames a second of %.0f: %v; in the file %q", r.Soak.Rate, r.Soak.Asked, err, r.Errors)
 	}
 	b.highest["imix"] = 1e9 // what no source offers
 	if _, err := b.soak(t.Context(), "imix", 1, 300*time.Millisecond); err == nil || !strings.Contains(err.Error(), "that is no soak at 100 %") {
