@@ -55,30 +55,31 @@ func (b *budget) draw(bits, frames int64) (int64, int64) {
 type bucket struct {
 	rate  float64 // tokens a ns; 0: there is no end of them
 	most  int64
+	start time.Time // by a clock that nobody sets, as are all that follow it
 	left  atomic.Int64
-	added atomic.Int64 // until when tokens were added, ns
+	added atomic.Int64 // until when tokens were added, ns since start
 }
 
 func (b *bucket) begin(rate uint64, least int64, now time.Time) {
 	b.rate = float64(rate) / 1e9
 	b.most = max(least, int64(min(float64(rate)*depth.Seconds(), math.MaxInt64/4)))
+	b.start = now
 	b.left.Store(b.most)
-	b.added.Store(now.UnixNano())
 }
 
-// refill adds what came in since the last time. Of several at once, one does.
+// refill adds what came in since the last time. Of several at once, one does; one
+// that looked at the clock before another, and comes behind it, adds nothing.
 func (b *bucket) refill(now time.Time) {
 	if b.rate == 0 {
 		return
 	}
-	from, to := b.added.Load(), now.UnixNano()
-	if to < from { // the clock was set back
-		b.added.CompareAndSwap(from, to)
+	from, to := b.added.Load(), int64(now.Sub(b.start))
+	if to <= from {
 		return
 	}
 	n := int64(min(float64(to-from)*b.rate, float64(b.most)))
 	if n < b.most {
-		to = min(to, from+int64(float64(n)/b.rate)) // what is less than a token waits for the next time
+		to = min(to, from+int64(math.Ceil(float64(n)/b.rate))) // what is less than a token waits for the next time
 	}
 	if n < 1 || !b.added.CompareAndSwap(from, to) {
 		return

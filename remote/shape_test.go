@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/ntap-project/ntap/internal/testnet"
 	"github.com/ntap-project/ntap/proto"
@@ -217,16 +218,63 @@ func TestBudgetTakesTheLongest(t *testing.T) {
 
 // A clock that is set back neither adds to a bucket nor stops it.
 func TestBudgetClockSetBack(t *testing.T) {
-	now := time.Unix(1_700_000_000, 0)
+	now := time.Now()
 	b := newBudget(RateLimit{Frames: 1000}, now)
 	b.frames.left.Store(0)
-	b.refill(now.Add(-time.Hour))
+	setBack := func(t time.Time) time.Time { // by an hour: bits 30 to 62 of a time's first word are its seconds (package time)
+		*(*uint64)(unsafe.Pointer(&t)) -= 3600 << 30
+		return t
+	}
+	if back := setBack(now); now.UnixNano()-back.UnixNano() != int64(time.Hour) || back.Sub(now) != 0 {
+		t.Fatalf("%v is not %v by a clock that was set back", back, now)
+	}
+	b.refill(setBack(now))
 	if n := b.frames.left.Load(); n != 0 {
 		t.Errorf("%d tokens out of nothing", n)
 	}
-	b.refill(now.Add(-time.Hour + 50*time.Millisecond))
+	b.refill(setBack(now.Add(50 * time.Millisecond)))
 	if n := b.frames.left.Load(); n != 50 {
 		t.Errorf("%d tokens after 50 ms", n)
+	}
+}
+
+// A shard that was interrupted between its look at the clock and the budget adds
+// nothing: it was taken for a clock that is set back, and then the next one added
+// what had been added already, up to a whole bucket.
+func TestBudgetOfALateShard(t *testing.T) {
+	now := time.Now()
+	b := newBudget(RateLimit{Frames: 1000}, now)
+	b.frames.left.Store(0)
+	for _, v := range []struct {
+		at   time.Duration
+		want int64 // tokens from then on
+	}{{50 * time.Millisecond, 50}, {10 * time.Millisecond, 50}, {60 * time.Millisecond, 60}, {60 * time.Millisecond, 60}} {
+		if b.refill(now.Add(v.at)); b.frames.left.Load() != v.want {
+			t.Errorf("looked after %v: %d tokens, not %d", v.at, b.frames.left.Load(), v.want)
+		}
+	}
+}
+
+// Shards that are interrupted anywhere, each with a clock that it has just looked at,
+// together get no more than the rate and one bucket.
+func TestBudgetOfInterruptedShards(t *testing.T) {
+	const rate, shards = 100_000_000, 4
+	start := time.Now()
+	b := newBudget(RateLimit{Frames: rate}, start)
+	var drawn atomic.Int64
+	var wg sync.WaitGroup
+	for range shards {
+		wg.Go(func() {
+			for range 200_000 {
+				b.refill(time.Now())
+				_, n := b.draw(0, 1)
+				drawn.Add(n)
+			}
+		})
+	}
+	testnet.Await(t, "the shards' end", wg.Wait)
+	if n, most := drawn.Load(), rate/1e9*float64(time.Since(start))+float64(b.frames.most); float64(n) > most {
+		t.Errorf("%d frames, at most %.0f", n, most)
 	}
 }
 
