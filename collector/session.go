@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/ntap-project/ntap/crypto"
-	"github.com/ntap-project/ntap/perf"
 	"github.com/ntap-project/ntap/proto"
 )
 
@@ -54,19 +53,6 @@ type stream struct {
 	proven  bool         // a report has said where the data is
 	joiner  proto.AnnounceJoiner
 	account *streamAccount
-}
-
-// A streamAccount is the part of a stream that others read.
-type streamAccount struct {
-	unpacked      perf.Counter // frames
-	lostDatagrams perf.Counter
-	datagrams     perf.Counter // data datagrams passed in order
-
-	// As of the newest report whose datagrams have all passed.
-	captured, kernelDrops, tooLong, shed, unsent, sealed perf.Counter
-	covered                                              perf.Counter // unpacked by then
-	before                                               perf.Counter // sealed before the stream was joined
-	final                                                atomic.Bool  // that report was the last
 }
 
 // wipe erases the stream's keys.
@@ -177,26 +163,6 @@ func (t *tap) total() TapTotal {
 	}
 	sum.Name = t.name
 	return sum
-}
-
-// add adds the account of one stream; ended says that its session said bye.
-func (t *TapTotal) add(a *streamAccount, ended bool) {
-	covered, before, sealed := a.covered.Load(), a.before.Load(), a.sealed.Load()
-	t.Captured += a.captured.Load()
-	t.KernelDrops += a.kernelDrops.Load()
-	t.TooLong += a.tooLong.Load()
-	t.Shed += a.shed.Load()
-	t.Unsent += a.unsent.Load()
-	t.Sealed += sealed
-	t.Before += before
-	t.Lost += sealed - before - covered
-	t.Unpacked += a.unpacked.Load()
-	t.LostDatagrams += a.lostDatagrams.Load()
-	t.Datagrams += a.datagrams.Load()
-	t.Unreported += a.unpacked.Load() - covered
-	if ended {
-		t.unexplained += a.unpacked.Load() - covered
-	}
 }
 
 // done says that the tap's newest session ended, and that all of its shards
@@ -475,25 +441,4 @@ func (s *stream) advance(n uint64) {
 		s.settle()
 	}
 	s.next += n
-}
-
-// settle makes the account that of the newest report, which was made at this
-// place in the order.
-func (s *stream) settle() {
-	s.pending = false
-	a, r := s.account, &s.report
-	if s.late {
-		s.late = false
-		a.before.Set(r.Sealed - min(r.Sealed, a.unpacked.Load()))
-	}
-	a.captured.Set(r.Captured)
-	a.kernelDrops.Set(r.KernelDrops)
-	a.tooLong.Set(r.TooLong)
-	a.shed.Set(r.Shed)
-	a.unsent.Set(r.Unsent)
-	a.covered.Set(a.unpacked.Load())
-	a.sealed.Set(r.Sealed)
-	if r.Final {
-		a.final.Store(true)
-	}
 }
