@@ -3,6 +3,7 @@
 package collector
 
 import (
+	"context"
 	"net"
 	"net/netip"
 	"testing"
@@ -121,6 +122,28 @@ func TestTooManyFlows(t *testing.T) {
 	f.add(netip.MustParseAddrPort("192.0.2.1:1"))
 	if err := f.remake(time.Now().Add(time.Hour)); err != nil {
 		t.Errorf("said again: %v", err)
+	}
+}
+
+// A collector that is told to end while its last batch of known flows was full takes
+// what strangers have sent, too. It used to end when there was nothing more from known
+// flows, and a tap that was heard for the first time was lost without a count.
+func TestEndTakesWhatStrangersSent(t *testing.T) {
+	_, in := groups(t, "127.0.0.1:0", 1)
+	conn, err := net.Dial("udp", in[0].Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write(make([]byte, proto.Overhead)); err != nil {
+		t.Fatal(err)
+	}
+	d := newDesk(t, nil, "")
+	d.home, d.strangers, d.full = in[0], in[1], true
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := d.run(ctx); err != nil || d.account.Received.Load() != 1 {
+		t.Errorf("%d datagrams of 1, %v", d.account.Received.Load(), err)
 	}
 }
 

@@ -56,7 +56,8 @@ func (w *worker) run(ctx context.Context) error {
 		}
 	}
 	for stop := time.Now().Add(drainTime); time.Now().Before(stop); {
-		if n, err := w.deliver(); n == 0 || err != nil {
+		more := w.full // then strangers are not looked at, and there need be no more
+		if n, err := w.deliver(); n == 0 && !more || err != nil {
 			return w.end(err)
 		}
 	}
