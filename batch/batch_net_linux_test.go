@@ -10,14 +10,13 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/ntap-project/ntap/internal/testnet"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testnet.Main(m) }
 
 func listen(t testing.TB, cfg ListenConfig) []*Receiver {
 	t.Helper()
@@ -415,7 +414,7 @@ func TestSecondSockets(t *testing.T) {
 		}
 		fill(s, 1, 1000)
 		s.Flush()
-		a, b, err := Wait(rs[(k+1)%4], rs[k], time.Second)
+		a, b, err := Wait(rs[(k+1)%4], rs[k], time.Minute)
 		if a || !b || err != nil {
 			t.Errorf("sent to socket %d: %v %v %v", k, a, b, err)
 		}

@@ -11,11 +11,12 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/ntap-project/ntap/internal/testnet"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testnet.Main(m) }
 
 // The first failure stops the rest, and is the error that comes back.
 func TestFirstFailureStopsAll(t *testing.T) {

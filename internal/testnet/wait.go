@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -13,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 )
 
 // Patience is how long tests wait for anything: far longer than it takes, for
@@ -109,6 +112,24 @@ func Eventually(t testing.TB, what string, ok func() bool) {
 			t.Fatalf("%v, and not yet: %s", patience, what)
 		}
 	}
+}
+
+// Main is the TestMain of a package whose tests leave no goroutine behind. Those that
+// are about to end are waited for, longer than goleak.VerifyTestMain does: for less
+// than half a second.
+func Main(m *testing.M) {
+	code := m.Run()
+	if code == 0 {
+		err := goleak.Find()
+		for deadline := time.Now().Add(patience); err != nil && time.Now().Before(deadline); {
+			err = goleak.Find()
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "after the tests:", err)
+			code = 1
+		}
+	}
+	os.Exit(code)
 }
 
 // stacks returns what all goroutines do.

@@ -60,9 +60,10 @@ func (s *said) run(f func(t testing.TB)) string {
 // ended all of them.
 func TestWaitsAreBounded(t *testing.T) {
 	RequireTool(t, "sleep", "sh")
-	patience = 100 * time.Millisecond
+	patience = 3 * time.Second // which begins before a program starts: one that it is over for is not killed
 	defer func() { patience = Patience }()
 	never := make(chan int)
+	var all sync.WaitGroup
 	for want, f := range map[string]func(t testing.TB){
 		"and is killed: sleep 1000": func(t testing.TB) { Command(t, "sleep", "1000").Run() },
 		"and is killed: sh -c sleep 1001 | cat": func(t testing.TB) {
@@ -85,13 +86,16 @@ func TestWaitsAreBounded(t *testing.T) {
 			}
 		},
 	} {
-		if got := new(said).run(f); !strings.Contains(got, want) {
-			t.Errorf("want a failure with %q, got %.300q", want, got)
-		}
+		all.Go(func() {
+			if got := new(said).run(f); !strings.Contains(got, want) {
+				t.Errorf("want a failure with %q, got %.300q", want, got)
+			}
+		})
 	}
 	if _, err := output("sleep", "1002"); err == nil || !strings.Contains(err.Error(), "it did not end in") {
 		t.Error(err)
 	}
+	all.Wait()
 }
 
 // What ends in time fails nothing; a daemon is killed with its test, and fails
