@@ -131,7 +131,7 @@ func (r *Rig) drain(ctx context.Context) (time.Duration, error) {
 	if err := unix.Kill(r.remote.PID(), unix.SIGCONT); err != nil {
 		return 0, fmt.Errorf("%s: %w", RoleRemote, os.NewSyscallError("kill", err))
 	}
-	if err := r.idle(ctx); err != nil {
+	if err := r.idle(ctx, before); err != nil {
 		return 0, err
 	}
 	if err := stop(r.remote.PID()); err != nil {
@@ -155,18 +155,17 @@ func (r *Rig) taken() (time.Duration, error) {
 	return pt.CPU, nil
 }
 
-// idle waits until the remote has nothing to do.
-func (r *Rig) idle(ctx context.Context) error {
-	before, err := r.taken()
-	if err != nil {
-		return err
-	}
+// idle waits until the remote has nothing to do. It had taken so much when it went on:
+// one that has not begun yet, since it gets no CPU, looks as if it were idle.
+func (r *Rig) idle(ctx context.Context, before time.Duration) error {
+	began := false
 	for end := time.Now().Add(idleMost); ctx.Err() == nil; {
 		time.Sleep(idleLook)
 		now, err := r.taken()
-		if err != nil || now-before <= idleLook/10 {
+		if err != nil || began && now-before <= idleLook/10 {
 			return err
 		}
+		began = began || now > before
 		if time.Now().After(end) {
 			return fmt.Errorf("%s is still busy %v after it went on", RoleRemote, idleMost)
 		}

@@ -33,7 +33,7 @@ var (
 
 // Chosen.
 const (
-	quiet      = 250 * time.Millisecond // nothing more came for so long: nothing comes
+	quiet      = 250 * time.Millisecond // of a Rig
 	settleMost = 5 * time.Second
 	settleLook = 10 * time.Millisecond
 )
@@ -66,6 +66,7 @@ type Rig struct {
 	softirq   *Counter
 	ksoftirqd []int                  // the kernel's threads
 	arrived   func() (uint64, error) // frames that came out so far; nil: nobody counts them
+	quiet     time.Duration          // if nothing more came for so long, nothing comes
 	ends      []func()
 }
 
@@ -78,7 +79,7 @@ type party struct {
 
 // NewRig makes the hosts and the link, whose MTU is in bytes.
 func NewRig(mtu int) (_ *Rig, err error) {
-	r := &Rig{MTU: mtu, Frequency: frequency()}
+	r := &Rig{MTU: mtu, Frequency: frequency(), quiet: quiet}
 	defer func() {
 		if err != nil {
 			r.Close()

@@ -134,7 +134,7 @@ func (r *Rig) settle(ctx context.Context, before, offered uint64) error {
 		return nil
 	}
 	last, since := uint64(0), time.Now()
-	for end := time.Now().Add(settleMost); time.Now().Before(end) && ctx.Err() == nil; time.Sleep(settleLook) {
+	for end := time.Now().Add(max(settleMost, r.quiet)); time.Now().Before(end) && ctx.Err() == nil; time.Sleep(settleLook) {
 		n, err := r.arrived()
 		if err != nil {
 			return err
@@ -144,7 +144,7 @@ func (r *Rig) settle(ctx context.Context, before, offered uint64) error {
 		}
 		// What is still in the remote's last block comes within its timer; so
 		// more than was offered shows as well.
-		if time.Since(since) >= quiet || n-before >= offered && time.Since(since) >= quiet/5 {
+		if time.Since(since) >= r.quiet || n-before >= offered && time.Since(since) >= quiet/5 {
 			return nil
 		}
 	}
