@@ -267,6 +267,8 @@ func (s *shard) refilter() error {
 // meet gets to know the interfaces of the capture file.
 func (s *shard) meet(known []proto.Interface) (err error) {
 	s.machines, err = s.filter.machines(s.machines, known)
+	s.tap.mu.Lock()
+	defer s.tap.mu.Unlock()
 	s.tap.interfaces = known
 	return err
 }

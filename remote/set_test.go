@@ -11,6 +11,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/ntap-project/ntap/internal/testnet"
 	"github.com/ntap-project/ntap/proto"
 	"github.com/ntap-project/ntap/ring"
 )
@@ -154,5 +155,33 @@ func TestMaskedAsksNobody(t *testing.T) {
 		if got := (Filter{Text: text}).masked(); got != want {
 			t.Errorf("%q: %v", text, got)
 		}
+	}
+}
+
+// A capture file's interfaces may be asked for while more of them come: with the race
+// detector, as make race has it, this used to fail.
+func TestInterfacesOfAFileAreRead(t *testing.T) {
+	tp := &tap{log: zerolog.Nop()}
+	s := &shard{filter: &choice{}}
+	s.lane.tap = tp
+	account := &Account{tap: tp, Shards: []*ShardAccount{{CaptureAccount: &CaptureAccount{Interfaces: make([]InterfaceCount, 100)}}}}
+	account.Shards[0].Interfaces[99].Frames.Set(1)
+	done := make(chan []InterfaceTotal)
+	go func() {
+		var got []InterfaceTotal
+		for len(got) == 0 {
+			got = account.Interfaces()
+		}
+		done <- got
+	}()
+	known := make([]proto.Interface, 100)
+	for n := range known {
+		known[n].Name = fmt.Sprint("eth", n)
+		if err := s.meet(known[:n+1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := testnet.Receive(t, "the last interface's count", done); len(got) != 1 || got[0].Name != "eth99" {
+		t.Errorf("%+v", got)
 	}
 }
