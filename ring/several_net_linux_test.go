@@ -181,7 +181,7 @@ func TestLinksTellOfChanges(t *testing.T) {
 			}
 		}
 		testnet.Run(t, v.do)
-		if changed, err := l.Changed(5 * time.Second); !changed || err != nil {
+		if changed, err := l.Changed(time.Minute); !changed || err != nil {
 			t.Fatalf("%s: nothing is told (%v)", v.do, err)
 		}
 		if got := list(); !slices.Equal(got, v.want) {

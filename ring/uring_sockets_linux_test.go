@@ -219,7 +219,7 @@ func TestInboxDoesNotAllocate(t *testing.T) {
 			}
 		}
 		for got := 0; got < 4; {
-			n, err := b.Recv(time.Second)
+			n, err := b.Recv(time.Minute)
 			if n == 0 || err != nil {
 				t.Fatal(n, err)
 			}
