@@ -13,7 +13,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-	"unsafe"
 
 	"github.com/ntap-project/ntap/internal/testnet"
 	"github.com/ntap-project/ntap/proto"
@@ -213,28 +212,6 @@ func TestBudgetTakesTheLongest(t *testing.T) {
 	s := shaper{budget: newBudget(RateLimit{Bits: 1}, time.Now())}
 	if !s.spend(8 * proto.MaxFrame) {
 		t.Error("it never passes")
-	}
-}
-
-// A clock that is set back neither adds to a bucket nor stops it.
-func TestBudgetClockSetBack(t *testing.T) {
-	now := time.Now()
-	b := newBudget(RateLimit{Frames: 1000}, now)
-	b.frames.left.Store(0)
-	setBack := func(t time.Time) time.Time { // by an hour: bits 30 to 62 of a time's first word are its seconds (package time)
-		*(*uint64)(unsafe.Pointer(&t)) -= 3600 << 30
-		return t
-	}
-	if back := setBack(now); now.UnixNano()-back.UnixNano() != int64(time.Hour) || back.Sub(now) != 0 {
-		t.Fatalf("%v is not %v by a clock that was set back", back, now)
-	}
-	b.refill(setBack(now))
-	if n := b.frames.left.Load(); n != 0 {
-		t.Errorf("%d tokens out of nothing", n)
-	}
-	b.refill(setBack(now.Add(50 * time.Millisecond)))
-	if n := b.frames.left.Load(); n != 50 {
-		t.Errorf("%d tokens after 50 ms", n)
 	}
 }
 
