@@ -11,19 +11,29 @@ import (
 )
 
 // A tally is what the remote of one session says that its kernel captured on each
-// interface. Files have it in their statistics.
+// interface. Files have it in their statistics, and may have it for longer than the
+// session is known. Of announces only the counts are kept.
 type tally struct {
-	announce *atomic.Pointer[proto.Announce] // the newest
-	came     time.Time                       // when the session was first heard
-	late     bool                            // in its middle: what was before is not for this collector to tell,
-	first    atomic.Pointer[proto.Announce]  // but what came after this announce; of it only the counts are kept
+	came   time.Time                      // when the session was first heard
+	late   bool                           // in its middle: what was before is not for this collector to tell,
+	first  atomic.Pointer[proto.Announce] // but what came after this announce
+	newest atomic.Pointer[proto.Announce]
+	gone   atomic.Bool // the session is: no announce comes any more
 }
 
 // learn notes an announce. One worker does: that of shard 0.
 func (y *tally) learn(a *proto.Announce) {
+	counts := &proto.Announce{Captured: a.Captured, Dropped: a.Dropped, Bye: a.Bye}
 	if y.late && y.first.Load() == nil {
-		y.first.Store(&proto.Announce{Captured: a.Captured, Dropped: a.Dropped})
+		y.first.Store(counts)
 	}
+	y.newest.Store(counts)
+}
+
+// final says that nothing more is going to be counted.
+func (y *tally) final() bool {
+	a := y.newest.Load()
+	return y.gone.Load() || a != nil && a.Bye
 }
 
 // An ifCount says what was captured on an interface since its session began.
@@ -50,7 +60,7 @@ func countOf(a *proto.Announce, number uint32) ifCount {
 }
 
 // now returns what is known of an interface by now.
-func (y *tally) now(number uint32) ifCount { return countOf(y.announce.Load(), number) }
+func (y *tally) now(number uint32) ifCount { return countOf(y.newest.Load(), number) }
 
 // begin returns what was counted of an interface before this collector heard of
 // the session; like is how it is counted now.
@@ -101,6 +111,8 @@ type period struct {
 type periods struct {
 	opened time.Time // the output was
 	of     map[ifKey]period
+	quiet  []pcapngSource // of a recording: interfaces that may have no frame in the file under way, but had in one before
+	left   int            // of those, how many there were no places for
 }
 
 // maxPeriods bounds the interfaces whose periods are known. Chosen.
@@ -136,11 +148,16 @@ func (p *periods) end(k ifKey, y *tally, start, end int64) (int64, ifCount) {
 		was.start = start
 	}
 	now := y.now(k.number)
-	if was.session {
-		was.before = y.begin(k.number, now)
-	}
 	p.put(k, period{start: end, before: now})
-	return was.start, now.since(was.before)
+	return was.start, was.upTo(k, y, now)
+}
+
+// upTo returns what was captured in a period that ends now.
+func (p period) upTo(k ifKey, y *tally, now ifCount) ifCount {
+	if p.session {
+		p.before = y.begin(k.number, now)
+	}
+	return now.since(p.before)
 }
 
 // put has the statistics say what was captured, where that is known.
@@ -148,10 +165,7 @@ func (c ifCount) put(s *proto.PcapngStatistics) {
 	switch {
 	case !c.known:
 	case c.common && c.dropped > 0:
-		if s.Comment != "" {
-			s.Comment += "\n"
-		}
-		s.Comment += fmt.Sprintf("ntap: %d frames were dropped by the kernel of the interfaces that share a ring with this one: how many of this one is not known", c.dropped)
+		s.Comment = more(s.Comment, fmt.Sprintf("ntap: %d frames were dropped by the kernel of the interfaces that share a ring with this one: how many of this one is not known", c.dropped))
 	default:
 		s.Counted, s.Received, s.Dropped = true, c.captured, c.dropped
 	}

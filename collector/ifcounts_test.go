@@ -21,7 +21,7 @@ type counting struct{ *Origin }
 // newCounting returns an origin of a session that was heard first at came.
 func newCounting(tap uint32, came time.Time, late bool) counting {
 	o := origin(tap, nil)
-	o.tally = &tally{announce: o.announce, came: came, late: late}
+	o.tally = &tally{came: came, late: late}
 	return counting{o}
 }
 
@@ -116,6 +116,7 @@ func TestStatisticsTellOnce(t *testing.T) {
 	s, o := f.sink(nil), newCounting(7, time.Now(), false)
 	for n := range uint64(4) {
 		a := &proto.Announce{Filter: strings.Repeat("x", int(n)), Interfaces: []proto.Interface{{Name: "eth0"}}, Captured: []proto.InterfaceCount{{10 * (n + 1), n}}}
+		o.tally.learn(a)
 		o.announce.Store(a)
 		o.frame(t, s, 0)
 	}
@@ -269,7 +270,7 @@ func TestTallyOfSession(t *testing.T) {
 		stream := d.streams[streamKey{1, 0}]
 		y := stream.origin.tally
 		now := y.now(0)
-		if got := now.since(y.begin(0, now)); !got.known || got.captured != c.want.captured || y.late != c.want.late || y.came.IsZero() || &stream.session.tally != y {
+		if got := now.since(y.begin(0, now)); !got.known || got.captured != c.want.captured || y.late != c.want.late || y.came.IsZero() || stream.session.tally != y {
 			t.Errorf("session %d: %+v, late %v; want %+v", i, got, y.late, c.want)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"runtime"
 	"slices"
@@ -122,6 +123,9 @@ func newPcapngFile(cfg pcapngConfig) (*pcapngFile, error) {
 // take at the most, but for the names in it, bytes.
 const headMost = 1 << 10
 
+// statistics is what those of an interface take at the end of a file, bytes.
+const statistics = 512
+
 // begin begins a section.
 func (f *pcapngFile) begin(now time.Time) {
 	f.until = time.Time{}
@@ -162,7 +166,6 @@ func (f *pcapngFile) turn(now time.Time, more int) error {
 // to it.
 func (f *pcapngFile) due(now time.Time, more int) bool {
 	r := f.cfg.Files
-	const statistics = 512 // bytes for each interface, at the end
 	given := len(f.table.stats) > 0
 	if r.roll.Size > 0 && more > 0 && given && f.size+int64(len(f.head)+more+len(f.table.stats)*statistics) > r.roll.Size {
 		return true
@@ -264,10 +267,25 @@ func (f *pcapngFile) failure() error {
 // finish puts the statistics of the interfaces in.
 func (f *pcapngFile) finish() error {
 	if !f.ended && f.cfg.Format == formatPcapng {
-		f.head = f.table.statistics(f.head, time.Now().UnixNano(), f.untold)
+		if f.cfg.Files != nil {
+			f.head = f.table.quiet(f.head, f.cfg.SnapLen, f.room())
+		}
+		if f.head = f.table.statistics(f.head, time.Now().UnixNano(), f.untold); f.cfg.Files != nil {
+			f.periods.leave(f.table.stats)
+		}
 	}
 	f.ended = true
 	return f.settle()
+}
+
+// room returns how many bytes the recording's file has room for besides the
+// statistics of the interfaces in it.
+func (f *pcapngFile) room() int64 {
+	most := f.cfg.Files.roll.Size
+	if most == 0 {
+		return math.MaxInt64
+	}
+	return most - f.size - int64(len(f.head)+len(f.table.stats)*statistics)
 }
 
 // describe returns the number of the interface of a source in the file that is
@@ -330,7 +348,7 @@ func (f *pcapngFile) write(s *pcapngSink) error {
 		s.counts.Delivered.Add(s.frames)
 		s.counts.DeliveredBytes.Add(s.bytes)
 		if f.full {
-			f.room()
+			f.calm()
 		}
 		return nil
 	}
@@ -360,8 +378,8 @@ func (f *pcapngFile) crowded(err error, lost uint64) {
 	}
 }
 
-// room notes that there is room again. A slow reader has some now and then.
-func (f *pcapngFile) room() {
+// calm notes that there is room again. A slow reader has some now and then.
+func (f *pcapngFile) calm() {
 	if !f.fullAt.IsZero() && time.Since(f.fullAt) < calmTime {
 		return
 	}

@@ -36,6 +36,8 @@ type pcapngKey struct {
 	clock   string          // that its times are of
 }
 
+func (k *pcapngKey) of() ifKey { return ifKey{k.tap, k.session, k.number} }
+
 // A pcapngSource is what an interface block is made of, and its statistics.
 type pcapngSource struct {
 	key      pcapngKey
@@ -53,8 +55,7 @@ type pcapngTable struct {
 
 type pcapngStats struct {
 	of          ifKey
-	tally       *tally
-	early       bool
+	source      pcapngSource
 	given, lost uint64 // frames
 }
 
@@ -98,8 +99,8 @@ func (t *pcapngTable) number(head []byte, of pcapngSource, snap int) ([]byte, ui
 	}
 	id := uint32(len(t.stats))
 	t.ids[key] = id
-	s := pcapngStats{of: ifKey{key.tap, key.session, key.number}, tally: of.tally, early: key.early}
-	t.periods.meet(s.of, s.tally)
+	s := pcapngStats{of: key.of(), source: of}
+	t.periods.meet(s.of, of.tally)
 	t.stats = append(t.stats, s)
 	return b.Append(head), id
 }
@@ -114,15 +115,18 @@ func (t *pcapngTable) statistics(head []byte, end int64, lost map[shardKey]uint6
 		last[s.of] = id
 	}
 	told := t.ends(lost)
+	if n := t.periods.left; n > 0 && told[0] == "" {
+		told[0] = fmt.Sprintf("ntap: what was dropped on %d interfaces of earlier files since is not told, for there are more than %d", n, maxQuiet)
+	}
 	for id, s := range t.stats {
 		b := proto.PcapngStatistics{Interface: uint32(id), Accepted: s.given, Delivered: s.given - s.lost, Comment: told[uint32(id)]}
 		start := t.start
 		if last[s.of] == id {
 			var c ifCount
-			start, c = t.periods.end(s.of, s.tally, t.start, end)
+			start, c = t.periods.end(s.of, s.source.tally, t.start, end)
 			c.put(&b)
 		}
-		b.Start, b.End = ticks(start, s.early), ticks(end, s.early)
+		b.Start, b.End = ticks(start, s.source.key.early), ticks(end, s.source.key.early)
 		head = b.Append(head)
 	}
 	return head
@@ -151,10 +155,7 @@ func (t *pcapngTable) ends(lost map[shardKey]uint64) map[uint32]string {
 		if sums[k].shards > 1 {
 			text = fmt.Sprintf("ntap: %d datagrams of tap %d, %d shards, were lost after their last frames", sums[k].n, k.tap, sums[k].shards)
 		}
-		if told[id] != "" {
-			text = told[id] + "\n" + text
-		}
-		told[id] = text
+		told[id] = more(told[id], text)
 	}
 	for k := range sums {
 		if id, has := first[k]; has {
@@ -167,6 +168,14 @@ func (t *pcapngTable) ends(lost map[shardKey]uint64) map[uint32]string {
 		}
 	}
 	return told
+}
+
+// more returns a comment with one more line.
+func more(comment, line string) string {
+	if comment == "" {
+		return line
+	}
+	return comment + "\n" + line
 }
 
 // A pcapngStream is what an encoder's blocks go to. It numbers their interfaces

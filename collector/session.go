@@ -70,7 +70,7 @@ func (s *stream) wipe() {
 type session struct {
 	id       uint64
 	announce atomic.Pointer[proto.Announce]
-	tally    tally
+	tally    *tally
 	bye      atomic.Bool
 	heard    atomic.Int64            // ns since 1970, when something verified last
 	streams  map[*streamAccount]bool // guarded by tap.mu
@@ -118,8 +118,7 @@ func (t *tap) joined(id uint64, plaintext bool, a *streamAccount, now time.Time,
 	}
 	s := t.sessions[id]
 	if s == nil {
-		s = &session{id: id, streams: make(map[*streamAccount]bool)}
-		s.tally.announce, s.tally.came, s.tally.late = &s.announce, now, late
+		s = &session{id: id, streams: make(map[*streamAccount]bool), tally: &tally{came: now, late: late}}
 		t.sessions[id] = s
 		t.seen++
 	}
@@ -141,6 +140,7 @@ func (t *tap) fold(s *session, a *streamAccount) {
 	delete(s.streams, a)
 	if len(s.streams) == 0 && s.id != t.newest.Load() {
 		delete(t.sessions, s.id)
+		s.tally.gone.Store(true)
 	}
 }
 
@@ -355,7 +355,7 @@ func (w *worker) join(h *proto.Header, key *crypto.Key, age int64) *stream {
 		return nil
 	}
 	s.session.heard.Store(w.now.UnixNano())
-	s.origin = Origin{Tap: h.Tap, Session: h.Session, Shard: h.Shard, announce: &s.session.announce, tally: &s.session.tally}
+	s.origin = Origin{Tap: h.Tap, Session: h.Session, Shard: h.Shard, announce: &s.session.announce, tally: s.session.tally}
 	s.fresh = true
 	w.streams[k] = s
 	w.last = s
