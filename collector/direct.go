@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ntap-project/ntap/batch"
@@ -40,7 +41,9 @@ const directPad = 0x8000_4E54
 // next Write, which takes nothing as long as the buffer is full.
 type directFile struct {
 	file  directOut
-	pad   []byte // an aligned buffer for the last part of the file
+	pace  pace
+	moved *atomic.Uint64 // bytes that were written
+	pad   []byte         // an aligned buffer for the last part of the file
 	ahead ahead
 	last  time.Time
 
@@ -73,7 +76,7 @@ type directOut interface {
 // bytes are for what fills the file up.
 func newDirectFile(file directOut, memory []byte) *directFile {
 	size := len(memory) - 2*directAlign
-	return &directFile{file: file, pad: memory[size:], mem: memory[:size]}
+	return &directFile{file: file, pad: memory[size:], mem: memory[:size], pace: pace{ending: new(atomic.Bool)}, moved: new(atomic.Uint64)}
 }
 
 // A directMemory is the memory of one file after the other.
@@ -176,16 +179,21 @@ func (d *directFile) sync() error {
 
 // put writes the buffer up to n, a multiple of directAlign.
 func (d *directFile) put(n int) error {
-	if n == d.done {
-		return nil
+	for d.done < n {
+		at := d.done
+		end := at + d.pace.most(n-at)
+		d.mu.Unlock()
+		d.ahead.reach(d.at + int64(n))
+		start := time.Now()
+		k, err := d.file.WriteAt(d.mem[at:end], d.at+int64(at))
+		d.pace.took(k, time.Since(start))
+		d.moved.Add(uint64(k))
+		d.mu.Lock()
+		if d.done += k - k%directAlign; err != nil {
+			return fileError(err)
+		}
 	}
-	at := d.done
-	d.mu.Unlock()
-	d.ahead.reach(d.at + int64(n))
-	k, err := d.file.WriteAt(d.mem[at:n], d.at+int64(at))
-	d.mu.Lock()
-	d.done += k - k%directAlign
-	return fileError(err)
+	return nil
 }
 
 // fill writes the last part of the file, filled up.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ntap-project/ntap/batch"
@@ -24,11 +25,13 @@ type fileEnd struct {
 	file   *os.File    // nil: there is none
 	direct *directFile // writes the file; nil: the file itself does
 	memory directMemory
-	ahead  ahead  // of file, if direct is nil
-	at     int64  // bytes of file, if direct is nil
-	head   []byte // of the file, not written yet
-	failed bool   // to make a file, which was told
-	err    error  // of the end
+	ahead  ahead         // of file, if direct is nil
+	at     int64         // bytes of file, if direct is nil
+	head   []byte        // of the file, not written yet
+	failed bool          // to make a file, which was told
+	ending atomic.Bool   // what there is is all
+	past   atomic.Uint64 // bytes written past the page cache
+	err    error         // of the end
 
 	mu     sync.Mutex // of direct, memory and what follows
 	frames uint64     // that were in the buffer of a directFile at the end, and did not get to the disk
@@ -106,6 +109,7 @@ func (e *fileEnd) take(file *os.File, comment string) (err error) {
 		if e.direct, err = e.memory.open(file, most); err != nil {
 			return errors.Join(err, file.Close())
 		}
+		e.direct.pace.ending, e.direct.moved = &e.ending, &e.past
 	} else if gainsByAllocation(file) {
 		e.ahead = ahead{file: file, most: most}
 	}
@@ -185,6 +189,9 @@ func (e *fileEnd) turn(t *turn) error {
 	e.failed = err != nil
 	return fileError(err)
 }
+
+// moved counts what is written past the page cache as it comes to the disk, see mover.
+func (e *fileEnd) moved() uint64 { return e.past.Load() }
 
 // every is 0 through the page cache: a thousand recordings that look ten times a
 // second take a twelfth of a CPU.

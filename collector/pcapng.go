@@ -109,6 +109,7 @@ func newPcapngFile(cfg pcapngConfig) (*pcapngFile, error) {
 		f.begin(now)
 	}
 	f.own, f.out = true, newQueue(f.end, formatPcapng, cmp.Or(cfg.Buffer, queueSize), nil)
+	f.out.pace.ending = &f.end.ending
 	if f.out.slow, f.out.slice = errSlowDisk, f.out.size; f.end.gathers() {
 		f.out.many = queueMany
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -66,6 +67,7 @@ type queue struct {
 
 	lasting error    // the goroutine's: why it ends
 	vector  [][]byte // likewise: what it is about to write
+	pace    pace     // likewise
 
 	wake    chan struct{} // has a token if there is something to do
 	closing chan struct{} // closed when what there is is all
@@ -135,7 +137,7 @@ func newQueue(to io.Writer, format captureFormat, limit int, failed func(error))
 	size := min(queuePart, limit/8)
 	return &queue{
 		to: to, format: format, limit: limit, size: size, slice: queueSlice, many: 1, slow: errSlow, pause: queueAgain, failed: failed, spare: newSpares(size, limit/size),
-		wake: make(chan struct{}, 1), closing: make(chan struct{}), done: make(chan struct{}),
+		wake: make(chan struct{}, 1), closing: make(chan struct{}), done: make(chan struct{}), pace: pace{ending: new(atomic.Bool)},
 	}
 }
 
@@ -362,8 +364,10 @@ func (q *queue) write(parts []*part) (over int, ok bool) {
 
 // give writes once.
 func (q *queue) give(parts []*part) (n int, err error) {
-	if p := parts[0]; len(parts) == 1 {
-		return q.to.Write(p.mem[p.done:min(p.done+q.slice, len(p.mem))])
+	start := time.Now()
+	defer func() { q.pace.took(n, time.Since(start)) }()
+	if p := parts[0]; len(parts) == 1 || q.pace.careful() {
+		return q.to.Write(p.mem[p.done : p.done+q.once(len(p.mem)-p.done)])
 	}
 	for _, p := range parts {
 		q.vector = append(q.vector, p.mem[p.done:])
@@ -430,6 +434,7 @@ func (q *queue) again(err error, wait time.Duration) bool {
 // drain waits until everything is written, for as long as that makes progress,
 // and for no longer than most (0: as long as it takes). False: it is not.
 func (q *queue) drain(most time.Duration) bool {
+	q.pace.ending.Store(true)
 	q.await(most, func() bool {
 		q.mu.Lock()
 		defer q.mu.Unlock()
@@ -484,5 +489,9 @@ func (q *queue) await(most time.Duration, enough func() bool) bool {
 func (q *queue) progress() uint64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.written
+	n := q.written
+	if m, ok := q.to.(mover); ok {
+		n += m.moved()
+	}
+	return n
 }
