@@ -349,58 +349,86 @@ func (s *recordingSet) sink(worker int, a *OutputAccount) (sink, error) {
 	return &recordingSink{set: s, account: a, taps: make(map[uint32]*pcapngSink)}, nil
 }
 
-// A recordingSink is a worker's end of the recordings of all taps. Only the
-// tap whose records come has anything encoded, so all of them share the memory
-// for that.
+// recordingOpen is how many recordings a worker encodes for at the same time: each
+// has a buffer then. BenchmarkMergeRecordings.
+const recordingOpen = 16
+
+// A recordingSink is a worker's end of the recordings of all taps. Those whose records
+// came last have a buffer each: frames of other taps between them do not end a write.
 type recordingSink struct {
 	set     *recordingSet
 	account *OutputAccount
 	taps    map[uint32]*pcapngSink
-	tap     uint32
-	last    *pcapngSink // of tap; nil: refused
-	known   bool
-	buf     []byte
-	refused uint64 // frames since Flush
+	places  [pcapngPlaces]recordingPlace
+	open    []*pcapngSink // those that have a buffer
+	free    [][]byte      // buffers that none has
+	refused uint64        // frames since Flush
 	counts  SinkCounts
 	err     error
 }
 
+// A recordingPlace keeps the end of a tap's recording, found without a map.
+type recordingPlace struct {
+	known bool
+	tap   uint32
+	end   *pcapngSink // nil: refused
+}
+
 // Write gives the record to the recording of its tap, see sink.
 func (s *recordingSink) Write(o *Origin, r *proto.Record) {
-	if !s.known || o.Tap != s.tap {
-		s.turn(o.Tap)
+	p := &s.places[o.Tap%pcapngPlaces]
+	if p.tap != o.Tap || !p.known {
+		*p = recordingPlace{true, o.Tap, s.find(o.Tap)}
 	}
-	if s.last == nil {
+	if p.end == nil {
 		s.refused++
 		return
 	}
-	s.last.Write(o, r)
+	if p.end.buf == nil {
+		s.lend(p.end)
+	}
+	p.end.Write(o, r)
 }
 
-// turn makes tap the one whose records come: once for a run of its datagrams.
-func (s *recordingSink) turn(tap uint32) {
-	s.put()
+// find returns the end of a tap's recording; nil: there are too many.
+func (s *recordingSink) find(tap uint32) *pcapngSink {
 	p, known := s.taps[tap]
 	if !known {
 		if f := s.set.file(tap); f != nil {
-			p = f.sink(s.buf)
-			s.buf = p.buf
+			p = f.sink([]byte{})
+			p.buf = nil
 			s.account.add(p.Counts())
 		}
 		if p != nil || len(s.taps) < 2*maxRecordings { // of those there are no more than recordings
 			s.taps[tap] = p
 		}
 	}
-	if s.tap, s.last, s.known = tap, p, true; p != nil {
-		p.buf = s.buf[:0]
+	return p
+}
+
+// lend gives an end a buffer. If as many as may be are lent, all come back first.
+func (s *recordingSink) lend(p *pcapngSink) {
+	if len(s.open) == recordingOpen {
+		s.put()
+		for _, o := range s.open {
+			s.free, o.buf = append(s.free, o.buf), nil
+		}
+		s.open = s.open[:0]
 	}
+	if n := len(s.free); n > 0 {
+		p.buf, s.free = s.free[n-1], s.free[:n-1]
+	} else {
+		p.buf = make([]byte, 0, p.f.out.size)
+	}
+	s.open = append(s.open, p)
 }
 
 // put writes what is encoded.
 func (s *recordingSink) put() {
-	if s.last != nil {
-		s.err = errors.Join(s.err, s.last.Flush())
-		s.buf, s.last.buf = s.last.buf, nil
+	for _, p := range s.open {
+		if err := p.Flush(); err != nil {
+			s.err = err
+		}
 	}
 }
 
@@ -408,11 +436,7 @@ func (s *recordingSink) put() {
 func (s *recordingSink) Flush() error {
 	s.counts.Refused.Add(s.refused)
 	s.refused = 0
-	if s.last != nil {
-		if err := s.last.Flush(); err != nil {
-			s.err = err
-		}
-	}
+	s.put()
 	return s.err
 }
 
@@ -424,9 +448,6 @@ func (s *recordingSink) Close() error {
 	err := s.Flush()
 	for _, p := range s.taps {
 		if p != nil {
-			if p != s.last {
-				p.buf = nil
-			}
 			err = errors.Join(err, p.Close())
 		}
 	}

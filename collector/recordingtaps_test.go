@@ -50,3 +50,44 @@ func TestRecordingEndsAreBounded(t *testing.T) {
 		t.Errorf("%d frames given, %+v", given, sum)
 	}
 }
+
+// Frames of several taps in turn, as they come where frames are merged, are not written
+// one by one: each recording gets them in one piece. It used to be flushed each time
+// that the tap was another one, which took three times as long.
+func TestRecordingTapsInTurn(t *testing.T) {
+	out, _ := openTestRecording(t, File{Path: filepath.Join(t.TempDir(), "%t.pcapng")})
+	end, err := out.sink(0, new(OutputAccount))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, all := end.(*recordingSink), []*Origin{origin(1, nil), origin(2, nil), origin(1+pcapngPlaces, nil)}
+	r := &proto.Record{Data: make([]byte, 60), LinkType: 1}
+	const frames = 300
+	for n := range frames {
+		s.Write(all[n%len(all)], r)
+	}
+	for _, o := range all {
+		if p := s.taps[o.Tap]; p.frames != frames/uint64(len(all)) || p.counts.Delivered.Load() != 0 {
+			t.Errorf("tap %d: %d frames wait to be written, %d were", o.Tap, p.frames, p.counts.Delivered.Load())
+		}
+	}
+	if err := s.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 10 * recordingOpen {
+		s.Write(origin(uint32(n), nil), r)
+	}
+	if held := len(s.open) + len(s.free); held != recordingOpen {
+		t.Errorf("%d buffers for %d taps", held, 10*recordingOpen)
+	}
+	if err := errors.Join(s.Close(), out.close()); err != nil {
+		t.Fatal(err)
+	}
+	sum := s.counts.Refused.Load()
+	for _, p := range s.taps {
+		sum += p.counts.Delivered.Load()
+	}
+	if sum != frames+10*recordingOpen {
+		t.Errorf("%d frames of %d are accounted for", sum, frames+10*recordingOpen)
+	}
+}
