@@ -173,3 +173,53 @@ func TestRerouteServe(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
+
+// A PCAP over IP server of which the snap length becomes shorter keeps its clients, and
+// tells new ones the length that is in force: it used to tell that from before. One that
+// becomes longer again ends those that were told the shorter one.
+func TestRerouteServeSnapLen(t *testing.T) {
+	keys, dir := testKeys(t), t.TempDir()
+	probe, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := probe.Addr().String()
+	probe.Close()
+	outs := func(snap int) Outputs {
+		return Outputs{Files: []File{{Path: filepath.Join(dir, "x.pcapng")}}, Serve: []Serve{{Addr: addr, Queue: 64 << 20, Select: Selection{SnapLen: snap}}}}
+	}
+	r := reroute(t, keys, outs(96))
+	read := make([]chan []byte, 2)
+	for i, snap := range []int{96, 60} {
+		if i > 0 {
+			r.to(outs(snap), nil)
+		}
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		client := (&stall{t: t}).greet(conn, "")
+		read[i] = make(chan []byte, 1)
+		go func() { read[i] <- client.all() }()
+	}
+	f := flowing(t, keys, 1, r.addr)
+	r.until("frames came", func() bool { return r.unpacked() > 500 })
+	all := f.end()
+	r.until("all frames came", func() bool { return r.unpacked() == all })
+	r.to(outs(96), nil)
+	for i, snap := range []int{96, 60} {
+		ifs, packets, _ := blocks(t, testnet.Receive(t, "the client's end", read[i]))
+		if want := fmt.Sprintf("frames cut at %d bytes", snap); len(ifs) == 0 || !strings.Contains(ifs[0].Description, want) {
+			t.Errorf("client %d: %+v, want %q", i, ifs, want)
+		}
+		for _, p := range packets {
+			if len(p.Data) > 60 {
+				t.Fatalf("client %d got %d bytes", i, len(p.Data))
+			}
+		}
+		if len(packets) < 500 {
+			t.Errorf("client %d got %d frames", i, len(packets))
+		}
+	}
+	r.end()
+}

@@ -278,7 +278,7 @@ func (c Serve) spec() (*spec, error) {
 		s.twice = "each output needs an address of its own"
 	}
 	opened := c
-	c.Select = Selection{}
+	c.Select = Selection{SnapLen: c.Select.SnapLen} // which new clients are told
 	s.how = c
 	s.open = func(o *outputs) (output, error) {
 		srv, err := newServer(opened, o.sh.log)

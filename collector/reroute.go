@@ -153,7 +153,7 @@ func (o *outputs) outlet(t *table, s *spec, old []*outlet) *outlet {
 		}
 		if apply := l.output.alter(s.how); apply != nil {
 			old[i] = nil
-			t.alters = append(t.alters, func() { apply(); l.how = s.how })
+			t.alters = append(t.alters, func() { apply(); l.how, l.snap = s.how, s.takes.SnapLen })
 			return l
 		}
 	}

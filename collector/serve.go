@@ -141,7 +141,6 @@ func (s *server) alter(how any) (apply func()) {
 	if !reflect.DeepEqual(next.TLS, now.TLS) {
 		return nil
 	}
-	next.Select = now.Select
 	return func() { s.set(next) }
 }
 
