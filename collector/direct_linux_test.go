@@ -8,9 +8,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -183,5 +186,44 @@ func TestDirectRefused(t *testing.T) {
 		if _, err := openFile(t.Context(), File{Path: c.path, Direct: true}, false, os.Stdout, func(error) {}); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", c.path, err)
 		}
+	}
+}
+
+// A recording whose next file cannot be written past the page cache leaves nothing
+// behind, and the numbers of its files go on where they were: each attempt used to take
+// one.
+func TestDirectRefusedTakesNoNumber(t *testing.T) {
+	testnet.RequireRoot(t)
+	dir := t.TempDir()
+	names, err := parseNamePattern(filepath.Join(dir, "x-%n.pcapng"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &recording{names: names}
+	e := &fileEnd{cfg: &pcapngConfig{Direct: true, Files: r}}
+	next := func(number int) {
+		t.Helper()
+		if err := errors.Join(e.next(time.Now()), e.end(true)); err != nil || r.number != number {
+			t.Fatalf("file %d, want %d: %v", r.number, number, err)
+		}
+	}
+	next(1)
+	if err := unix.Mount("", dir, "ramfs", 0, ""); err != nil { // which has no O_DIRECT
+		t.Fatal(err)
+	}
+	unmount := sync.OnceValue(func() error { return unix.Unmount(dir, unix.MNT_DETACH) })
+	t.Cleanup(func() { unmount() })
+	for range 3 {
+		if err := e.next(time.Now()); err == nil || !strings.Contains(err.Error(), "leave out --direct") || len(listDir(t, dir)) != 0 {
+			t.Errorf("%v; files %q", err, listDir(t, dir))
+		}
+	}
+	if err := unmount(); err != nil {
+		t.Fatal(err)
+	}
+	next(2)
+	e.finish(0)
+	if files := listDir(t, dir); !slices.Equal(files, []string{"x-00001.pcapng", "x-00002.pcapng"}) {
+		t.Errorf("%q", files)
 	}
 }

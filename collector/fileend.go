@@ -88,7 +88,7 @@ func (e *fileEnd) next(at time.Time) error {
 		comment += ", after " + filepath.Base(r.last)
 	}
 	if err := e.take(file, comment); err != nil {
-		r.part = ""
+		r.number, r.part = r.number-1, "" // the next attempt makes the same file
 		return errors.Join(err, os.Remove(file.Name()))
 	}
 	return nil
