@@ -87,6 +87,9 @@ func (l *lateCounts) join(worker int, a *OutputAccount) {
 
 func (r *Rotation) rotates() bool { return *r != Rotation{} }
 
+// errTerminal is final: it does not become anything else while the collector runs.
+var errTerminal = errors.New("collector: standard output is a terminal, which cannot show pcapng: have a program read it, as in -w - | tcpdump -n -r -, or write a file, -w FILE")
+
 // openFile opens a file, pipe or recording.
 // again says that it failed before: what it has written stays.
 func openFile(ctx context.Context, c File, again bool, stdout io.Writer, warn func(error)) (out output, err error) {
@@ -103,6 +106,8 @@ func openFile(ctx context.Context, c File, again bool, stdout io.Writer, warn fu
 		return out, fmt.Errorf("collector: %s is a pipe: it cannot go on in a new file", c.Path)
 	case pipe && c.Direct:
 		return out, fmt.Errorf("collector: %s is a pipe: it cannot be written past the page cache: --direct is for files", c.Path)
+	case cfg.Path == "-" && isTerminal(stdout):
+		return out, errTerminal
 	case cfg.Path == "-" || pipe:
 		return out, openPipe(ctx, cfg, &out)
 	case names.plain() && !c.Rotate.rotates():

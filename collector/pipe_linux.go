@@ -3,6 +3,7 @@
 package collector
 
 import (
+	"io"
 	"os"
 	"syscall"
 	"time"
@@ -54,4 +55,20 @@ func (p *pipeEnd) finish(int) {
 	if syscall.Close(p.epoll); p.fifo {
 		p.Close()
 	}
+}
+
+// isTerminal says whether what is written there is shown on a terminal: of all files,
+// only those know TCGETS (ioctl_tty(2)), and here it gets no place to answer to.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var e syscall.Errno
+	err = raw.Control(func(fd uintptr) { _, _, e = syscall.Syscall(syscall.SYS_IOCTL, fd, syscall.TCGETS, 0) })
+	return err == nil && e == syscall.EFAULT
 }

@@ -4,6 +4,11 @@
 
 package collector
 
-import "os"
+import (
+	"io"
+	"os"
+)
 
 func newPipeEnd(f *os.File, _ bool) (*os.File, error) { return f, nil }
+
+func isTerminal(io.Writer) bool { return false }

@@ -4,12 +4,15 @@ package collector
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ntap-project/ntap/internal/testnet"
 )
@@ -83,5 +86,46 @@ func TestOneFileOneWriter(t *testing.T) {
 	}
 	if s := r.sum("/dev/../dev/null"); s.Delivered != uint64(all) {
 		t.Errorf("/dev/null takes any number of outputs: %+v", s)
+	}
+}
+
+// Standard output that is a terminal is refused, with what to do: it used to be filled
+// with what it cannot show. What is no terminal is not.
+func TestTerminalRefused(t *testing.T) {
+	path, _ := blockedFile(t)
+	terminal, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer terminal.Close()
+	if _, err := openFile(t.Context(), File{Path: "-"}, false, terminal, func(error) {}); err == nil || !strings.Contains(err.Error(), "is a terminal") || !strings.Contains(err.Error(), "-w FILE") {
+		t.Errorf("%v", err)
+	}
+	// Also where there is another output: it is a mistake at the start, and nothing to wait for.
+	good := filepath.Join(t.TempDir(), "x.pcapng")
+	cfg := Config{Listen: "127.0.0.1:0", Keys: testKeys(t), Stdout: terminal, Outputs: Outputs{Files: []File{{Path: good}, {Path: "-"}}}}
+	if r, err := Listen(t.Context(), cfg); !errors.Is(err, errTerminal) {
+		t.Errorf("%v, %v", r, err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	file, err := os.Create(filepath.Join(t.TempDir(), "x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	for _, to := range []*os.File{w, null, file} {
+		if isTerminal(to) {
+			t.Errorf("%s is taken for a terminal", to.Name())
+		}
 	}
 }

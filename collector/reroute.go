@@ -111,7 +111,7 @@ func openOutputs(ctx context.Context, sh *shared, a *Account) (*outputs, error) 
 			good++
 		}
 	}
-	if good == 0 {
+	if good == 0 || slices.ContainsFunc(errs, func(err error) bool { return errors.Is(err, errTerminal) }) {
 		o.now.Store(t)
 		return nil, errors.Join(errors.Join(errs...), o.close())
 	}
