@@ -31,6 +31,10 @@ type SenderConfig struct {
 	// no room in the socket's buffer is counted as unsent. It is made though its
 	// name is not known or there is no route, and then looks again.
 	Shy bool
+
+	// Later is for one that is made though its name is not known now, as when a host
+	// starts before its name server, and looks again: until then it sends nowhere.
+	Later bool
 }
 
 // DefaultResolve is how often the name of a destination is looked up again.

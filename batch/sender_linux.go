@@ -89,7 +89,7 @@ func (f *flight) set(mem []byte, n, size, last int) {
 func NewSender(cfg SenderConfig) (*Sender, error) {
 	to, err := resolve("collector", cfg.To)
 	var unknown *net.DNSError // a name that nobody knows now may be known later
-	if err != nil && !(cfg.Shy && errors.As(err, &unknown)) {
+	if err != nil && !((cfg.Shy || cfg.Later) && errors.As(err, &unknown)) {
 		return nil, err
 	}
 	astray := err
@@ -174,7 +174,7 @@ func (s *Sender) wanted() (int, error) {
 	}
 	if path := pathMTU(s.fd, s.to); mtu == 0 {
 		mtu = max(min(path, likelyMTU), least)
-	} else if mtu > path {
+	} else if mtu > path && s.to.IsValid() {
 		return 0, fmt.Errorf("batch: MTU %d towards %v, but the route has %d: give that or less, or raise the interface's MTU", mtu, s.to, path)
 	}
 	return min(mtu-head, maxUDP), nil
@@ -401,8 +401,8 @@ func (s *Sender) Stats() *SenderStats { return &s.stats }
 // Collector returns the address that datagrams go to.
 func (s *Sender) Collector() netip.AddrPort { return s.to }
 
-// Astray returns why a Shy one could not send anywhere when it was made; nil: it
-// could.
+// Astray returns why a Shy one, or one for Later, could not send anywhere when it
+// was made; nil: it could.
 func (s *Sender) Astray() error { return s.astray }
 
 // Trouble returns why datagrams are not taken by the kernel or, as far as the

@@ -54,7 +54,7 @@ func (t *tap) openShard(name string, member, senders int) (*shard, error) {
 		t.closers = append(t.closers, func() { l.seal.wipe() })
 		if err := t.near(len(t.all), func() (err error) {
 			l.out, err = batch.NewSender(batch.SenderConfig{
-				To: d.name, MTU: t.cfg.MTU, Mark: t.cfg.Mark, SendBuffer: t.cfg.SendBuffer, Shy: len(t.destinations) > 1, Resolve: t.cfg.Resolve,
+				To: d.name, MTU: t.cfg.MTU, Mark: t.cfg.Mark, SendBuffer: t.cfg.SendBuffer, Shy: len(t.destinations) > 1, Later: t.cfg.File == "", Resolve: t.cfg.Resolve,
 				Pace: t.cfg.SendRate / 8 / uint64(senders),
 			})
 			return err

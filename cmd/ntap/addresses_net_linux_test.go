@@ -5,10 +5,13 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/ntap-project/ntap/internal/testnet"
+	"github.com/ntap-project/ntap/proto"
 )
 
 // The remote's address changes while it runs: it sends from the new one, the
@@ -92,6 +95,57 @@ func TestCollectorNameMoves(t *testing.T) {
 	cText := c.stop()
 	captured, written, lost := account(rText, "frames captured"), account(cText, "frames written to"), account(cText, "frames lost")
 	if captured == 0 || written+lost != captured || account(rText, "not taken by the kernel") != 0 || len(testnet.ReadCapture(t, file)) != written {
+		t.Errorf("%d captured, %d written, %d lost:\n%s%s", captured, written, lost, rText, cText)
+	}
+}
+
+// A collector whose name nobody knows at the start, as while a host starts before its
+// name server answers, is told at once, with what to look at, and is found later. The
+// remote used to end with status 1 if it was the only one, and not if there were others.
+// A capture file, which would go nowhere, is an error.
+func TestCollectorNameComesLater(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	etc := filepath.Join("/etc/netns", w.sender)
+	if err := os.MkdirAll(etc, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(etc) })
+	hosts := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(etc, "hosts"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hosts("")
+	file, pcap := filepath.Join(w.dir, "out.pcapng"), filepath.Join(w.dir, "in.pcap")
+	c := w.startCollector("--no-tap", "-w", file)
+	args := []string{"remote", "-c", "later.invalid:5678", "--key-file", w.key, "--tap", "1"}
+	r := w.start(w.sender, ntapBinary, append(args, "-i", "t0", "--workers", "2", "--mtu", "1400")...)
+	r.wait("remote started")
+	if text := r.text(); !strings.Contains(text, "WRN it cannot be reached now") || !strings.Contains(text, "getent hosts later.invalid") {
+		t.Errorf("the log does not say what to look at:\n%s", text)
+	}
+	if err := os.WriteFile(pcap, proto.AppendPcapHeader(nil, proto.LinkTypeEthernet, proto.MaxFrame), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := testnet.Command(t, "ip", append([]string{"netns", "exec", w.sender, ntapBinary}, append(args, "-r", pcap)...)...).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "getent hosts later.invalid") {
+		t.Errorf("a capture file towards a name that is not known: %v\n%s", err, out)
+	}
+	hosts("10.99.0.2 later.invalid\n")
+	r.until("frames come there", func() bool {
+		w.inject(w.peer, "p0", numberedMark("after", 0))
+		return fileHas(file, numberedMark("after", 0))
+	})
+	rText := r.stop()
+	cText := c.stop()
+	captured, written, lost := account(rText, "frames captured"), account(cText, "frames written to"), account(cText, "frames lost")
+	if m := regexp.MustCompile(`frames sealed, (\d+) of them before`).FindStringSubmatch(cText); m != nil {
+		before, _ := strconv.Atoi(m[1])
+		lost += before
+	}
+	if captured == 0 || written == 0 || written+lost != captured || account(rText, "not taken by the kernel") == 0 || len(testnet.ReadCapture(t, file)) != written {
 		t.Errorf("%d captured, %d written, %d lost:\n%s%s", captured, written, lost, rText, cText)
 	}
 }
