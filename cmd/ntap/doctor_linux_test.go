@@ -121,5 +121,5 @@ func TestDoctorFirewallLineSilences(t *testing.T) {
 			t.Errorf("%s: still answered", a)
 		}
 	}
-	testnet.Run(t, "ping -q -c 1 -w 5 127.0.0.1")
+	testnet.Run(t, "ping -q -c 1 -w 60 127.0.0.1")
 }

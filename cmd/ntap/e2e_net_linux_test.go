@@ -79,7 +79,7 @@ func TestTapEqualsTappedInterface(t *testing.T) {
 				w.in(ns, "ip", "link", "set", iface, "mtu", "9000")
 				w.in(ns, "ethtool", "-K", iface, "gro", "off", "gso", "off", "tso", "off", "tx", "off", "rx", "off")
 			}
-			w.in(w.sender, "ping", "-q", "-c", "1", "-w", "5", v.host) // the neighbour is known then
+			w.in(w.sender, "ping", "-q", "-c", "1", "-w", "60", v.host) // the neighbour is known then
 			c := w.startCollector("-i", "ntap0")
 			tapFile, wireFile, outerFile := filepath.Join(w.dir, "tap.pcap"), filepath.Join(w.dir, "wire.pcap"), filepath.Join(w.dir, "outer.pcap")
 			onTap := w.startTcpdump(w.collector, "ntap0", tapFile)
@@ -271,7 +271,7 @@ func TestNeverTapsItselfAtTheOtherEnd(t *testing.T) {
 			for _, iface := range []string{"br0", "own0", "own1"} {
 				w.in(w.sender, "ip", "link", "set", iface, "up")
 			}
-			w.in(w.sender, "ping", "-q", "-c", "1", "-w", "5", "10.99.0.2")
+			w.in(w.sender, "ping", "-q", "-c", "1", "-w", "60", "10.99.0.2")
 			c := w.startCollector("-i", "ntap0")
 			tapFile := filepath.Join(w.dir, "tap.pcap")
 			onTap := w.startTcpdump(w.collector, "ntap0", tapFile)

@@ -23,7 +23,7 @@ func TestOffloadsComeOutAsTheWireSawThem(t *testing.T) {
 	testnet.RequireTool(t, "tshark")
 	w := newOffloadedWorld(t)
 	w.jumbo()
-	w.in(w.collector, "ping", "-q", "-c", "1", "-w", "5", "10.97.0.2")
+	w.in(w.collector, "ping", "-q", "-c", "1", "-w", "60", "10.97.0.2")
 	w.device("vx1", "10.97.0.2", 4789, 1)
 	files := map[string]string{"pcapng": filepath.Join(w.dir, "out.pcapng"), "TAP": filepath.Join(w.dir, "ntap0.pcap"), "VXLAN": filepath.Join(w.dir, "vx1.pcap")}
 	c := w.startCollector("-i", "ntap0", "-w", files["pcapng"], "--vxlan", "10.97.0.2", "--cpus", lastCPU(t))

@@ -147,7 +147,7 @@ func TestVXLANToOpenVSwitch(t *testing.T) {
 			o := newOpenVSwitch(t)
 			o.jumbo()
 			o.asDocumented("With the userspace datapath", 0)
-			o.in(o.collector, "ping", "-q", "-c", "1", "-w", "10", v.at)
+			o.in(o.collector, "ping", "-q", "-c", "1", "-w", "60", v.at)
 			o.asDocumented("With the userspace datapath", 1)
 			ports := [2]string{"o7", "o8"}
 			for _, port := range ports {

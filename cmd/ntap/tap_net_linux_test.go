@@ -98,7 +98,7 @@ func TestIsolatedTapAnswersNothing(t *testing.T) {
 			w.inject(w.peer, "p0", syn(mac))
 			testnet.Eventually(w.t, "tcpdump on the TAP saw the SYN", func() bool { return fileHas(file, syn(mac)) })
 			// What the stack had to say, it has said before this.
-			w.in(w.collector, "ping", "-q", "-c", "1", "-w", "5", "-p", "6e746170", "10.99.0.1")
+			w.in(w.collector, "ping", "-q", "-c", "1", "-w", "60", "-p", "6e746170", "10.99.0.1")
 			testnet.Eventually(w.t, "the ping was recorded", func() bool { return fileHas(answers, []byte("ntapntap")) })
 			answer := false
 			for _, p := range testnet.ReadCapture(t, answers) {
@@ -119,7 +119,7 @@ func TestPacketsOfATun(t *testing.T) {
 	t.Parallel()
 	w := newVTEPWorld(t)
 	w.jumbo()
-	w.in(w.collector, "ping", "-q", "-c", "1", "-w", "5", "10.97.0.2")
+	w.in(w.collector, "ping", "-q", "-c", "1", "-w", "60", "10.97.0.2")
 	w.device("vx1", "10.97.0.2", 4789, 1)
 	fd := -1
 	w.inside(w.sender, func() (err error) {

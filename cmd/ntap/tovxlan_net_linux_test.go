@@ -33,7 +33,7 @@ func TestRemoteToVXLAN(t *testing.T) {
 			for ns, iface := range map[string]string{w.sender: "up0", w.collector: "up1"} {
 				w.in(ns, "ip", "link", "set", iface, "mtu", "9500")
 			}
-			w.in(w.sender, "ping", "-q", "-c", "1", "-w", "5", v.at)
+			w.in(w.sender, "ping", "-q", "-c", "1", "-w", "60", v.at)
 			w.deviceOn("up1", "vx", v.at, 4789, v.want)
 			file := filepath.Join(w.dir, "vx.pcap")
 			dump := w.startTcpdump(w.vtep, "vx", file)
@@ -136,7 +136,7 @@ func TestRemoteNeverTapsItsOwnVXLAN(t *testing.T) {
 			t.Parallel()
 			w := newVTEPWorld(t)
 			w.vtep = w.collector
-			w.in(w.sender, "ping", "-q", "-c", "1", "-w", "5", v.at)
+			w.in(w.sender, "ping", "-q", "-c", "1", "-w", "60", v.at)
 			w.deviceOn("up1", "vx", v.at, 4789, 7)
 			w.deviceOn("up1", "other", v.at, 4790, 8)
 			file := filepath.Join(w.dir, "vx.pcap")

@@ -258,7 +258,7 @@ func TestVXLANToTheKernel(t *testing.T) {
 			t.Parallel()
 			w := newVTEPWorld(t)
 			w.jumbo()
-			w.in(w.collector, "ping", "-q", "-c", "1", "-w", "5", v.at)
+			w.in(w.collector, "ping", "-q", "-c", "1", "-w", "60", v.at)
 			var dumps [4]*proc
 			files := [4]string{}
 			for i, name := range []string{"vx7", "vx8", "second7", "second8"} {
@@ -340,7 +340,7 @@ func TestVXLANOversize(t *testing.T) {
 	for _, v := range []struct{ how, at string }{{"drop", "10.97.0.2"}, {"slice", "fd97::2"}, {"fragment", "10.97.0.2"}, {"fragment", "fd97::2"}} {
 		t.Run(v.how+"/"+v.at, func(t *testing.T) {
 			w := newVTEPWorld(t)
-			w.in(w.collector, "ping", "-q", "-c", "1", "-w", "5", v.at)
+			w.in(w.collector, "ping", "-q", "-c", "1", "-w", "60", v.at)
 			w.device("vx7", v.at, 4789, 7)
 			file, outerFile := filepath.Join(w.dir, "vx7.pcap"), filepath.Join(w.dir, "outer.pcap")
 			dump, outside := w.startTcpdump(w.vtep, "vx7", file), w.startTcpdump(w.vtep, "v1", outerFile)
