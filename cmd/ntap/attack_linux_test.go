@@ -30,22 +30,9 @@ import (
 // the path sees it.
 func record(t *testing.T, keys *crypto.KeyFile, file string) (datagrams [][]byte) {
 	t.Helper()
-	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	conn.SetReadBuffer(16 << 20)
-	send(t, keys, file, conn.LocalAddr().(*net.UDPAddr).AddrPort(), nil)
-	buf := make([]byte, 1<<16)
-	for {
-		conn.SetReadDeadline(time.Now().Add(500 * time.Millisecond)) // all was sent, and is in the buffer
-		n, err := conn.Read(buf)
-		if err != nil {
-			break
-		}
-		datagrams = append(datagrams, bytes.Clone(buf[:n]))
-	}
+	r := newRecorder(t)
+	a := send(t, keys, file, r.conn.LocalAddr().(*net.UDPAddr).AddrPort(), nil)
+	datagrams = r.take(int(a.Total().Sent))
 	if len(datagrams) < 10 {
 		t.Fatalf("%d datagrams recorded", len(datagrams))
 	}

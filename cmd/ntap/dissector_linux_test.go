@@ -90,24 +90,13 @@ func dissect(t *testing.T, file string, fields ...string) (rows [][][]string) {
 // sent returns the datagrams that a remote sends of a capture file.
 func sent(t *testing.T, args ...string) (all [][]byte) {
 	t.Helper()
-	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	conn.SetReadBuffer(16 << 20)
-	if status, out := try(t, append([]string{"remote", "-c", conn.LocalAddr().String(), "--mtu", "1500"}, args...)...); status != 0 {
+	r := newRecorder(t)
+	status, out := try(t, append([]string{"remote", "-c", r.conn.LocalAddr().String(), "--mtu", "1500"}, args...)...)
+	n := account(out, "datagrams of all kinds sent")
+	if status != 0 || n == 0 {
 		t.Fatal(out)
 	}
-	buf := make([]byte, 1<<16)
-	for {
-		conn.SetReadDeadline(time.Now().Add(500 * time.Millisecond)) // all was sent, and is in the buffer
-		n, err := conn.Read(buf)
-		if err != nil {
-			return all
-		}
-		all = append(all, bytes.Clone(buf[:n]))
-	}
+	return r.take(n)
 }
 
 // The headers of what a remote sends, by each suite and in public-key mode, are

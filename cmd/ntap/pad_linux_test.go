@@ -3,7 +3,6 @@
 package main
 
 import (
-	"net"
 	"path/filepath"
 	"testing"
 	"time"
@@ -19,32 +18,18 @@ import (
 func sizes(t *testing.T, file string, more ...string) map[proto.Kind]map[int]int {
 	t.Helper()
 	_, master, _ := keyFiles(t)
-	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	conn.SetReadBuffer(16 << 20)
-	if status, out := try(t, append([]string{"remote", "-r", file, "-c", conn.LocalAddr().String(), "--key-file", master, "--mtu", "1500"}, more...)...); status != 0 {
-		t.Fatal(out)
-	}
 	out := map[proto.Kind]map[int]int{}
-	buf := make([]byte, 1<<16)
-	for {
-		conn.SetReadDeadline(time.Now().Add(500 * time.Millisecond)) // all was sent, and is in the buffer
-		n, err := conn.Read(buf)
-		if err != nil {
-			return out
-		}
-		h, _, ok := proto.ParseHeader(buf[:n])
+	for _, d := range sent(t, append([]string{"-r", file, "--key-file", master}, more...)...) {
+		h, _, ok := proto.ParseHeader(d)
 		if !ok {
-			t.Fatalf("a datagram of %d bytes", n)
+			t.Fatalf("a datagram of %d bytes", len(d))
 		}
 		if out[h.Kind] == nil {
 			out[h.Kind] = map[int]int{}
 		}
-		out[h.Kind][n]++
+		out[h.Kind][len(d)]++
 	}
+	return out
 }
 
 // With --pad all datagrams of a kind have one size, whatever was captured, and

@@ -31,7 +31,7 @@ func newRelay(t *testing.T, to netip.AddrPort, loss, duplicate, reorder, corrupt
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn.SetReadBuffer(16 << 20)
+	roomy(conn)
 	out, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(to))
 	if err != nil {
 		t.Fatal(err)

@@ -96,7 +96,7 @@ func TestRemoteToVXLANFromFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer in.Close()
-	in.SetReadBuffer(16 << 20)
+	roomy(in)
 	const count = 2000
 	file := numbered(t, count, 700, time.Microsecond)
 	status, out := try(t, "remote", "-r", file, "--pace", "max", "--to-vxlan", in.LocalAddr().String(), "--tap", "5")
