@@ -101,6 +101,7 @@ func TestTapEqualsTappedInterface(t *testing.T) {
 			rText := r.stop()
 			onWire.stop()
 			onTap.stop()
+			outer.until("it recorded the path", func() bool { return packets(outerFile) > 10 })
 			outer.stop()
 			cText := c.stop()
 
