@@ -44,8 +44,12 @@ func flowFrames(n int) (out [][]byte) {
 // flowsIn counts those frames in a file.
 func flowsIn(t *testing.T, file string) map[string]int {
 	t.Helper()
+	return flowsAmong(testnet.ReadCapture(t, file))
+}
+
+func flowsAmong(packets []testnet.Packet) map[string]int {
 	out := map[string]int{}
-	for _, p := range testnet.ReadCapture(t, file) {
+	for _, p := range packets {
 		if bytes.Contains(p.Data, []byte("flow 0")) {
 			out[string(p.Data)]++
 		}
@@ -118,7 +122,7 @@ func TestCollectorsShareFlows(t *testing.T) {
 	frames := flowFrames(500)
 	w.inject(w.peer, "p0", frames[:len(frames)/2]...)
 	w.inject(w.sender, "t0", frames[len(frames)/2:]...) // what the host sends is captured too
-	c.until("all came", func() bool { return len(flowsIn(t, one))+len(flowsIn(t, two)) >= len(frames) })
+	c.until("all came", func() bool { return len(flowsAmong(soFar(one)))+len(flowsAmong(soFar(two))) >= len(frames) })
 	rText := r.stop()
 	cText, dText := c.stop(), d.stop()
 	a, b := flowsIn(t, one), flowsIn(t, two)

@@ -47,8 +47,12 @@ func (w *world) stream(ns, iface string, tap int) (sent *atomic.Int64, stop func
 // ours returns the frames of flowFrame in a capture file, by tap.
 func ours(t *testing.T, path string) map[int][]testnet.Packet {
 	t.Helper()
+	return oursAmong(testnet.ReadCapture(t, path))
+}
+
+func oursAmong(packets []testnet.Packet) map[int][]testnet.Packet {
 	all := map[int][]testnet.Packet{}
-	for _, p := range testnet.ReadCapture(t, path) {
+	for _, p := range packets {
 		if len(p.Data) >= 58 && string(p.Data[42:46]) == "FLOW" {
 			tap := int(binary.BigEndian.Uint32(p.Data[46:]))
 			all[tap] = append(all[tap], p)
@@ -149,7 +153,8 @@ outputs:
 		t.Errorf("all0 was number %s, and is %s now", index, now)
 	}
 	dump.until("tcpdump has all", func() bool {
-		return len(ours(t, path("all0.pcap"))[2]) >= n2 && len(ours(t, path("all0.pcap"))[1]) >= n1
+		all := oursAmong(soFar(path("all0.pcap")))
+		return len(all[2]) >= n2 && len(all[1]) >= n1
 	})
 	dump.stop()
 	out := c.stop()

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -129,7 +130,7 @@ func TestNamedInterfaceIsRenamed(t *testing.T) {
 				r.until("frames "+what, func() bool {
 					w.inject(w.peer, far, numberedMark(what, n))
 					n++
-					for _, p := range testnet.ReadCapture(t, file) {
+					for _, p := range soFar(file) {
 						if p.InterfaceName == name && bytes.Contains(p.Data, []byte(what)) {
 							return true
 						}
@@ -194,6 +195,7 @@ func TestFilterChangeHasItsBlock(t *testing.T) {
 			w := newWorld(t)
 			file, expression := filepath.Join(w.dir, "out.pcapng"), filepath.Join(w.dir, "expression")
 			filters := []string{"ether proto 0x88b5", "ether proto 0x9101 or ether proto 0x9102", "ether proto 0x88b5"}
+			blocksOf := []int{0, 1, 0}
 			write := func(k int) {
 				t.Helper()
 				if err := os.WriteFile(expression, []byte(filters[k]), 0o600); err != nil {
@@ -219,15 +221,24 @@ func TestFilterChangeHasItsBlock(t *testing.T) {
 				}
 				// The first may be under the block before: the announce follows
 				// the filter. What was there already is found again.
-				id := []string{"0", "1", "0"}[k]
 				r.until("a frame under the block of its filter", func() bool {
 					w.inject(w.peer, "p0", frame(k))
-					by := w.framesBy(file, fmt.Sprintf("marker filter %d", k))
-					return len(by) > 0 && by[len(by)-1] == id
+					under := -1
+					for _, p := range soFar(file) {
+						if bytes.Equal(p.Data, frame(k)) {
+							under = p.Interface
+						}
+					}
+					return under == blocksOf[k]
 				})
 			}
 			r.stop()
 			c.stop()
+			for k, id := range blocksOf {
+				if by := w.framesBy(file, fmt.Sprintf("marker filter %d", k)); len(by) == 0 || by[len(by)-1] != strconv.Itoa(id) {
+					t.Errorf("frames of filter %d are under the blocks %v, not in the end %d", k, by, id)
+				}
+			}
 			blocks := w.described(file)
 			if len(blocks) != 2 || !strings.HasSuffix(blocks[0], filters[0]) || !strings.HasSuffix(blocks[1], filters[1]) {
 				t.Errorf("interface blocks %q", blocks)

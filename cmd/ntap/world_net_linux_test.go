@@ -286,6 +286,18 @@ func fileHas(path string, b []byte) bool {
 	return err == nil && bytes.Contains(all, b)
 }
 
+// soFar returns the packets that are whole in a file which is still written: its
+// end may be within one, of which readers of files make an error.
+func soFar(path string) []testnet.Packet {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	all, _ := testnet.DecodeGopacket(f)
+	return all
+}
+
 // sideBySide sets how many tests run at once, unless -parallel says so: most of
 // them mostly wait, in namespaces and with ports of their own. Those that look at
 // what the machine does, or change what is the process's, have no t.Parallel and
