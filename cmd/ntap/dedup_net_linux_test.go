@@ -32,6 +32,8 @@ func (w *world) bridged() (third string) {
 	}
 	w.in(third, "ip", "link", "set", "q1", "up")
 	w.in(third, "ip", "addr", "add", "10.98.0.3/24", "dev", "q1")
+	w.in(third, "sh", "-c", staleLate("q1"))
+	w.in(w.sender, "sh", "-c", staleLate("br0"))
 	w.waitUp(third, "q1")
 	w.waitUp(w.sender, "q0")
 	w.waitUp(w.sender, "br0")

@@ -77,10 +77,17 @@ func (w *world) link(a, ifA, b, ifB, net string) {
 		host := strconv.Itoa(i + 1)
 		w.in(end[0], "ip", "addr", "add", "10."+net+".0."+host+"/24", "dev", end[1])
 		w.in(end[0], "ip", "addr", "add", "fd"+net+"::"+host+"/64", "dev", end[1], "nodad")
-		w.in(end[0], "ip", "link", "set", end[1], "up")
+		w.in(end[0], "sh", "-c", "ip link set "+end[1]+" up; "+staleLate(end[1]))
 	}
 	w.waitUp(a, ifA)
 	w.waitUp(b, ifB)
+}
+
+// staleLate is a command by which an interface keeps what it knows of neighbours
+// for long: it asked them again five seconds after it had last sent to them, at
+// odd moments.
+func staleLate(iface string) string {
+	return "for v in 4 6; do at=/proc/sys/net/ipv$v/neigh/" + iface + "; echo 3600 >$at/delay_first_probe_time; echo 3600000 >$at/base_reachable_time_ms; done"
 }
 
 // waitUp waits until an interface carries, see testnet.WaitUp.
