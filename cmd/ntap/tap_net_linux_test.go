@@ -214,6 +214,9 @@ func TestTapAsAPortOfOpenVSwitch(t *testing.T) {
 	o.inject(o.peer, "p0", marker("begin"))
 	for _, f := range mixedFrames() {
 		o.inject(o.peer, "p0", f)
+		// Open vSwitch reads its port through a socket with the system's small
+		// buffer, which all of them together overflow if it does not run meanwhile.
+		dump.until("the frame came out", func() bool { return fileHas(file, f) })
 	}
 	o.inject(o.peer, "p0", marker("end"))
 	dump.until("the end came out", func() bool { return fileHas(file, marker("end")) })
