@@ -33,7 +33,12 @@ func TestRemoteAddressChanges(t *testing.T) {
 			for n, change := range [][2]string{{v.old, v.new}, {v.new, v.old}} { // and back
 				w.in(w.sender, "ip", "addr", "del", change[0], "dev", "up0")
 				if n == 0 { // without an address for a while
-					w.inject(w.peer, "p0", numberedMark("meanwhile", n))
+					sent := 0
+					r.until("frames are not taken", func() bool { // they wait for the end of a block
+						w.inject(w.peer, "p0", numberedMark("meanwhile", n))
+						sent++
+						return sent >= 20 && strings.Contains(r.text(), "the kernel does not take what is for the collector")
+					})
 				}
 				w.in(w.sender, "ip", "addr", "add", change[1], "dev", "up0", "nodad")
 				r.until("frames come from the new address", func() bool {
