@@ -413,6 +413,7 @@ func TestKeysNeverShow(t *testing.T) {
 		c := begin(t, "collector started", append([]string{ntapBinary, "collector", "-v", "-p", port, "--no-tap", "-w", "/dev/null", "--stats", "--state", "none"}, v.collector...)...)
 		_, out := try(t, append([]string{"remote", "-v", "-r", file, "-c", port, "--mtu", "1500", "--stats"}, v.remote...)...)
 		check("a remote", out)
+		testnet.Eventually(t, "the collector has heard it", func() bool { return strings.Contains(c.out.String(), "stream") })
 		for _, s := range []syscall.Signal{syscall.SIGQUIT} { // it dies with a dump of its stacks
 			c.cmd.Process.Signal(s)
 		}
