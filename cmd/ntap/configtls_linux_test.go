@@ -55,12 +55,7 @@ func TestConfigWrongTLSAtSIGHUP(t *testing.T) {
 	dir, master, _ := keyFiles(t)
 	path := func(name string) string { return filepath.Join(dir, name) }
 	cert := selfSigned(t, path("cert.pem"), path("key.pem"))
-	probe, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := probe.Addr().String()
-	probe.Close()
+	addr := freePort(t)
 	write := func(key, cert string) {
 		t.Helper()
 		text := fmt.Sprintf("port: 127.0.0.1:0\nkey-file: %s\nstate: none\noutputs:\n- pcap-over-ip: %s\n  tls: {cert: %s, key: %s, client-ca: %s}\n", key, addr, cert, path("key.pem"), path("cert.pem"))

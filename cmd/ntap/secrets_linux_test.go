@@ -428,19 +428,25 @@ func TestKeysNeverShow(t *testing.T) {
 	}
 }
 
-// freePort returns a loopback address with a UDP port that nobody has, nor gets
-// without asking for it: it is below those that the kernel gives to port 0
+// freePort returns a loopback address with a port of UDP and TCP that nobody has,
+// nor gets without asking for it: it is below those that the kernel gives to port 0
 // (net.ipv4.ip_local_port_range), which tests beside this one are given.
 func freePort(t *testing.T) string {
 	t.Helper()
 	for range 1000 {
-		at := &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: int(20000 + ports.Add(1)%10000)}
-		if conn, err := net.ListenUDP("udp4", at); err == nil {
-			conn.Close()
-			return at.String()
+		at := fmt.Sprint("127.0.0.1:", 20000+ports.Add(1)%10000)
+		udp, err := net.ListenPacket("udp4", at)
+		if err != nil {
+			continue
+		}
+		tcp, err := net.Listen("tcp4", at)
+		udp.Close()
+		if err == nil {
+			tcp.Close()
+			return at
 		}
 	}
-	t.Fatal("of 1000 UDP ports from 20000 on none is free")
+	t.Fatal("of 1000 ports from 20000 on none is free")
 	return ""
 }
 
