@@ -73,7 +73,18 @@ func (v *viewer) tshark(args ...string) *exec.Cmd {
 // packets that tshark recorded.
 func (v *viewer) see(file, addr string, args ...string) []testnet.Packet {
 	v.t.Helper()
-	return v.watch(func(<-chan struct{}) { sendFile(v.t, v.keys, addr, file, "7") }, args...)
+	return v.watch(func(<-chan struct{}) {
+		testnet.Eventually(v.t, "somebody listens on "+addr, func() bool { return listens(addr) })
+		sendFile(v.t, v.keys, addr, file, "7")
+	}, args...)
+}
+
+// listens says whether somebody listens on a UDP address of 127.0.0.1, which tshark
+// may take long to have done: longer than a remote takes to send a file.
+func listens(addr string) bool {
+	port := 0
+	fmt.Sscanf(addr, "127.0.0.1:%d", &port)
+	return fileHas("/proc/net/udp", fmt.Appendf(nil, " 0100007F:%04X ", port))
 }
 
 // watch runs tshark to its end while there is traffic, which is told when to stop,
@@ -167,7 +178,11 @@ func TestExtcapRunningCollector(t *testing.T) {
 			tcp = append(tcp, p)
 		}
 	}
-	if d := part(v.see(file, addr, "-i", "ntap_collector", "-f", "tcp", "-c", "100", "-o", "extcap.ntap_collector.collector:"+at), tcp); d != "" {
+	got := v.watch(func(<-chan struct{}) {
+		c.find("client=")
+		sendFile(t, v.keys, addr, file, "7")
+	}, "-i", "ntap_collector", "-f", "tcp", "-c", "100", "-o", "extcap.ntap_collector.collector:"+at)
+	if d := part(got, tcp); d != "" {
 		t.Error(d)
 	}
 	c.find("client gone")
