@@ -76,6 +76,15 @@ func (l *local) find(pattern string) string {
 	}
 }
 
+// pause has it stand still until SIGCONT.
+func (l *local) pause() {
+	l.t.Helper()
+	l.cmd.Process.Signal(syscall.SIGSTOP)
+	testnet.Eventually(l.t, "it stands still", func() bool {
+		return !slices.ContainsFunc(tasks(l.t, l.cmd.Process.Pid), func(stat []string) bool { return stat[0] != "T" })
+	})
+}
+
 // stop sends SIGINT and wants the end with status 0.
 func (l *local) stop() string {
 	l.t.Helper()
@@ -172,6 +181,9 @@ func TestServeTcpdump(t *testing.T) {
 		lines  int
 	}
 	clients := []*client{{lines: 1200}, {lines: 200}, {lines: 200}}
+	// The collector waits a tenth of a second for a line, which this process may
+	// stand still between a connection and its line.
+	c.pause()
 	for i, line := range []string{"", "taps=2 filter=" + strings.ReplaceAll(strings.TrimSpace(string(bytecode)), "\n", ",") + "\n", "taps=2 filter=udp\n"} {
 		conn, err := net.Dial("tcp", at)
 		if err != nil {
@@ -196,6 +208,7 @@ func TestServeTcpdump(t *testing.T) {
 		}
 		f.Close()
 	}
+	c.cmd.Process.Signal(syscall.SIGCONT)
 	c.find(`(?s)client=.*client=.*client=`)
 	for _, tap := range []string{"1", "2"} {
 		if err := sendFile(t, master, addr, file, tap).Wait(); err != nil {
