@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -51,6 +52,7 @@ const (
 	serveChunk   = 16 << 10               // bytes that a worker encodes for a client before they are put into its queue
 	serveEnd     = 5 * time.Second        // for clients to take what is left, when the collector ends
 	requestWait  = 100 * time.Millisecond // for the first byte of a client's line
+	requestLook  = 20 * time.Millisecond  // once more, for one that came in time
 	requestTime  = 5 * time.Second        // for the rest of it
 	requestLen   = 128 << 10              // bytes: 4,096 instructions in decimal
 	tlsTime      = 10 * time.Second       // for a handshake
@@ -316,7 +318,7 @@ func readRequest(conn net.Conn) (string, error) {
 	defer conn.SetReadDeadline(time.Time{})
 	conn.SetReadDeadline(time.Now().Add(requestWait))
 	buf := make([]byte, 0, 1024)
-	for {
+	for looks := 1; ; looks++ {
 		n, err := conn.Read(buf[len(buf):cap(buf)])
 		if buf = buf[:len(buf)+n]; n > 0 {
 			if line, _, ok := strings.Cut(string(buf), "\n"); ok {
@@ -327,6 +329,10 @@ func readRequest(conn net.Conn) (string, error) {
 		switch {
 		case err != nil && len(buf) > 0:
 			return "", fmt.Errorf("a line that does not end: %w", err)
+		case looks == 1 && errors.Is(err, os.ErrDeadlineExceeded):
+			// Nothing is read behind a deadline, also of what came before it: it may
+			// have passed because this process did not run.
+			conn.SetReadDeadline(time.Now().Add(requestLook))
 		case err != nil: // it says nothing, or has closed its side
 			return "", nil
 		case len(buf) == cap(buf) && cap(buf) >= requestLen:
