@@ -87,10 +87,11 @@ func TestSuricata(t *testing.T) {
 	t.Parallel()
 	testnet.WantTool(t, "suricata", "sudo make suricata")
 	w := newWorld(t)
-	c := w.startCollector("-i", "ntap0")
+	file := filepath.Join(w.dir, "out.pcapng")
+	c := w.startCollector("-i", "ntap0", "-w", file)
 	logs := suricata(w.dir)
 	s := w.start(w.collector, "suricata", "-i", "ntap0", "-k", "all", "-l", w.dir,
-		"--set", "app-layer.protocols.http.libhtp.default-config.response-body-limit=0")
+		"--set", "stats.interval=1", "--set", "app-layer.protocols.http.libhtp.default-config.response-body-limit=0")
 	s.until("it captures", logs.engineStarted)
 	r := w.startRemote("-i", "t0")
 
@@ -119,11 +120,18 @@ func TestSuricata(t *testing.T) {
 		}
 		return err
 	})
+	w.inject(w.peer, "p0", marker("end")) // comes behind the end of the connection
+	c.until("all frames came", func() bool { return fileHas(file, marker("end")) })
 	r.stop()
-	s.until("it logs the transfer", func() bool { return len(logs.events("http")) > 0 && len(logs.events("fileinfo")) > 0 })
+	given := len(soFar(file))
+	s.until("it logs the transfer, and counts all frames", func() bool {
+		return len(logs.events("http")) > 0 && len(logs.events("fileinfo")) > 0 && logs.stats().Decoder.Packets >= given
+	})
 	s.cmd.Process.Signal(unix.SIGINT)
 	s.end()
-	given := w.counter(w.collector, "ntap0", "rx_packets")
+	if n := w.counter(w.collector, "ntap0", "rx_packets"); n != given {
+		t.Errorf("%d frames came to the interface, %d into the file", n, given)
+	}
 	c.stop()
 
 	if e := logs.events("http")[0]; e.HTTP.Hostname != "ntap.example" || e.HTTP.URL != "/whole" || e.HTTP.Status != 200 || e.HTTP.Length != size || e.IP != "10.98.0.2" {
