@@ -10,7 +10,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"testing"
 	"time"
 
@@ -117,8 +117,15 @@ func TestBreakerOpensAndCloses(t *testing.T) {
 	for range 20 {
 		w.inject(w.peer, "p0", marker("while it is busy"))
 	}
+	// The traffic may have stood still before its end: that of the last load is
+	// known, more than two looks let pass.
 	stop()
+	var burst [][]byte
+	for i := range 60 {
+		burst = append(burst, testnet.Numbered(i, 1400))
+	}
 	ended := time.Now()
+	w.inject(w.sender, "up0", burst...)
 	says(1, closed)
 	if d := time.Since(ended); d < 2500*time.Millisecond { // eleven looks at least, and what the tickers of a busy machine make up for
 		t.Errorf("it closed %v after the load ended", d)
@@ -155,26 +162,29 @@ func TestBreakerOnCPUs(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	out, stat := filepath.Join(w.dir, "out.pcapng"), filepath.Join(w.dir, "stat")
-	var busy atomic.Bool
+	var mu sync.Mutex
+	busy := false
 	f, err := os.Create(stat)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
 	var used, idle int
-	tick := func() {
-		if busy.Load() {
-			used++
+	tick := func(n int) {
+		mu.Lock()
+		defer mu.Unlock()
+		if busy {
+			used += n
 		} else {
-			idle++
+			idle += n
 		}
 		fmt.Fprintf(io.NewOffsetWriter(f, 0), "cpu  %010d 0 0 %010d 0 0 0 0 0 0\n", used, idle)
 	}
-	tick()
+	tick(1)
 	end, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
-		for clock := time.NewTicker(10 * time.Millisecond); ; tick() {
+		for clock := time.NewTicker(10 * time.Millisecond); ; tick(1) {
 			select {
 			case <-end:
 				return
@@ -189,13 +199,19 @@ func TestBreakerOnCPUs(t *testing.T) {
 		"mount --bind "+stat+" /proc/stat && exec "+ntapBinary+" remote -c 10.99.0.2:5678 --tap 1 -i t0 --breaker cpu=90% --key-file "+w.key+" ether proto 0x88b5")
 	r.wait("remote started")
 	w.arrives(c, out, "before")
-	busy.Store(true)
+	load := func(is bool) {
+		mu.Lock()
+		busy = is
+		mu.Unlock()
+	}
+	load(true)
 	r.wait("the host is too busy")
 	for range 20 {
 		w.inject(w.peer, "p0", marker("while it is busy"))
 	}
-	busy.Store(false)
 	ended := time.Now()
+	tick(1000) // the clock may have stood still before
+	load(false)
 	r.wait("frames are sent again")
 	if d := time.Since(ended); d < 2500*time.Millisecond {
 		t.Errorf("it closed %v after the load ended", d)
