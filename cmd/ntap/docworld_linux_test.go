@@ -217,6 +217,25 @@ func (w *docWorld) openVSwitch() {
 	w.start("ovs-vsctl --retry --timeout=60 init").end()
 }
 
+// recorded waits until a recording has what was fed.
+func (w *docWorld) recorded() {
+	w.t.Helper()
+	fed, err := os.Stat(w.file)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	testnet.Eventually(w.t, "a recording of what was fed", func() bool {
+		files, _ := filepath.Glob(w.own("data", "*"))
+		size := int64(0)
+		for _, name := range files {
+			if f, err := os.Stat(name); err == nil {
+				size += f.Size()
+			}
+		}
+		return size >= fed.Size() // pcapng says more of each frame than pcap
+	})
+}
+
 // start starts a line in the world.
 func (w *docWorld) start(line string) *shell {
 	w.t.Helper()

@@ -196,6 +196,7 @@ func (w *docWorld) command(line string) {
 	w.t.Helper()
 	if w.collector != nil && strings.Contains(w.collector.line, " -w ") {
 		w.feed() // its files are there from the first frame on
+		w.recorded()
 	}
 	s := w.start(line)
 	printed := func() int { return strings.Count(s.printed(), "\n") }
