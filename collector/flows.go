@@ -40,7 +40,8 @@ type flows struct {
 	first   *batch.Receiver // of all that share the port, for its program
 
 	wanted  atomic.Bool   // the program is to be made anew
-	made    atomic.Uint64 // how often it was
+	begun   atomic.Uint64 // how often that was begun: from then on it may be in force
+	made    atomic.Uint64 // how often it was done
 	inForce *perf.Counter // flows that it holds
 	mu      sync.Mutex
 	known   map[netip.AddrPort]int // streams that come from there
@@ -65,8 +66,8 @@ func newFlows(workers int, inForce *perf.Counter) *flows {
 	return f
 }
 
-// add makes a flow known, one stream's more. From the time that f.made is what
-// it returns on, datagrams from there go to the first socket.
+// add makes a flow known, one stream's more. Datagrams from there go to the second
+// socket until f.begun is what it returns, and to the first one once f.made is.
 func (f *flows) add(a netip.AddrPort) (made uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -106,6 +107,7 @@ func (f *flows) remake(now time.Time) (err error) {
 	if f.off {
 		return nil
 	}
+	f.begun.Add(1) // before: whoever finds a datagram at its first socket knows by this that there may be older ones at the second
 	if len(keys) <= maxFlows {
 		err = f.first.Steer(f.program(keys))
 	}

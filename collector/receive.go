@@ -26,9 +26,10 @@ type listener struct {
 	full            bool          // it was of known flows, and there are more
 	credit          time.Duration // that strangers may take while there are more
 
-	// Flows of this worker became known, or will: what strangers sent before
-	// is taken before what comes to the first socket.
-	moving, moved uint64 // flows.made from which on the first and the last of them are
+	// Flows of this worker become known: what strangers sent before is taken
+	// before what comes to the first socket.
+	moving, moved uint64 // flows.made from which on the first and the last of them are known
+	kept          int    // messages of the first socket, taken from there, that wait for that
 	draining      bool
 	patience      int // datagrams that may be refused meanwhile, in this second
 }
@@ -42,33 +43,57 @@ func (w *worker) receive() (n int, err error) {
 		w.in = l.home
 		return l.home.Recv()
 	}
-	if made := uint64(0); l.moving != 0 {
-		if made = w.flows.made.Load(); l.moving <= made {
-			l.draining = true
-			if l.moving = 0; l.moved > made {
-				l.moving = l.moved
+	for {
+		if l.kept > 0 {
+			return w.drain()
+		}
+		looked := !l.full || l.credit > 0 && !l.strange
+		atHome, strange := true, false
+		if looked {
+			if atHome, strange, err = batch.Wait(l.home, l.strangers, pollWait); err != nil {
+				return 0, err
 			}
 		}
-	}
-	turn := !l.full || l.credit > 0 && !l.strange
-	atHome, strange := true, false
-	if turn || l.draining {
-		if atHome, strange, err = batch.Wait(l.home, l.strangers, pollWait); err != nil {
-			return 0, err
+		if strange && (!atHome || !l.strange) {
+			l.strange, w.in = true, l.strangers
+			n, _, err = w.in.TryRecv()
+			return n, err
+		}
+		if !atHome {
+			return 0, nil
+		}
+		l.strange, w.in = false, l.home
+		n, l.full, err = w.in.TryRecv()
+		switch {
+		case n > 0 && l.moving != 0 && l.moving <= w.flows.begun.Load():
+			l.kept = n
+		default:
+			return n, err
 		}
 	}
-	l.draining = l.draining && strange && l.patience > 0
-	switch {
-	case strange && (l.draining || !atHome || turn && !l.strange):
-		l.strange = true
-		w.in = l.strangers
-		n, _, err = w.in.TryRecv()
-	case atHome:
-		l.strange = false
-		w.in = l.home
-		n, l.full, err = w.in.TryRecv()
+}
+
+// drain takes one batch of what strangers sent before what was kept of the first
+// socket; and if there is none, that. A flow's datagrams come to the first socket
+// behind those that lie at the second, so whatever stands still meanwhile, this
+// worker or the one that makes the program, they stay in order.
+func (w *worker) drain() (n int, err error) {
+	l := &w.listener
+	made := w.flows.made.Load() // before the look
+	if l.patience > 0 {
+		l.strange, l.draining, w.in = true, true, l.strangers
+		if n, _, err = w.in.TryRecv(); n > 0 || err != nil {
+			return n, err
+		}
 	}
-	return n, err
+	if l.moving <= made { // nothing of theirs comes to the second socket any more
+		if l.moving = 0; l.moved > made {
+			l.moving = made + 1
+		}
+	}
+	n, l.kept = l.kept, 0
+	l.strange, l.draining, w.in = false, false, l.home
+	return n, nil
 }
 
 // spent notes what the last batch took.
