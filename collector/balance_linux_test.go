@@ -88,15 +88,16 @@ func TestFlowOf(t *testing.T) {
 // moves none between the others. One that cannot be written counts its share
 // and holds up nobody.
 func TestBalance(t *testing.T) {
-	keys, dir := testKeys(t), t.TempDir()
-	path := func(i int) string { return filepath.Join(dir, fmt.Sprintf("s%d.pcapng", i)) }
+	keys := testKeys(t)
+	t.Chdir(t.TempDir()) // shares follow from names, and with those of a random folder one of a thousand leaves a file none of 32 flows
+	path := func(i int) string { return fmt.Sprintf("s%d.pcapng", i) }
 	group := func(n int) Outputs {
 		b := Balance{Name: "sensors", Select: Selection{Taps: TapSet{{1, 4}}, SnapLen: 90}}
 		for i := range n {
 			b.Over.Files = append(b.Over.Files, File{Path: path(i)})
 		}
-		b.Over.Files = append(b.Over.Files, File{Path: filepath.Join(dir, "none", "x.pcapng")})
-		return Outputs{Files: []File{{Path: filepath.Join(dir, "all.pcapng")}}, Balance: []Balance{b}}
+		b.Over.Files = append(b.Over.Files, File{Path: filepath.Join("none", "x.pcapng")})
+		return Outputs{Files: []File{{Path: "all.pcapng"}}, Balance: []Balance{b}}
 	}
 	r := reroute(t, keys, group(3))
 	f := flowing(t, keys, 5, r.addr)
@@ -139,7 +140,7 @@ func TestBalance(t *testing.T) {
 	if s := r.sum("balance sensors"); s.Delivered != uint64(all-f.sent[4]) || s.LeftOut != uint64(f.sent[4]) {
 		t.Errorf("the group: %+v", s)
 	}
-	inOrder(t, "beside", testnet.ReadCapture(t, filepath.Join(dir, "all.pcapng")), f.sent)
+	inOrder(t, "beside", testnet.ReadCapture(t, "all.pcapng"), f.sent)
 }
 
 // Both directions of a flow in VXLAN or Geneve come to the output that has the
