@@ -31,6 +31,13 @@ func newRun(t testing.TB, keys *crypto.KeyFile, tap uint32, ahead time.Duration)
 	return s
 }
 
+// at stops the remote's clock: however long the test stands still, it is as far from
+// the collector's as it was to be.
+func (s *sim) at(now time.Time) *sim {
+	s.clock = func() time.Time { return now }
+	return s
+}
+
 func (s *sim) whole(t testing.TB) {
 	s.say(t, false)
 	s.tell(false)
@@ -102,7 +109,8 @@ func TestJoinByTime(t *testing.T) {
 func TestRecordingAfterRestart(t *testing.T) {
 	for _, path := range []string{"", t.TempDir() + "/state"} {
 		keys := testKeys(t)
-		recorded := newRun(t, keys, 7, 0)
+		now := time.Now()
+		recorded := newRun(t, keys, 7, 0).at(now)
 		recorded.whole(t)
 		d, _ := newTimedDesk(t, keys, path, 5*time.Minute)
 		for _, b := range recorded.out {
@@ -115,8 +123,8 @@ func TestRecordingAfterRestart(t *testing.T) {
 			t.Fatal(err)
 		}
 		d, lines := newTimedDesk(t, keys, path, 5*time.Minute)
-		d.now = d.now.Add(time.Hour)
-		s := newRun(t, keys, 7, time.Hour)
+		d.now = now.Add(time.Hour)
+		s := newRun(t, keys, 7, time.Hour).at(d.now)
 		s.whole(t)
 		feed := func() {
 			for i, b := range recorded.out {
@@ -252,7 +260,7 @@ func TestClockLine(t *testing.T) {
 	} {
 		keys := testKeys(t)
 		d, lines := newTimedDesk(t, keys, "", 5*time.Minute)
-		s := newRun(t, keys, 7, c.ahead)
+		s := newRun(t, keys, 7, c.ahead).at(d.now.Add(c.ahead))
 		for range 50 {
 			s.tell(false)
 		}
@@ -310,7 +318,7 @@ func TestOldSessionLine(t *testing.T) {
 				path = t.TempDir() + path
 			}
 			d, lines := newTimedDesk(t, keys, path, 4*time.Hour)
-			first, old := newRun(t, keys, 7, c.newest), newRun(t, keys, 7, c.old)
+			first, old := newRun(t, keys, 7, c.newest).at(d.now.Add(c.newest)), newRun(t, keys, 7, c.old).at(d.now.Add(c.old))
 			first.say(t, false)
 			if err := d.feed(first.out[0]); err != nil {
 				t.Fatal(err)
