@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ntap-project/ntap/batch"
+	"github.com/ntap-project/ntap/internal/testnet"
 	"github.com/ntap-project/ntap/perf"
 	"github.com/ntap-project/ntap/proto"
 )
@@ -29,6 +30,23 @@ func groups(t *testing.T, addr string, workers int) (*flows, []*batch.Receiver) 
 	}
 	f.first = in[0]
 	return f, in
+}
+
+// whereItCame waits for a datagram, and returns the number of the socket that has it.
+func whereItCame(t *testing.T, in []*batch.Receiver) (at int) {
+	t.Helper()
+	testnet.Eventually(t, "the datagram has come", func() bool {
+		for k, r := range in {
+			if n, _, err := r.TryRecv(); err != nil || n > 1 {
+				t.Fatalf("socket %d: %d datagrams, %v", k, n, err)
+			} else if n == 1 {
+				at = k
+				return true
+			}
+		}
+		return false
+	})
+	return at
 }
 
 // A datagram goes to the first socket of its worker if its flow is known, and
@@ -66,10 +84,8 @@ func TestKnownFlowsHaveTheirOwnSocket(t *testing.T) {
 					if i%2 == 1 {
 						want += workers
 					}
-					for k, r := range in {
-						if n, _, err := r.TryRecv(); err != nil || n == 1 != (k == want) {
-							t.Fatalf("%v, %d workers, %d others, flow %d: %d datagrams at socket %d, want it at %d (%v)", v, workers, crowd, i, n, k, want, err)
-						}
+					if k := whereItCame(t, in); k != want {
+						t.Fatalf("%v, %d workers, %d others, flow %d: the datagram came to socket %d, want it at %d", v, workers, crowd, i, k, want)
 					}
 				}
 				for _, r := range in {
@@ -95,12 +111,7 @@ func TestTooManyFlows(t *testing.T) {
 	whereTo := func(n int) int {
 		t.Helper()
 		conn.Write(make([]byte, n))
-		for k, r := range in {
-			if n, _, _ := r.TryRecv(); n == 1 {
-				return k
-			}
-		}
-		return -1
+		return whereItCame(t, in)
 	}
 	for _, n := range []int{0, 1, 7, proto.Overhead - 1} {
 		if k := whereTo(n); k != 2 {

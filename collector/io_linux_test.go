@@ -27,7 +27,7 @@ func TestTrainsAreOpenedInPlace(t *testing.T) {
 		t.Run(io, func(t *testing.T) {
 			runtime.LockOSThread()
 			defer runtime.UnlockOSThread()
-			in, err := batch.Listen(batch.ListenConfig{Addr: "127.0.0.1:0", Buffer: 16 << 20, Poll: time.Second})
+			in, err := batch.Listen(batch.ListenConfig{Addr: "127.0.0.1:0", Buffer: 16 << 20, Poll: time.Minute})
 			if err != nil {
 				t.Fatal(err)
 			}

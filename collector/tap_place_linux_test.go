@@ -189,7 +189,7 @@ func TestTapInAnotherNamespace(t *testing.T) {
 	name := fmt.Sprintf("ntapplace%d", os.Getpid())
 	testnet.Run(t, "ip netns add "+name)
 	t.Cleanup(func() { testnet.Command(t, "ip", "netns", "del", name).Run() })
-	sleep := testnet.Daemon(t, "ip", "netns", "exec", name, "sleep", "60")
+	sleep := testnet.Daemon(t, "ip", "netns", "exec", name, "sleep", "1000")
 	if err := sleep.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -291,6 +291,13 @@ func TestTapAsABridgePort(t *testing.T) {
 		tick()
 		if (devs.one.isolate == nil) != want {
 			t.Errorf("isolated: %v", devs.one.isolate != nil)
+		}
+		if want { // the bridge hears of a carrier some time after it is there, and drops what comes before
+			for _, port := range []string{"port0", "out0"} {
+				testnet.Eventually(t, port+" forwards", func() bool {
+					return strings.Contains(testnet.Run(t, "ip -d link show "+port), "state forwarding")
+				})
+			}
 		}
 		p := listen(t)
 		for i := range 3 {

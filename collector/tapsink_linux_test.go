@@ -166,15 +166,19 @@ func TestTapDeletedIsMadeAnew(t *testing.T) {
 				var warnings []string
 				devs := openTaps(t, tapConfig{Name: name, Workers: 2, Isolate: true, Warn: func(err error) { warnings = append(warnings, err.Error()) }})
 				sinks := []*tapSink{openSink(t, devs, 0, io), openSink(t, devs, 1, io)}
+				give := func(w, n int) {
+					t.Helper()
+					for i := range n {
+						sinks[w].Write(&Origin{}, ethernet(numbered(100, i)))
+					}
+					if err := sinks[w].Flush(); err != nil {
+						t.Fatalf("worker %d: %v", w, err)
+					}
+				}
 				send := func(n int) {
 					t.Helper()
-					for w, s := range sinks {
-						for i := range n {
-							s.Write(&Origin{}, ethernet(numbered(100, i)))
-						}
-						if err := s.Flush(); err != nil {
-							t.Fatalf("worker %d: %v", w, err)
-						}
+					for w := range sinks {
+						give(w, n)
 					}
 				}
 				counts := func() (delivered, refused, remade uint64) {
@@ -214,18 +218,24 @@ func TestTapDeletedIsMadeAnew(t *testing.T) {
 					t.Errorf("the new one is not passive: %v", err)
 				}
 				// The name is taken meanwhile; and a second attempt has to wait.
-				devs.mu.Lock()
 				d := devs.one
 				if devs.perTap() {
 					d = devs.taps[0]
 				}
-				d.tried = time.Time{}
-				devs.mu.Unlock()
+				tried := func(at time.Time) {
+					devs.mu.Lock()
+					defer devs.mu.Unlock()
+					d.tried = at
+				}
+				tried(time.Time{})
 				remove()
 				if out, err := testnet.Command(t, "ip", "link", "add", "anew0", "type", "veth", "peer", "name", "other").CombinedOutput(); err != nil {
 					t.Fatalf("%v\n%s", err, out)
 				}
-				send(100)
+				give(0, 1)
+				tried(time.Now().Add(time.Hour)) // just now, however long this stands still
+				give(0, 99)
+				give(1, 100)
 				if d, r, m := counts(); d != 400 || r != 200 || m != 1 {
 					t.Errorf("name taken: %d delivered, %d refused, made anew %d times", d, r, m)
 				}
@@ -235,9 +245,7 @@ func TestTapDeletedIsMadeAnew(t *testing.T) {
 				if out, err := testnet.Command(t, "ip", "link", "del", "anew0").CombinedOutput(); err != nil {
 					t.Fatalf("%v\n%s", err, out)
 				}
-				devs.mu.Lock()
-				d.tried = time.Time{}
-				devs.mu.Unlock()
+				tried(time.Time{})
 				send(100)
 				if d, r, m := counts(); d != 600 || r != 200 || m != 2 {
 					t.Errorf("name free again: %d delivered, %d refused, made anew %d times; %q", d, r, m, warnings)
