@@ -44,6 +44,7 @@ func TestMergeOutputs(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "merged.pcapng")
 			r := receive(t, t.Context(), Config{Keys: keys, Workers: 3, Once: true, Write: file, Merge: window})
 			start := time.Now()
+			var begin []func()
 			for tap := range taps {
 				s := newSim(t, keys, uint32(tap+1), startedAgo(0), 0, 1472)
 				s.say(t, false)
@@ -61,13 +62,19 @@ func TestMergeOutputs(t *testing.T) {
 					t.Fatal(err)
 				}
 				t.Cleanup(func() { conn.Close() })
-				go func() {
-					for i, d := range s.out {
+				if _, err := conn.Write(s.out[0]); err != nil {
+					t.Fatal(err)
+				}
+				begin = append(begin, func() {
+					for i, d := range s.out[1:] {
 						if conn.Write(d); i%20 == 0 {
 							time.Sleep(time.Millisecond) // taps send at the same time
 						}
 					}
-				}()
+				})
+			}
+			for _, do := range begin { // each was heard before one ends, and with it the Receiver
+				go do()
 			}
 			var times []int64
 			byTap := map[uint32]uint32{}

@@ -14,7 +14,6 @@ import (
 	"testing"
 
 	"github.com/rs/zerolog"
-	"go.uber.org/goleak"
 
 	"github.com/ntap-project/ntap/crypto"
 	"github.com/ntap-project/ntap/internal/testnet"
@@ -24,8 +23,8 @@ import (
 // receive returns a Receiver on loopback.
 func receive(t *testing.T, ctx context.Context, cfg Config) *Receiver {
 	t.Helper()
-	t.Cleanup(func() { goleak.VerifyNone(t) })
-	cfg.Listen, cfg.Log = "127.0.0.1:0", zerolog.Nop()
+	t.Cleanup(func() { noneLeft(t) })
+	cfg.Listen, cfg.Log = "127.0.0.9:0", zerolog.Nop() // where no other program takes the port once it is free
 	r, err := Listen(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -47,24 +46,33 @@ func readable(t *testing.T, n int) (all [][]testnet.Packet) {
 	return all[:n]
 }
 
-// play sends captures, the first as tap 1, and does not wait.
+// play sends captures, the first as tap 1, and does not wait. Every tap has sent
+// something before one of them ends: with Once the end of all that were heard is
+// the Receiver's.
 func play(t *testing.T, keys *crypto.KeyFile, to *Receiver, captures [][]testnet.Packet) (wait func()) {
 	t.Helper()
 	var all sync.WaitGroup
+	var begin []func()
 	for i, packets := range captures {
 		datagrams := playback(t, keys, uint32(i+1), packets)
 		conn, err := net.Dial("udp", to.Addr().String())
+		if err == nil {
+			_, err = conn.Write(datagrams[0])
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		all.Go(func() {
+		begin = append(begin, func() {
 			defer conn.Close()
-			for _, d := range datagrams {
+			for _, d := range datagrams[1:] {
 				if _, err := conn.Write(d); err != nil {
 					return // the Receiver is gone
 				}
 			}
 		})
+	}
+	for _, do := range begin {
+		all.Go(do)
 	}
 	return all.Wait
 }
