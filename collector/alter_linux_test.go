@@ -26,7 +26,7 @@ func TestRerouteVNI(t *testing.T) {
 	}
 	defer to.Close()
 	testnet.Bound(t, to)
-	to.SetReadBuffer(64 << 20)
+	roomy(t, to)
 	vni := func(text string, ports int) Outputs {
 		v, err := ParseVNI(text)
 		if err != nil {
@@ -69,12 +69,7 @@ func TestRerouteVNI(t *testing.T) {
 	all := f.end()
 	r.until("all frames came", func() bool { return r.unpacked() == all })
 	r.end()
-	end, err := net.Dial("udp", to.LocalAddr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer end.Close()
-	end.Write([]byte{0})
+	lastDatagram(t, to)
 	g := testnet.Receive(t, "the datagram that ends it", done)
 	if s := r.sum(to.LocalAddr().String()); s.Refused != 0 || s.Delivered != uint64(all) || s.NoVNI != 0 {
 		t.Errorf("of %d frames: %+v", all, s)
@@ -115,22 +110,17 @@ func TestRerouteVNI(t *testing.T) {
 // address and its clients, which get every frame; new ones get what it says now.
 func TestRerouteServe(t *testing.T) {
 	keys, dir := testKeys(t), t.TempDir()
-	probe, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := probe.Addr().String()
-	probe.Close()
 	outs := func(s Serve) Outputs {
-		s.Addr = addr
+		s.Addr = "127.0.0.1:0"
 		return Outputs{Files: []File{{Path: filepath.Join(dir, "x.pcapng")}}, Serve: []Serve{s}}
 	}
 	r := reroute(t, keys, outs(Serve{Queue: 64 << 20}))
+	addr := r.serves()
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := (&stall{t: t}).greet(conn, "")
+	client := (&stall{t: t}).greet(conn)
 	f := flowing(t, keys, 2, r.addr)
 	read := make(chan []testnet.Packet, 1)
 	go func() {
@@ -179,7 +169,7 @@ func TestRerouteServe(t *testing.T) {
 // becomes longer again ends those that were told the shorter one.
 func TestRerouteServeSnapLen(t *testing.T) {
 	keys, dir := testKeys(t), t.TempDir()
-	probe, err := net.Listen("tcp", "127.0.0.1:0")
+	probe, err := net.Listen("tcp", "127.0.0.9:0") // where no other program takes the port once it is free
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +188,7 @@ func TestRerouteServeSnapLen(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		client := (&stall{t: t}).greet(conn, "")
+		client := (&stall{t: t}).greet(conn)
 		read[i] = make(chan []byte, 1)
 		go func() { read[i] <- client.all() }()
 	}

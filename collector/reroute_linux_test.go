@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"go.uber.org/goleak"
 
 	"github.com/ntap-project/ntap/crypto"
 	"github.com/ntap-project/ntap/internal/testnet"
@@ -43,7 +42,7 @@ type rerouted struct {
 func reroute(t *testing.T, keys *crypto.KeyFile, outs Outputs) *rerouted {
 	t.Helper()
 	if t.Name() != "TestRerouteSlowName" { // which looks itself
-		t.Cleanup(func() { goleak.VerifyNone(t) })
+		t.Cleanup(func() { noneLeft(t) })
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	r := &rerouted{t: t, reload: make(chan struct{}), stop: stop, result: make(chan error, 1), log: new(warnings)}
@@ -93,7 +92,9 @@ func (r *rerouted) until(what string, ok func() bool) {
 	r.t.Helper()
 	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			r.t.Fatalf("a minute, and not yet: %s\n%v", what, r.log.all())
+			var account strings.Builder
+			r.account.Print(&account)
+			r.t.Fatalf("a minute, and not yet: %s\n%s%v", what, &account, r.log.all())
 		}
 	}
 }
@@ -117,6 +118,18 @@ func (r *rerouted) sum(name string) OutputTotal {
 	}
 	r.t.Fatalf("no output %s", name)
 	return OutputTotal{}
+}
+
+// serves returns the address of the PCAP over IP server.
+func (r *rerouted) serves() string {
+	r.t.Helper()
+	for _, o := range r.account.Outputs() {
+		if addr, ok := strings.CutPrefix(o.Name, "pcap over IP "); ok {
+			return addr
+		}
+	}
+	r.t.Fatal("no PCAP over IP")
+	return ""
 }
 
 // unpacked returns how many frames the outputs were given.
@@ -225,17 +238,11 @@ func TestRerouteUnderTraffic(t *testing.T) {
 	keep, recording := File{Path: path("keep.pcapng")}, File{Path: path("rec-%n.pcapng"), Rotate: Rotation{Size: 1 << 30}}
 	stays := Outputs{Files: []File{keep, recording}, Serve: []Serve{{Addr: "127.0.0.1:0", Queue: 64 << 20}}}
 	r := reroute(t, keys, stays)
-	at := ""
-	for _, o := range r.account.Outputs() {
-		if a, ok := strings.CutPrefix(o.Name, "pcap over IP "); ok {
-			at = a
-		}
-	}
-	conn, err := net.Dial("tcp", at)
+	conn, err := net.Dial("tcp", r.serves())
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := (&stall{t: t}).greet(conn, "")
+	client := (&stall{t: t}).greet(conn)
 	read := make(chan []testnet.Packet, 1)
 	f := flowing(t, keys, 4, r.addr)
 	go func() {
@@ -337,7 +344,7 @@ func TestRerouteLongerFrames(t *testing.T) {
 // be opened later are.
 func TestOutputsFailAlone(t *testing.T) {
 	keys, dir := testKeys(t), t.TempDir()
-	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	taken, err := net.Listen("tcp", "127.0.0.9:0") // where no other program takes the port once it is free
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -365,6 +372,7 @@ func TestOutputsFailAlone(t *testing.T) {
 	r.until("they are open", func() bool {
 		return strings.Count(fmt.Sprint(r.log.all()), "output: opened now") >= 3 && r.sum("none/x.pcapng").Delivered > 0
 	})
+	r.until("it is told that the host is not known", func() bool { return strings.Contains(fmt.Sprint(r.log.all()), "lookup nosuch.invalid") })
 	all := f.end()
 	r.until("all frames came", func() bool { return r.unpacked() == all })
 	r.end()
@@ -401,7 +409,7 @@ func TestRerouteSlowName(t *testing.T) {
 		}
 		return o
 	}
-	t.Cleanup(func() { goleak.VerifyNone(t) }) // after what follows
+	t.Cleanup(func() { noneLeft(t) }) // after what follows
 	t.Cleanup(func() { net.DefaultResolver = old; close(end) })
 	r := reroute(t, keys, files("a"))
 	f := flowing(t, keys, 1, r.addr)

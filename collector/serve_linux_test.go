@@ -6,7 +6,6 @@ import (
 	"bufio"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -14,7 +13,6 @@ import (
 	"testing"
 
 	"github.com/rs/zerolog"
-	"go.uber.org/goleak"
 
 	"github.com/ntap-project/ntap/internal/testnet"
 	"github.com/ntap-project/ntap/proto"
@@ -33,7 +31,7 @@ func newStall(t *testing.T, workers int, c Serve) *stall {
 	if c.Addr == "" {
 		c.Addr = "127.0.0.1:0"
 	}
-	t.Cleanup(func() { goleak.VerifyNone(t) })
+	t.Cleanup(func() { noneLeft(t) })
 	log := zerolog.New(zerolog.NewTestWriter(t))
 	account := new(Account)
 	outs, err := openOutputs(t.Context(), &shared{cfg: Config{Outputs: Outputs{Serve: []Serve{c}}}, log: log}, account)
@@ -86,20 +84,40 @@ type reader struct {
 // to it.
 func (s *stall) connect(line string) *reader {
 	s.t.Helper()
-	conn, err := net.Dial("tcp", s.addr())
-	if err != nil {
-		s.t.Fatal(err)
+	if line != "" {
+		line += "\n"
 	}
-	return s.greet(conn, line)
+	return s.greet(s.dial(line))
 }
 
-func (s *stall) greet(conn net.Conn, line string) *reader {
+// dial connects a client that says text at once: its first bytes are there before
+// the server takes the connection, which waits for them for 100 ms only.
+func (s *stall) dial(text string) net.Conn {
 	s.t.Helper()
-	if line != "" {
-		if _, err := fmt.Fprintf(conn, "%s\n", line); err != nil {
+	first := min(len(text), 1000)
+	conn := func() net.Conn {
+		srv := s.server()
+		srv.mu.Lock()
+		defer srv.mu.Unlock()
+		conn, err := net.Dial("tcp", s.addr())
+		if err == nil {
+			_, err = io.WriteString(conn, text[:first])
+		}
+		if err != nil {
 			s.t.Fatal(err)
 		}
-	}
+		arrived(s.t, conn)
+		return conn
+	}()
+	io.WriteString(conn, text[first:]) // what is refused is not read to its end
+	return conn
+}
+
+func (s *stall) server() *server { return s.sinks[0].(*serveSink).srv }
+
+// greet waits until frames are given to a client.
+func (s *stall) greet(conn net.Conn) *reader {
+	s.t.Helper()
 	r := &reader{s.t, conn, bufio.NewReader(conn)}
 	testnet.Bound(s.t, conn)
 	if _, err := r.in.Peek(24); err != nil { // the head follows that it is a client
@@ -315,7 +333,7 @@ func TestServeSlowClient(t *testing.T) {
 		close(done)
 	}()
 	o := origin(1, nil)
-	srv := (*s.sinks[0].(*serveSink)).srv
+	srv := s.server()
 	for n := range frames {
 		s.write(0, o, n)
 		if n%50 != 49 {
@@ -409,7 +427,7 @@ func TestServeFull(t *testing.T) {
 	if err := b.conn.(*net.TCPConn).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
-	srv := s.sinks[0].(*serveSink).srv
+	srv := s.server()
 	testnet.Eventually(t, "it is seen that the client closed its side", func() bool { return (*srv.clients.Load())[1].half.Load() })
 	d := s.connect("")
 	s.write(0, origin(1, nil), 0)

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"go.uber.org/goleak"
 
 	"github.com/ntap-project/ntap/proto"
 )
@@ -31,11 +30,7 @@ func TestServeWrongRequests(t *testing.T) {
 		"filter=2,40 0 0 4294963204,6 0 0 1\r\n":  "only the kernel knows",
 		"snaplen=10 filter=2,40 0 0 12,22 0 0 0 ": "",
 	} {
-		conn, err := net.Dial("tcp", s.addr())
-		if err != nil {
-			t.Fatal(err)
-		}
-		io.WriteString(conn, line)
+		conn := s.dial(line)
 		if !strings.Contains(line, "\n") {
 			conn.(*net.TCPConn).CloseWrite()
 		}
@@ -81,5 +76,5 @@ func TestServeErrors(t *testing.T) {
 			t.Errorf("%+v: %v, want %q", c.serve, err, c.want)
 		}
 	}
-	goleak.VerifyNone(t)
+	noneLeft(t)
 }

@@ -16,6 +16,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -99,6 +100,36 @@ func (a *authority) files(dir string) TLSFiles {
 	return f
 }
 
+// dialTLS is dial of a client with TLS: what it says is there before the server
+// gives it a client's place, after the handshake.
+func (s *stall) dialTLS(addr string, cfg *tls.Config, text string) *tls.Conn {
+	s.t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	testnet.Bound(s.t, conn)
+	srv := s.server()
+	testnet.Eventually(s.t, "the connection is taken", func() bool {
+		srv.mu.Lock()
+		defer srv.mu.Unlock()
+		return slices.ContainsFunc(srv.pending, func(p *pending) bool { return p.RemoteAddr().String() == conn.LocalAddr().String() })
+	})
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	cfg = cfg.Clone()
+	cfg.ServerName = "127.0.0.1"
+	client := tls.Client(conn, cfg)
+	if err := client.Handshake(); err != nil {
+		s.t.Fatal(err)
+	}
+	if _, err := io.WriteString(client, text); err != nil {
+		s.t.Fatal(err)
+	}
+	arrived(s.t, conn)
+	return client
+}
+
 // Off the loopback only clients with a certificate of the right CA get
 // anything, and files that change are read again.
 func TestServeTLS(t *testing.T) {
@@ -152,11 +183,8 @@ func TestServeTLS(t *testing.T) {
 	}
 	plain.Close()
 
-	conn := dial(good)
-	if conn == nil {
-		t.Fatal("a good client was refused")
-	}
-	r := s.greet(conn, "format=pcap")
+	conn := s.dialTLS(addr, good, "format=pcap\n")
+	r := s.greet(conn)
 	s.write(0, o, 1)
 	s.flush()
 	if p := r.packets(1); p[0].Time != 1 {
@@ -232,7 +260,7 @@ func TestServeStrangers(t *testing.T) {
 			c.Close()
 		}
 	}()
-	srv := s.sinks[0].(*serveSink).srv
+	srv := s.server()
 	strangers := func() int {
 		srv.mu.Lock()
 		defer srv.mu.Unlock()
