@@ -278,7 +278,7 @@ func (sh *shared) monitor(ctx context.Context, stop func(), a *Account, outs *ou
 	tick := time.NewTicker(watch)
 	defer tick.Stop()
 	nextSave, nextStats := time.Now().Add(saveEvery), time.Now().Add(second)
-	var doneSince time.Time
+	var ends settling
 	var wrong mistakeLog
 	for {
 		var now time.Time
@@ -295,9 +295,7 @@ func (sh *shared) monitor(ctx context.Context, stop func(), a *Account, outs *ou
 			sh.attend(t, now)
 			done = done && t.done()
 		}
-		if !done {
-			doneSince = now
-		} else if sh.cfg.Once && now.Sub(doneSince) >= settleTime {
+		if ends.over(done, time.Now()) && sh.cfg.Once { // now may be long ago
 			stop()
 			return
 		}
@@ -314,6 +312,22 @@ func (sh *shared) monitor(ctx context.Context, stop func(), a *Account, outs *ou
 			}
 		}
 	}
+}
+
+// A settling waits for taps that may still come, once all that were heard ended.
+type settling struct{ since time.Time } // when that was seen; zero: it was not
+
+// over says whether all taps have been done for settleTime.
+func (s *settling) over(done bool, now time.Time) bool {
+	switch {
+	case !done:
+		s.since = time.Time{}
+	case s.since.IsZero():
+		s.since = now
+	default:
+		return now.Sub(s.since) >= settleTime
+	}
+	return false
 }
 
 // attend notes when a tap falls silent, and when it is heard again.

@@ -33,3 +33,25 @@ func TestSilentTapHasItsName(t *testing.T) {
 		t.Errorf("%s: want %s", out.String(), want)
 	}
 }
+
+// With Once a collector goes on for a while after all taps were seen to have ended.
+// It counted from when it had last seen one that had not: where all had ended by the
+// first look, or it stood still between two, it ended at once, and a tap that came a
+// moment later was not heard.
+func TestOnceSettles(t *testing.T) {
+	var s settling
+	at := time.Now()
+	for i, look := range []struct {
+		after      time.Duration
+		done, want bool
+	}{
+		{0, true, false}, {settleTime - 1, true, false}, {1, true, true},
+		{0, false, false}, {time.Second, true, false}, {settleTime / 2, true, false}, {settleTime / 2, false, false},
+		{settleTime, true, false}, {settleTime, true, true},
+	} {
+		at = at.Add(look.after)
+		if got := s.over(look.done, at); got != look.want {
+			t.Errorf("look %d: over %v", i, got)
+		}
+	}
+}
