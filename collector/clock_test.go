@@ -31,10 +31,11 @@ func newRun(t testing.TB, keys *crypto.KeyFile, tap uint32, ahead time.Duration)
 	return s
 }
 
-// at stops the remote's clock: however long the test stands still, it is as far from
-// the collector's as it was to be.
-func (s *sim) at(now time.Time) *sim {
-	s.clock = func() time.Time { return now }
+// newRunAt is newRun with a clock that stands: however long the test stands still, it
+// is as far from the collector's as it was to be.
+func newRunAt(t testing.TB, keys *crypto.KeyFile, tap uint32, now time.Time) *sim {
+	s := newSim(t, keys, tap, proto.NewSession(now.UnixNano(), 7), 0, 1472)
+	s.clock, s.stamped = func() time.Time { return now }, true
 	return s
 }
 
@@ -110,7 +111,7 @@ func TestRecordingAfterRestart(t *testing.T) {
 	for _, path := range []string{"", t.TempDir() + "/state"} {
 		keys := testKeys(t)
 		now := time.Now()
-		recorded := newRun(t, keys, 7, 0).at(now)
+		recorded := newRunAt(t, keys, 7, now)
 		recorded.whole(t)
 		d, _ := newTimedDesk(t, keys, path, 5*time.Minute)
 		for _, b := range recorded.out {
@@ -124,7 +125,7 @@ func TestRecordingAfterRestart(t *testing.T) {
 		}
 		d, lines := newTimedDesk(t, keys, path, 5*time.Minute)
 		d.now = now.Add(time.Hour)
-		s := newRun(t, keys, 7, time.Hour).at(d.now)
+		s := newRunAt(t, keys, 7, d.now)
 		s.whole(t)
 		feed := func() {
 			for i, b := range recorded.out {
@@ -260,7 +261,7 @@ func TestClockLine(t *testing.T) {
 	} {
 		keys := testKeys(t)
 		d, lines := newTimedDesk(t, keys, "", 5*time.Minute)
-		s := newRun(t, keys, 7, c.ahead).at(d.now.Add(c.ahead))
+		s := newRunAt(t, keys, 7, d.now.Add(c.ahead))
 		for range 50 {
 			s.tell(false)
 		}
@@ -318,7 +319,7 @@ func TestOldSessionLine(t *testing.T) {
 				path = t.TempDir() + path
 			}
 			d, lines := newTimedDesk(t, keys, path, 4*time.Hour)
-			first, old := newRun(t, keys, 7, c.newest).at(d.now.Add(c.newest)), newRun(t, keys, 7, c.old).at(d.now.Add(c.old))
+			first, old := newRunAt(t, keys, 7, d.now.Add(c.newest)), newRunAt(t, keys, 7, d.now.Add(c.old))
 			first.say(t, false)
 			if err := d.feed(first.out[0]); err != nil {
 				t.Fatal(err)
