@@ -64,12 +64,10 @@ func (w *worker) receive() (n int, err error) {
 		}
 		l.strange, w.in = false, l.home
 		n, l.full, err = w.in.TryRecv()
-		switch {
-		case n > 0 && l.moving != 0 && l.moving <= w.flows.begun.Load():
-			l.kept = n
-		default:
+		if n == 0 || l.moving == 0 || l.moving > w.flows.begun.Load() {
 			return n, err
 		}
+		l.kept = n
 	}
 }
 

@@ -189,8 +189,8 @@ func (b *breaker) watch(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case now := <-tick.C:
-			b.look(now)
+		case <-tick.C:
+			b.look(time.Now()) // not when the tick was: what the cards sent is read now
 		}
 	}
 }
