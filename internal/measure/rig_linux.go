@@ -33,7 +33,7 @@ var (
 
 // Chosen.
 const (
-	quiet      = 250 * time.Millisecond // of a Rig
+	quiet      = 250 * time.Millisecond
 	settleMost = 5 * time.Second
 	settleLook = 10 * time.Millisecond
 )
@@ -44,6 +44,9 @@ const (
 // hypervisor has to write for it, which took 100 µs where it was found out, twenty times what is
 // to be measured.
 var Counting bool
+
+// Quiet is how long nothing more comes out until a trial takes the rest for lost.
+var Quiet = quiet
 
 // A Rig is two hosts, a link between them, a traffic source on A, and what is
 // to be measured. It belongs to one goroutine.
@@ -58,6 +61,7 @@ type Rig struct {
 	source    *Child
 	flights   bool   // source is of sealed datagrams
 	offered   uint64 // frames of all trials
+	pieces    uint64 // that come out of a frame of the source
 	remote    *Child // nil: none
 	told      RemoteConfig
 	capture   *Host  // where the source writes, and what it writes is captured: A, or a host apart
@@ -66,7 +70,7 @@ type Rig struct {
 	softirq   *Counter
 	ksoftirqd []int                  // the kernel's threads
 	arrived   func() (uint64, error) // frames that came out so far; nil: nobody counts them
-	quiet     time.Duration          // if nothing more came for so long, nothing comes
+	quiet     time.Duration          // see Quiet
 	ends      []func()
 }
 
@@ -79,7 +83,7 @@ type party struct {
 
 // NewRig makes the hosts and the link, whose MTU is in bytes.
 func NewRig(mtu int) (_ *Rig, err error) {
-	r := &Rig{MTU: mtu, Frequency: frequency(), quiet: quiet}
+	r := &Rig{MTU: mtu, Frequency: frequency(), quiet: Quiet, pieces: 1}
 	defer func() {
 		if err != nil {
 			r.Close()
@@ -220,6 +224,7 @@ func (r *Rig) Source(ctx context.Context, t Traffic, cpu int) (err error) {
 	if r.source, err = r.start(ctx, r.capture, RoleSource, "open", SourceConfig{CaptureDevice, t, cpu}); err != nil {
 		return err
 	}
+	r.pieces = Pieces(t.Frame)
 	return r.capture.Up(CaptureDevice)
 }
 
@@ -227,6 +232,7 @@ func (r *Rig) Source(ctx context.Context, t Traffic, cpu int) (err error) {
 func (r *Rig) Traffic(ctx context.Context, t Traffic) error {
 	ctx, cancel := within(ctx, 0)
 	defer cancel()
+	r.pieces = Pieces(t.Frame)
 	return r.source.Ask(ctx, "traffic", t, nil)
 }
 
@@ -237,7 +243,7 @@ func (r *Rig) Flights(ctx context.Context, t Traffic, taps int, suite string, cp
 	r.source, err = r.start(ctx, r.A, RoleFlights, "open", FlightsConfig{
 		To: netip.AddrPortFrom(AddrB, Port).String(), KeyFile: r.KeyFile, Taps: taps, Suite: suite, Traffic: t, CPU: cpu,
 	}, env...)
-	r.flights = err == nil
+	r.flights, r.pieces = err == nil, Pieces(t.Frame)
 	return err
 }
 

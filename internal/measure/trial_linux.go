@@ -67,7 +67,7 @@ func (r *Rig) Trial(ctx context.Context, o Offer) (t Trial, err error) {
 		}
 		t.Through = n - before.arrived
 	}
-	if err := r.settle(ctx, before.arrived, t.Offered.Frames); err != nil {
+	if err := r.settle(ctx, before.arrived, t.Offered.Frames*r.pieces); err != nil {
 		return t, err
 	}
 	after, err := r.look(ctx)
@@ -133,18 +133,19 @@ func (r *Rig) settle(ctx context.Context, before, offered uint64) error {
 		time.Sleep(quiet)
 		return nil
 	}
-	last, since := uint64(0), time.Now()
+	last, still := uint64(0), 0
 	for end := time.Now().Add(max(settleMost, r.quiet)); time.Now().Before(end) && ctx.Err() == nil; time.Sleep(settleLook) {
 		n, err := r.arrived()
 		if err != nil {
 			return err
 		}
-		if n != last {
-			last, since = n, time.Now()
+		if still++; n != last {
+			last, still = n, 0
 		}
 		// What is still in the remote's last block comes within its timer; so
-		// more than was offered shows as well.
-		if time.Since(since) >= r.quiet || n-before >= offered && time.Since(since) >= quiet/5 {
+		// more than was offered shows as well. Looks are counted, and not the time: all
+		// may have stood still, this process and those that it looks at.
+		if quietFor := time.Duration(still) * settleLook; quietFor >= r.quiet || n-before >= offered && quietFor >= quiet/5 {
 			return nil
 		}
 	}
