@@ -382,22 +382,29 @@ func BenchmarkMergeOutput(b *testing.B) {
 				all[i] = &Origin{Tap: uint32(i)}
 			}
 			r := &proto.Record{Data: make([]byte, 60)}
-			runtime.LockOSThread()
-			defer runtime.UnlockOSThread()
-			n, worker, process := 0, cpuTime(b, unix.RUSAGE_THREAD), cpuTime(b, unix.RUSAGE_SELF)
-			for b.Loop() {
-				r.Time = int64(n)
-				s.Write(all[n%shards], r)
-				if n++; n%256 == 0 {
-					s.Flush()
-				}
-			}
-			if err := errors.Join(s.Close(), out.close()); err != nil {
-				b.Fatal(err)
-			}
-			worker, process = cpuTime(b, unix.RUSAGE_THREAD)-worker, cpuTime(b, unix.RUSAGE_SELF)-process
-			b.ReportMetric(float64(worker.Nanoseconds())/float64(n), "worker-ns/op")
-			b.ReportMetric(float64((process-worker).Nanoseconds())/float64(n), "merge-ns/op")
+			mergeCost(b, s, out, all, r)
 		})
 	}
+}
+
+// mergeCost writes records of all origins in turn, reports what each costs the worker
+// and the merge with what is behind it, and returns how many there were.
+func mergeCost(b *testing.B, s sink, out output, all []*Origin, r *proto.Record) (n int) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	worker, process := cpuTime(b, unix.RUSAGE_THREAD), cpuTime(b, unix.RUSAGE_SELF)
+	for b.Loop() {
+		r.Time = int64(n)
+		s.Write(all[n%len(all)], r)
+		if n++; n%256 == 0 {
+			s.Flush()
+		}
+	}
+	if err := errors.Join(s.Close(), out.close()); err != nil {
+		b.Fatal(err)
+	}
+	worker, process = cpuTime(b, unix.RUSAGE_THREAD)-worker, cpuTime(b, unix.RUSAGE_SELF)-process
+	b.ReportMetric(float64(worker.Nanoseconds())/float64(n), "worker-ns/op")
+	b.ReportMetric(float64((process-worker).Nanoseconds())/float64(n), "merge-ns/op")
+	return n
 }

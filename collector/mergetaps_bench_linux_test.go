@@ -3,14 +3,10 @@
 package collector
 
 import (
-	"errors"
 	"fmt"
 	"path/filepath"
-	"runtime"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/ntap-project/ntap/proto"
 )
@@ -36,22 +32,7 @@ func BenchmarkMergeRecordings(b *testing.B) {
 					all[i] = origin(uint32(i), nil)
 				}
 				r := &proto.Record{Data: make([]byte, size), LinkType: 1}
-				runtime.LockOSThread()
-				defer runtime.UnlockOSThread()
-				n, worker, process := 0, cpuTime(b, unix.RUSAGE_THREAD), cpuTime(b, unix.RUSAGE_SELF)
-				for b.Loop() {
-					r.Time = int64(n)
-					s.Write(all[n%taps], r)
-					if n++; n%256 == 0 {
-						s.Flush()
-					}
-				}
-				if err := errors.Join(s.Close(), out.close()); err != nil {
-					b.Fatal(err)
-				}
-				worker, process = cpuTime(b, unix.RUSAGE_THREAD)-worker, cpuTime(b, unix.RUSAGE_SELF)-process
-				b.ReportMetric(float64(worker.Nanoseconds())/float64(n), "worker-ns/op")
-				b.ReportMetric(float64((process-worker).Nanoseconds())/float64(n), "merge-ns/op")
+				n := mergeCost(b, s, out, all, r)
 				b.ReportMetric(100*float64(account.Sum().Full)/float64(n), "dropped-%")
 			})
 		}
